@@ -1,0 +1,261 @@
+"""The embedded engine: transformers' models, our own decoding loop.
+
+Requests are drawn into a pool (the runner's window), batched by length, and decoded together.
+Rows that finish leave the batch and waiting requests take their place. Every random number comes
+from (the request's seed, position), so what a request draws depends on no other request.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from cai_cli import models
+from cai_cli.engines import cache as kv
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request
+from cai_cli.errors import CaiError
+
+PREFILL_TOKENS = 16_384
+"""Padded prompt tokens computed in one pass at most, to bound memory."""
+
+
+class Pool:
+    """Requests drawn from a feed and not yet begun, oldest first."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.waiting, self.ended = feed, list[tuple[Key, Request]](), False
+
+    def fill(self) -> None:
+        """Draw all that the feed has just now."""
+        while not self.ended:
+            try:
+                entry = next(self.feed)
+            except StopIteration:
+                self.ended = True
+                return
+            if entry is None:
+                return
+            self.waiting.append(entry)
+
+    def take(self, rows: int) -> list[tuple[Key, Request]]:
+        """The oldest request and those nearest to it in length, `rows` at most."""
+        if not self.waiting or rows < 1:
+            return []
+        length = len(self.waiting[0][1].ids)
+        order = sorted(range(len(self.waiting)), key=lambda i: abs(len(self.waiting[i][1].ids) - length))
+        chosen: list[int] = []
+        longest = 0
+        for i in order[:rows]:
+            longest = max(longest, len(self.waiting[i][1].ids))
+            if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
+                break
+            chosen.append(i)
+        taken = [self.waiting[i] for i in sorted(chosen)]
+        gone = set(chosen)
+        self.waiting = [entry for i, entry in enumerate(self.waiting) if i not in gone]
+        return taken
+
+
+@dataclass
+class _Row:
+    """A request being decoded: what it has generated so far."""
+
+    key: Key
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) that decides a request's token at a position (0 for its first)."""
+    return int.from_bytes(blake2b(struct.pack("<QQ", seed, position), digest_size=7).digest(), "big") / 2**56
+
+
+def sample(logits: torch.Tensor, requests: list[Request], positions: list[int]) -> list[int]:
+    """Draw one token a row from logits [rows, vocabulary], each by its request's own settings and seed.
+
+    Temperature 0 takes the likeliest. Otherwise one uniform number a row picks a token through the
+    cumulative distribution, over the likeliest tokens of total probability `top_p`.
+    """
+    tokens = logits.argmax(-1)
+    drawn = [i for i, request in enumerate(requests) if request.temperature > 0]
+    if drawn:
+        heat = torch.tensor([requests[i].temperature for i in drawn], device=logits.device)
+        top_p = torch.tensor([requests[i].top_p for i in drawn], device=logits.device, dtype=torch.float64)
+        points = torch.tensor([uniform(requests[i].seed, positions[i]) for i in drawn], device=logits.device, dtype=torch.float64)
+        rows = logits[drawn] if len(drawn) < len(requests) else logits
+        probabilities = torch.softmax(rows.float() / heat[:, None], -1)
+        if bool((top_p < 1).any()):
+            ordered, index = probabilities.sort(-1, descending=True, stable=True)
+            before = ordered.double().cumsum(-1) - ordered
+            ordered = ordered.masked_fill(before >= top_p[:, None], 0.0)
+            probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
+        cumulative = probabilities.double().cumsum(-1)
+        picked = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
+        tokens[torch.tensor(drawn, device=logits.device)] = picked.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    return tokens.tolist()
+
+
+class TransformersEngine:
+    """A causal language model run by transformers. See `engines.base.Engine`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: torch.dtype,
+        batch_size: int,
+        deterministic: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.device, self.tokenizer, self.batch_size = models.device(), tokenizer, batch_size
+        if deterministic:
+            self.batch_size = 1
+            torch.use_deterministic_algorithms(True)
+            torch.set_num_threads(os.cpu_count() or 1)
+        try:
+            self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as problem:
+            raise CaiError(f"{folder}: the model can't be loaded ({str(problem).splitlines()[0]})") from None
+        self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self.end_tokens = end_tokens(self.model, tokenizer)
+
+    def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
+        """Decode requests in a batch whose rows leave and join. Yields each as it finishes."""
+        pool = Pool(feed)
+        rows: list[_Row] = []
+        cache, mask = None, torch.empty(0, 0)
+        while True:
+            pool.fill()
+            free = self.batch_size - len(rows)
+            joinable = cache is None or kv.can_change_rows(cache)
+            # A pass over the new rows costs about the same for one as for a few: wait for a quarter.
+            if pool.waiting and (not rows or (joinable and free >= max(1, self.batch_size // 4))):
+                new = [_Row(*entry) for entry in pool.take(free)]
+                logits, new_cache, new_mask = self._prefill([row.request for row in new])
+                if rows and cache is not None:
+                    kv.join(cache, new_cache)
+                    columns = max(mask.shape[1], new_mask.shape[1])
+                    mask = torch.cat([_pad_left(mask, columns), _pad_left(new_mask, columns)])
+                else:
+                    cache, mask = new_cache, new_mask
+                self._append(new, logits)
+                rows = rows + new
+            elif rows:
+                self._append(rows, self._step(rows, cache, mask := _grow(mask)))  # type: ignore[arg-type]
+            elif pool.ended:
+                return
+            kept = []
+            for i, row in enumerate(rows):
+                if completion := self._finished(row):
+                    yield row.key, completion
+                else:
+                    kept.append(i)
+            if len(kept) == len(rows):
+                continue
+            if not kept or cache is None:
+                rows, cache = [], None
+            elif kv.can_change_rows(cache):
+                index = torch.tensor(kept, device=self.device)
+                mask = mask[index]
+                drop = int(mask.argmax(-1).min())  # columns that are padding in every row left
+                mask = mask[:, drop:]
+                kv.select(cache, index, drop)
+                rows = [rows[i] for i in kept]
+            else:
+                cache.batch_select_indices(torch.tensor(kept, device=self.device))
+                mask, rows = mask[kept], [rows[i] for i in kept]
+
+    @torch.inference_mode()
+    def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor]:
+        """(logits of the next token [rows, vocabulary], cache, mask [rows, columns]) of left-padded prompts."""
+        columns = max(len(request.ids) for request in requests)
+        ids = torch.zeros(len(requests), columns, dtype=torch.long)
+        mask = torch.zeros(len(requests), columns, dtype=torch.long)
+        for i, request in enumerate(requests):
+            ids[i, columns - len(request.ids) :] = torch.tensor(request.ids)
+            mask[i, columns - len(request.ids) :] = 1
+        cache = kv.new_cache(self.model)
+        mask = mask.to(self.device)
+        out = self.model(
+            input_ids=ids.to(self.device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1], cache, mask
+
+    @torch.inference_mode()
+    def _step(self, rows: list[_Row], cache: kv.Cache, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [rows, vocabulary] after each row's newest token, which `mask` already counts."""
+        ids = torch.tensor([[row.tokens[-1]] for row in rows], device=self.device)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=mask.sum(-1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]
+
+    def _append(self, rows: list[_Row], logits: torch.Tensor) -> None:
+        tokens = sample(logits, [row.request for row in rows], [len(row.tokens) for row in rows])
+        for row, token in zip(rows, tokens, strict=True):
+            row.tokens.append(token)
+
+    def _finished(self, row: _Row) -> Completion | None:
+        """The row's completion, if its newest token ends it."""
+        request, tokens = row.request, row.tokens
+        ended = tokens[-1] in self.end_tokens
+        finish = "stop" if ended else "length" if len(tokens) >= request.max_tokens else ""
+        if request.stop and not ended:
+            # A stop string ends within the newest token, so it lies in the last few tokens' text.
+            reach = max(map(len, request.stop)) + 4
+            tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+            if any(stop in tail for stop in request.stop):
+                finish = "stop"
+        if not finish:
+            return None
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+        text = text[: min(cuts)] if cuts else text
+        return Completion(text, finish, request.seed, len(request.ids), len(tokens))
+
+    def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
+        """Log probabilities of each request's options as the next token: one pass a batch."""
+        pool = Pool(feed)
+        while True:
+            pool.fill()
+            if not (batch := pool.take(self.batch_size)):
+                return
+            logits, _, _ = self._prefill([request for _, request in batch])
+            logprobs = torch.log_softmax(logits.float(), -1)
+            for row, (key, request) in zip(logprobs, batch, strict=True):
+                options = request.options or {}
+                yield key, Choice({name: float(row[token]) for name, token in options.items()}, len(request.ids))
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Every token that ends a completion, by the generation settings and the tokenizer."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    ends = set(named) if isinstance(named, list) else {named}
+    return {token for token in ends | {tokenizer.eos_token_id} if token is not None}
+
+
+def _grow(mask: torch.Tensor) -> torch.Tensor:
+    return torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
+
+
+def _pad_left(mask: torch.Tensor, columns: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mask, (columns - mask.shape[1], 0))

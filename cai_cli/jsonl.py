@@ -1,0 +1,187 @@
+"""Strict JSONL: read bytes line by line, name every bad line, write records that never tear.
+
+Reading goes through `jsonlines` with a `loads` of ours, because the standard decoder lets
+NaN, Infinity and lone surrogates through and ends in RecursionError on deep nesting.
+Files ending in `.gz` are read through gzip; `-` is standard input.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import jsonlines
+
+from cai_cli.errors import InputError
+
+MAX_LINE = 64 * 2**20
+"""Longest line accepted, in bytes."""
+MAX_DEPTH = 64
+"""Deepest nesting of objects and arrays accepted."""
+
+Record = dict[str, Any]
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return value
+
+
+def _too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif char in "]}":
+            depth -= 1
+    return False
+
+
+def loads(text: str) -> Any:
+    """Decode one strict JSON value.
+
+    Raises ValueError for bad JSON, NaN or Infinity, a lone surrogate, nesting deeper than
+    `MAX_DEPTH`, or a number too long to convert.
+    """
+    if _too_deep(text):
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    if "\\u" in text:  # only an escape can spell a lone surrogate; encoding the value finds it
+        dumps(value)
+    return value
+
+
+def dumps(value: Any) -> str:
+    """Encode as one line of strict JSON, non-ASCII text kept readable.
+
+    Raises ValueError for NaN, Infinity and lone surrogates.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate (half of a character pair)") from None
+    return text
+
+
+def encode(record: Any) -> bytes:
+    """A record as the bytes of its line, newline included."""
+    return dumps(record).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of input: its number from 1, its bytes, and either its record or what is wrong."""
+
+    number: int
+    raw: bytes
+    record: Record | None
+    error: str | None = None
+
+
+def _bounded(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines of `stream`, each cut just past MAX_LINE so that no line can fill the memory."""
+    while line := stream.readline(MAX_LINE + 1):
+        rest = line
+        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE + 1)
+        yield line
+
+
+class _Recorder:
+    """Passes lines on and remembers the last one, which jsonlines' errors only half show."""
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self.lines, self.last = iter(lines), b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for self.last in self.lines:
+            yield self.last
+
+
+def parse(stream: IO[bytes]) -> Iterator[Line]:
+    """Every non-blank line of a binary stream, good or bad, as a `Line`."""
+    source = _Recorder(_bounded(stream))
+    with jsonlines.Reader(source, loads=loads) as reader:
+        number = 0
+        while True:
+            try:
+                value = reader.read(allow_none=True)
+                error = None
+            except EOFError:
+                return
+            except jsonlines.InvalidLineError as problem:
+                value, error = None, str(problem.__cause__ or problem)
+            number += 1
+            raw = source.last
+            if not raw.strip():
+                continue
+            if len(raw) > MAX_LINE:
+                error = f"the line is longer than {MAX_LINE // 2**20} MiB"
+            elif error is None and not isinstance(value, dict):
+                error = f"expected a JSON object, found {type(value).__name__}"
+            elif error is not None:
+                error = f"not valid JSON: {error}"
+            yield Line(number, raw, None if error else value, error)
+
+
+def open_input(path: str) -> IO[bytes]:
+    """Open a file, a gzip file or `-` (standard input) for reading bytes. InputError says why not."""
+    if path == "-":
+        return sys.stdin.buffer
+    try:
+        if Path(path).is_dir():
+            raise InputError(f"{path}: is a directory; give a JSONL file, or - for standard input")
+        return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+    except OSError as problem:
+        raise InputError(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
+
+
+def read_lines(path: str) -> Iterator[Line]:
+    """`parse` of a named input; a truncated or corrupt gzip file is an InputError."""
+    stream = open_input(path)
+    try:
+        yield from parse(stream)
+    except (EOFError, gzip.BadGzipFile) as problem:
+        raise InputError(f"{path}: not a complete gzip file ({problem})") from None
+    finally:
+        if path != "-":
+            stream.close()
+
+
+def read(path: str) -> Iterator[Record]:
+    """The records of a file; the first bad line is an InputError that names file and line."""
+    for line in read_lines(path):
+        if line.record is None:
+            raise bad_line(path, line.number, line.error or "")
+        yield line.record
+
+
+def bad_line(path: str, number: int, error: str) -> InputError:
+    """The error for a bad line: `file:line: what is wrong, and what to do`."""
+    name = "<stdin>" if path == "-" else path
+    return InputError(f"{name}:{number}: {error}; mend the line, or set such lines aside with --skip-bad")

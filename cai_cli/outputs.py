@@ -1,0 +1,227 @@
+"""Where a step's records go: a file that appears only when complete, or standard output.
+
+    OUT.partial                 the records so far, in input order
+    OUT.partial.journal         a line an input record: its digest, how many output and set-aside
+                                lines it gave, its tokens, and the seconds so far
+    OUT.partial.manifest.json   the fingerprint of the run, from the start
+    OUT.rejected.jsonl.partial  the lines set aside
+
+Records go out before their journal line, so after a kill the journal never claims more than is
+there: a resumed run cuts each file back to what the journal vouches for (or, if a file was torn,
+the journal back to the file) and goes on. When all is done the manifest is written and
+OUT.partial renamed to OUT.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+from cai_cli import jsonl, manifest
+from cai_cli.errors import CaiError, InputError
+from cai_cli.jsonl import Record
+from cai_cli.manifest import Manifest
+
+
+@dataclass
+class Counts:
+    """What a step has done so far. `seconds` runs on over resumed runs."""
+
+    records_in: int = 0
+    records_out: int = 0
+    set_aside: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+def _failed(path: str | Path, problem: OSError) -> CaiError:
+    if problem.errno == errno.ENOSPC:
+        return CaiError(
+            f"{path}: the disk is full; what was finished is kept: make room and give the same command again"
+        )
+    return CaiError(f"{path}: can't be written ({(problem.strerror or str(problem)).lower()})")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The complete lines of a file; a torn last line is not one."""
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield line
+
+
+def _write_all(stream: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+class FileOutput:
+    """OUT, written as OUT.partial and renamed when complete. Resumes its own unfinished work."""
+
+    def __init__(self, path: str, fingerprint: Manifest, restart: bool = False) -> None:
+        self.path = Path(path)
+        self.partial = Path(f"{path}.partial")
+        self.journal = Path(f"{path}.partial.journal")
+        self.partial_manifest = Path(f"{path}.partial.manifest.json")
+        self.rejected = Path(f"{path}.rejected.jsonl")
+        self.partial_rejected = Path(f"{path}.rejected.jsonl.partial")
+        self.counts = Counts()
+        self.done: list[str] = []
+        """Digests of the input records that an earlier run finished, in input order."""
+        if self.path.is_dir():
+            raise InputError(f"{path}: is a directory; -o takes a file name")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(fingerprint, restart)
+        except OSError as problem:
+            raise _failed(self.partial, problem) from None
+        self._began = time.monotonic() - self.counts.seconds
+
+    def _open(self, fingerprint: Manifest, restart: bool) -> None:
+        lock = self.partial.open("ab", buffering=0)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
+        resumable = self.partial_manifest.exists() and not restart
+        if resumable:
+            manifest.require_same(manifest.read(self.partial_manifest), fingerprint, str(self.partial))
+            self._recover()
+        else:
+            lock.truncate(0)
+            for path in (self.journal, self.partial_rejected):
+                path.unlink(missing_ok=True)
+            manifest.write(self.partial_manifest, {"fingerprint": fingerprint, "command": manifest.command_line()})
+        self.out = lock
+        self.log = self.journal.open("ab", buffering=0)
+
+    def _recover(self) -> None:
+        """Cut the three files back to the last input record that all of them have whole."""
+        out, aside = _lines(self.partial), _lines(self.partial_rejected)
+        kept = {self.journal: 0, self.partial: 0, self.partial_rejected: 0}
+        for line in _lines(self.journal):
+            try:
+                digest, n_out, n_aside, prompt_tokens, completion_tokens, seconds = json.loads(line)
+            except ValueError:
+                break
+            outs = [next(out, None) for _ in range(n_out)]
+            asides = [next(aside, None) for _ in range(n_aside)]
+            if None in outs or None in asides:
+                break
+            kept[self.journal] += len(line)
+            kept[self.partial] += sum(len(o) for o in outs if o)
+            kept[self.partial_rejected] += sum(len(a) for a in asides if a)
+            self.done.append(digest)
+            self.counts.records_in += 1
+            self.counts.records_out += n_out
+            self.counts.set_aside += n_aside
+            self.counts.prompt_tokens += prompt_tokens
+            self.counts.completion_tokens += completion_tokens
+            self.counts.seconds = seconds
+        for path, size in kept.items():
+            if path.exists():
+                os.truncate(path, size)
+
+    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
+        """Everything that one input record gave, and the journal's line for it."""
+        counts = self.counts
+        try:
+            if outputs:
+                _write_all(self.out, b"".join(map(jsonl.encode, outputs)))
+            if rejects:
+                with self.partial_rejected.open("ab", buffering=0) as stream:
+                    _write_all(stream, b"".join(map(jsonl.encode, rejects)))
+            counts.seconds = round(time.monotonic() - self._began, 3)
+            line = jsonl.encode([digest, len(outputs), len(rejects), *tokens, counts.seconds])
+            _write_all(self.log, line)
+        except OSError as problem:
+            raise _failed(self.partial, problem) from None
+        counts.records_in += 1
+        counts.records_out += len(outputs)
+        counts.set_aside += len(rejects)
+        counts.prompt_tokens += tokens[0]
+        counts.completion_tokens += tokens[1]
+
+    def finish(self, content: Manifest) -> None:
+        """Write the manifest and put OUT in place."""
+        try:
+            self.out.flush()
+            os.fsync(self.out.fileno())
+            if self.partial_rejected.exists():
+                os.replace(self.partial_rejected, self.rejected)
+            else:
+                self.rejected.unlink(missing_ok=True)
+            digest = manifest.hash_file(self.partial)
+            manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
+            os.replace(self.partial, self.path)
+            self.partial_manifest.unlink(missing_ok=True)
+            self.journal.unlink(missing_ok=True)
+        except OSError as problem:
+            raise _failed(self.path, problem) from None
+
+    def close(self) -> None:
+        """Release the files; unfinished work stays for the next run."""
+        self.out.close()
+        self.log.close()
+
+    def how_to_go_on(self) -> str:
+        """A clause for the message of an interrupted run."""
+        return f"{self.counts.records_in} records are safe in {self.partial}; the same command goes on from there"
+
+
+class StreamOutput:
+    """Standard output. It can't resume; `manifest_path` keeps the manifest where one is wanted."""
+
+    def __init__(self, stream: IO[bytes], manifest_path: str | None = None) -> None:
+        self.stream, self.manifest_path = stream, manifest_path
+        self.counts = Counts()
+        self.done: list[str] = []
+        self._sha, self._began = sha256(), time.monotonic()
+
+    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
+        """Everything that one input record gave. Set-aside lines are only counted and named."""
+        data = b"".join(map(jsonl.encode, outputs))
+        self._sha.update(data)
+        try:
+            _write_all(self.stream, data)
+        except BrokenPipeError:
+            raise
+        except OSError as problem:
+            raise _failed("standard output", problem) from None
+        counts = self.counts
+        counts.records_in += 1
+        counts.records_out += len(outputs)
+        counts.set_aside += len(rejects)
+        counts.prompt_tokens += tokens[0]
+        counts.completion_tokens += tokens[1]
+        counts.seconds = round(time.monotonic() - self._began, 3)
+
+    def finish(self, content: Manifest) -> None:
+        """Write the manifest where --manifest says."""
+        if self.manifest_path:
+            manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+
+    def close(self) -> None:
+        """Let the next command in the pipe see the end."""
+        with suppress(BrokenPipeError):
+            self.stream.close()
+
+    def how_to_go_on(self) -> str:
+        """A clause for the message of an interrupted run."""
+        return f"{self.counts.records_out} records were written; give -o FILE to be able to go on"
+
+
+def count_fields(counts: Counts) -> dict[str, Any]:
+    """The counts as a manifest holds them."""
+    return asdict(counts)

@@ -1,0 +1,197 @@
+"""The record kinds, one JSON object a line: what each must hold, and its id.
+
+prompt      `id`, `prompt` (a string, or messages `[{role, content}]`)
+response    prompt + `response`
+critique    response + `rounds`, the last of which is open (`principle`, `critique`)
+revision    response + `rounds`, each closed by its `revision`, oldest first
+pair        prompt + `responses`
+preference  `prompt`, `chosen`, `rejected` (messages), `p_chosen`, `label`, `source_id`
+score       any record + `scores`
+
+Unknown fields are kept. A record only grows. Checks return what is wrong as a sentence, or
+None, so that the caller can name the file and line.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+from cai_cli import jsonl
+from cai_cli.jsonl import Record
+
+ROLES = ("system", "user", "assistant")
+Messages = list[dict[str, str]]
+
+
+def digest(value: Any, size: int = 8) -> str:
+    """Hex digest of a JSON value by its content, `size` bytes long."""
+    return blake2b(jsonl.dumps(value).encode(), digest_size=size).hexdigest()
+
+
+def text_error(value: Any, field: str) -> str | None:
+    """What is wrong with a text field, or None."""
+    if not isinstance(value, str):
+        return f"'{field}' must be a string, found {type(value).__name__}"
+    return None
+
+
+def messages_error(value: Any, field: str) -> str | None:
+    """What is wrong with a list of chat messages, or None."""
+    if not isinstance(value, list) or not value:
+        return f"'{field}' must be a list of {{role, content}} messages, and not an empty one"
+    for i, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return f"'{field}[{i}]' must be an object with a 'role' and a string 'content'"
+        if message.get("role") not in ROLES:
+            return f"'{field}[{i}].role' must be one of {', '.join(ROLES)}"
+    return None
+
+
+def prompt_error(record: Record) -> str | None:
+    """What is wrong with a record's `prompt` (any kind has one), or None."""
+    prompt = record.get("prompt")
+    if prompt is None:
+        return "no 'prompt' field"
+    if isinstance(prompt, str):
+        return None if prompt.strip() else "'prompt' is empty"
+    if error := messages_error(prompt, "prompt"):
+        return f"{error} (or a string)"
+    return None if prompt[-1]["role"] == "user" else "'prompt' must end with a user's message"
+
+
+def response_error(record: Record) -> str | None:
+    """What is wrong with a response record, or None."""
+    if error := prompt_error(record):
+        return error
+    if "response" not in record:
+        return "no 'response' field: make one with `cai sample`"
+    return text_error(record["response"], "response")
+
+
+def rounds_error(record: Record) -> str | None:
+    """What is wrong with a response record's `rounds` (which may be absent), or None.
+
+    Every round but the last must be closed; the last may be open.
+    """
+    if error := response_error(record):
+        return error
+    rounds = record.get("rounds", [])
+    if not isinstance(rounds, list):
+        return "'rounds' must be a list"
+    for i, entry in enumerate(rounds):
+        if not isinstance(entry, dict):
+            return f"'rounds[{i}]' must be an object"
+        for field in ("principle", "critique", "revision"):
+            if field in entry and (error := text_error(entry[field], f"rounds[{i}].{field}")):
+                return error
+        if "revision" not in entry and i < len(rounds) - 1:
+            return f"'rounds[{i}]' has no 'revision', but a later round follows it"
+    return None
+
+
+def is_open(record: Record) -> bool:
+    """Whether the last round waits for its revision."""
+    rounds = record.get("rounds") or []
+    return bool(rounds) and "revision" not in rounds[-1]
+
+
+def critique_input_error(record: Record) -> str | None:
+    """What keeps `cai critique` from opening a round, or None."""
+    if error := rounds_error(record):
+        return error
+    return "the last round has no revision yet: run `cai revise` first" if is_open(record) else None
+
+
+def revise_input_error(record: Record) -> str | None:
+    """What keeps `cai revise` from closing a round, or None."""
+    if error := rounds_error(record):
+        return error
+    if not is_open(record):
+        return "no open round: run `cai critique` first"
+    last = record["rounds"][-1]
+    if "principle" not in last or "critique" not in last:
+        return "the open round needs 'principle' and 'critique': run `cai critique` first"
+    return None
+
+
+def pair_error(record: Record) -> str | None:
+    """What is wrong with a pair record (two answers or more), or None."""
+    if error := prompt_error(record):
+        return error
+    responses = record.get("responses")
+    if responses is None:
+        return "no 'responses' field: make pairs with `cai sample -n 2`"
+    if not isinstance(responses, list) or len(responses) < 2:
+        return "'responses' must be a list of at least two strings"
+    for i, response in enumerate(responses):
+        if error := text_error(response, f"responses[{i}]"):
+            return error
+    return None
+
+
+def preference_error(record: Record) -> str | None:
+    """What is wrong with a preference in our form or either of TRL's, or None.
+
+    `prompt` may be absent where `chosen` and `rejected` are whole conversations.
+    """
+    for field in ("chosen", "rejected"):
+        value = record.get(field)
+        if value is None:
+            return f"no '{field}' field: make preferences with `cai label`"
+        if not isinstance(value, str):
+            if error := messages_error(value, field):
+                return error
+            if value[-1]["role"] != "assistant":
+                return f"'{field}' must end with the assistant's message"
+    if "prompt" in record and (error := prompt_error(record)):
+        return error
+    if isinstance(record["chosen"], str) != isinstance(record["rejected"], str):
+        return "'chosen' and 'rejected' must be of one form, strings or messages"
+    p = record.get("p_chosen", 1.0)
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        return "'p_chosen' must be a number from 0 to 1"
+    return None
+
+
+def as_messages(prompt: str | Messages) -> Messages:
+    """A prompt as chat messages: a string is one user's message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def current_answer(record: Record) -> str:
+    """The text under criticism: the last revision, else the response."""
+    for entry in reversed(record.get("rounds") or []):
+        if "revision" in entry:
+            return entry["revision"]
+    return record["response"]
+
+
+class Ids:
+    """Gives records their ids and refuses an id that comes twice.
+
+    A missing id is derived from the prompt's content, with a count where the same prompt comes
+    again, so it is the same in every run. Keeps a digest of 8 bytes and a line number a record.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
+
+    def error(self, record: Record, number: int) -> str | None:
+        """Give `record` an id in place, if it lacks one; what is wrong with its id, or None."""
+        identity = record.get("id")
+        if identity is None:
+            name = digest(record.get("prompt", record.get("chosen")), 6)
+            count = self._counts[int(name, 16)] = self._counts.get(int(name, 16), 0) + 1
+            identity = f"p-{name}" if count == 1 else f"p-{name}-{count}"
+        elif isinstance(identity, int) and not isinstance(identity, bool):
+            identity = str(identity)
+        elif not isinstance(identity, str) or not identity:
+            return "'id' must be a string, and not an empty one"
+        record["id"] = identity
+        key = int(digest(identity), 16)
+        if key in self._lines:
+            return f"the id '{identity}' stands already on line {self._lines[key]}"
+        self._lines[key] = number
+        return None

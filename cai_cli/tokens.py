@@ -1,0 +1,122 @@
+"""Prompts to token ids, such that text from a record never becomes a control token.
+
+The chat template is rendered as usual and tokenised as usual, with one exception: where a
+message's content spells one of the tokenizer's own tokens (`<|im_end|>`, `</think>`), the
+spelling is cut in two and each half tokenised for itself. The model reads the same characters,
+as text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from cai_cli.engines.base import Request
+from cai_cli.errors import InputError
+from cai_cli.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_CUTS = [chr(code) for code in range(0xE000, 0xE100)]
+
+
+class Renderer:
+    """Turns a `Prompt` into the token ids and the text that a model gets."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer brings a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        added |= set(self.tokenizer.all_special_tokens)
+        spelled = sorted((token for token in added if len(token) > 1 and token.strip()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spelled))) if spelled else None
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        """What the tokenizer puts before every plain text (usually nothing, or its first token)."""
+        bos = self.tokenizer.bos_token_id
+        ids = list(self.tokenizer("").input_ids)
+        return [bos] if bos is not None and ids[:1] == [bos] else []
+
+    def _cut(self, text: str, mark: str) -> str:
+        """`text` with `mark` inside every spelling of a control token."""
+        if self._control is None:
+            return text
+        previous = None
+        while previous != text:  # a cut can't make a new spelling, but spellings may overlap
+            previous = text
+            text = self._control.sub(lambda m: f"{m[0][:1]}{mark}{m[0][1:]}", text)
+        return text
+
+    def _encode(self, text: str, mark: str) -> list[int]:
+        ids: list[int] = []
+        for piece in text.split(mark):
+            ids += self.tokenizer(piece, add_special_tokens=False).input_ids
+        return ids
+
+    def render(self, prompt: Prompt, complete: bool = False) -> tuple[list[int], str]:
+        """(ids, text) of a prompt.
+
+        With `complete` a chat is rendered as a finished conversation, with no turn opened for the
+        assistant: what a preference model reads. InputError where a chat has no template.
+        """
+        contents = [m["content"] for m in prompt.messages] if prompt.messages else [prompt.text]
+        mark = next(cut for cut in _CUTS if not any(cut in content for content in contents))
+        if prompt.messages is None:
+            text = self._cut(prompt.text, mark)
+            return self._prefix + self._encode(text, mark), text.replace(mark, "")
+        if not self.has_template:
+            raise InputError("this model's tokenizer has no chat template; use --format hh")
+        messages = [{**m, "content": self._cut(m["content"], mark)} for m in prompt.messages]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
+        text += prompt.prefill
+        return self._encode(text, mark), text.replace(mark, "")
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a piece of text from a record, with nothing put before or after it."""
+        mark = next(cut for cut in _CUTS if cut not in text)
+        return self._encode(self._cut(text, mark), mark)
+
+    def options(self, prompt: Prompt, letters: tuple[str, ...]) -> tuple[list[int], str, dict[str, int]]:
+        """(ids, text, token of each letter) for a prompt that ends where the letter comes next.
+
+        The tokens are those that really follow, found by tokenising the prompt's end with each
+        letter. Where a letter joins the last tokens of the prompt, `ids` stop before the join.
+        InputError where the letters don't differ in a single token.
+        """
+        ids, text = self.render(prompt)
+        tail = text[-24:]  # no tokenizer's merges reach further back than a few words
+        plain = self.tokenizer(tail, add_special_tokens=False).input_ids
+        spelled = [self.tokenizer(tail + letter, add_special_tokens=False).input_ids for letter in letters]
+        same = 0
+        while all(len(s) > same for s in spelled) and len({s[same] for s in spelled}) == 1:
+            same += 1
+        tokens = [s[same] if len(s) > same else -1 for s in spelled]
+        if -1 in tokens or len(set(tokens)) < len(letters) or plain[:same] != spelled[0][:same]:
+            raise InputError(f"this tokenizer does not spell the options {', '.join(letters)} as one token each")
+        ids = ids[: len(ids) - (len(plain) - same)]
+        return ids, text, dict(zip(letters, tokens, strict=True))
+
+    def request(self, prompt: Prompt, seed: int, max_tokens: int, temperature: float, top_p: float) -> Request:
+        """A request to continue a prompt."""
+        ids, text = self.render(prompt)
+        return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop)
+
+    def choice(self, prompt: Prompt, letters: tuple[str, ...]) -> Request:
+        """A request to weigh the letters that may come next."""
+        ids, text, options = self.options(prompt, letters)
+        return Request("choose", ids, text, options=options)
+
+    def judgement(self, prompt: Prompt) -> Request:
+        """A request to score a finished conversation."""
+        ids, text = self.render(prompt, complete=True)
+        return Request("score", ids, text)

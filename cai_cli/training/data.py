@@ -1,0 +1,280 @@
+"""Training files to token ids: what is taken from each record, and what doesn't fit.
+
+Every trainer reads several files, each `FILE` or `FILE=WEIGHT`. Rows are checked line by line
+before any model is loaded; rows that are sound but can't be trained on (too long, empty) are set
+aside with a reason, never cut short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from cai_cli import jsonl, manifest, prompts, records, streams
+from cai_cli.errors import InputError
+from cai_cli.jsonl import Record
+from cai_cli.prompts import Prompt
+from cai_cli.records import Messages, as_messages
+from cai_cli.seeds import draw, uniform
+from cai_cli.tokens import Renderer
+
+NAMED = 10
+"""Rows set aside that are named one by one on standard error; the rest are only counted."""
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One training file. Its rows are taken `weight` times; a fraction is a seeded subset."""
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A checked input record and where it stands."""
+
+    path: str
+    line: int
+    record: Record
+
+    @property
+    def origin(self) -> str:
+        """The id of the record it was made from: a pair's preferences share their prompt's id."""
+        return str(self.record.get("source_id") or self.record["id"])
+
+
+@dataclass
+class Data(Generic[T]):
+    """What a trainer trains on: `examples` with their rows, what was set aside, and the inputs' hashes."""
+
+    examples: list[tuple[Row, T]]
+    rejected: list[Record]
+    inputs: list[dict[str, Any]]
+
+    def reject(self, row: Row, reason: str) -> None:
+        """Set a row aside, and name it."""
+        self.rejected.append({"file": row.path, "line": row.line, "error": reason, "record": row.record})
+        if len(self.rejected) <= NAMED:
+            streams.warn(f"set aside {row.record['id']} ({row.path}:{row.line}): {reason}")
+
+    def origins(self) -> list[str]:
+        """The ids trained on, each once."""
+        return list(dict.fromkeys(row.origin for row, _ in self.examples))
+
+    def split(self, fraction: float) -> tuple[list[T], list[tuple[Row, T]]]:
+        """(training examples, held-out rows) by a hash of the origin; the held-out ones leave `examples`."""
+        held = [entry for entry in self.examples if uniform("eval", entry[0].origin) < fraction]
+        self.examples = [entry for entry in self.examples if uniform("eval", entry[0].origin) >= fraction]
+        if not self.examples:
+            raise InputError(f"--eval-fraction {fraction} leaves no row to train on")
+        if fraction and not held:
+            streams.warn(f"--eval-fraction {fraction} of so few rows holds out none: there will be no eval_loss")
+        # a file's weight repeats examples, which tells evaluation nothing
+        return [example for _, example in self.examples], list({id(entry[1]): entry for entry in held}.values())
+
+
+class Unusable(Exception):
+    """A sound row that can't be trained on, for the reason given."""
+
+
+def sources(files: list[str]) -> list[Source]:
+    """The files of a command line. InputError for a bad weight, standard input, or a file that isn't there."""
+    found = []
+    for name in files:
+        path, equals, weight = name.rpartition("=")
+        if not equals or Path(name).exists():
+            found.append(Source(name))
+            continue
+        try:
+            found.append(Source(path, float(weight)))
+        except ValueError:
+            found.append(Source(name))
+            continue
+        if not 0 < found[-1].weight < 1e6:
+            raise InputError(f"{name}: the weight after = must be a positive number")
+    for source in found:
+        if source.path == "-":
+            raise InputError("a trainer reads its files more than once, so it can't read standard input; give a file")
+        jsonl.open_input(source.path).close()
+    return found
+
+
+def read(source: Source, check: Callable[[Record], str | None], limit: int | None) -> list[Row]:
+    """The rows of one file, with ids. The first bad line is an InputError that names file and line."""
+    rows, ids = [], records.Ids()
+    for line in islice(jsonl.read_lines(source.path), limit):
+        if line.record is None:
+            raise bad_line(source.path, line.number, line.error or "")
+        record = line.record
+        if "id" not in record and "prompt" not in record and "messages" in record:
+            record["id"] = f"m-{records.digest(record['messages'], 6)}"
+        if error := check(record) or ids.error(record, line.number):
+            raise bad_line(source.path, line.number, error)
+        rows.append(Row(source.path, line.number, record))
+    return rows
+
+
+def bad_line(path: str, number: int, error: str) -> InputError:
+    """`file:line: what is wrong`; a trainer has no --skip-bad, so the line must be mended."""
+    return InputError(f"{path}:{number}: {error}; mend the line, or take it out")
+
+
+def weigh(rows: list[T], weight: float, seed: int, name: Callable[[T], str]) -> list[T]:
+    """`rows` taken `weight` times: whole copies, and of the fraction left a subset drawn from (seed, name)."""
+    whole, part = divmod(weight, 1)
+    ranked = sorted(range(len(rows)), key=lambda i: draw(seed, "weight", name(rows[i]), i))
+    once_more = sorted(ranked[: round(part * len(rows))])
+    return rows * int(whole) + [rows[i] for i in once_more]
+
+
+def load(
+    files: list[Source],
+    check: Callable[[Record], str | None],
+    parts: Callable[[Record], list[P]],
+    make: Callable[[P], T],
+    limit: int | None,
+    seed: int,
+) -> Data[T]:
+    """Read, check and tokenise the files.
+
+    `parts` takes from a record what gives an example each; `make` makes the example, and raises
+    `Unusable` where it can't. InputError where nothing is left.
+    """
+    found: Data[T] = Data([], [], [])
+    checked = [(source, read(source, check, limit)) for source in files]  # every line, before the slow part
+    for source, rows in checked:
+        usable: list[tuple[Row, T]] = []
+        for row in rows:
+            for number, part in enumerate(entries := parts(row.record), 1):
+                try:
+                    usable.append((row, make(part)))
+                except Unusable as reason:
+                    found.reject(row, f"round {number}: {reason}" if len(entries) > 1 else str(reason))
+        found.inputs.append(
+            {"path": source.path, "sha256": manifest.hash_file(source.path), "records": len(rows), "weight": source.weight}
+        )
+        found.examples += weigh(usable, source.weight, seed, lambda entry: str(entry[0].record["id"]))
+    if len(found.rejected) > NAMED:
+        streams.warn(f"{len(found.rejected)} rows set aside in all; rejected.jsonl beside the model will name them")
+    if not found.examples:
+        names = ", ".join(source.path for source in files)
+        why = "every row was set aside" if found.rejected else "the input is empty"
+        raise InputError(f"{names}: nothing to train on: {why}")
+    return found
+
+
+def format_of(renderer: Renderer, name: str) -> str:
+    """The text format of --format: under "auto" the model's chat template where it has one."""
+    if name == "chat" and not renderer.has_template:
+        raise InputError("this model's tokenizer has no chat template; use --format hh")
+    return name if name != "auto" else "chat" if renderer.has_template else "hh"
+
+
+# Supervised examples ------------------------------------------------------------------------------
+
+
+def sft_error(record: Record) -> str | None:
+    """What keeps a record from being a supervised example, or None.
+
+    Takes revision and response records, and TRL's `messages` and `prompt` + `completion`.
+    """
+    if "messages" in record:
+        if error := records.messages_error(record["messages"], "messages"):
+            return error
+        turns = [message["role"] for message in record["messages"]]
+        return None if turns[-1] == "assistant" and "user" in turns else "'messages' must end with the assistant's answer to a user"
+    if "completion" in record:
+        completion = record["completion"]
+        if not isinstance(completion, str):
+            if error := records.messages_error(completion, "completion"):
+                return error
+            if len(completion) != 1 or completion[0]["role"] != "assistant":
+                return "'completion' must be one assistant's message (or a string)"
+        return records.prompt_error(record)
+    if records.prompt_error(record) is None and "response" not in record:
+        return "no 'response', 'completion' or 'messages' field: nothing to learn from it"
+    if error := records.rounds_error(record):
+        return error
+    return "the last round has no revision yet: run `cai revise` first" if records.is_open(record) else None
+
+
+def conversations(record: Record, revisions: str) -> list[tuple[Messages, str]]:
+    """(prompt, answer) for each example of a record: every round's revision, or with "last" the last alone."""
+    if "messages" in record:
+        return [(record["messages"][:-1], record["messages"][-1]["content"])]
+    prompt = as_messages(record["prompt"])
+    if "completion" in record:
+        completion = record["completion"]
+        return [(prompt, completion if isinstance(completion, str) else completion[0]["content"])]
+    revised = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
+    if not revised:
+        return [(prompt, record["response"])]
+    return [(prompt, text) for text in (revised if revisions == "all" else revised[-1:])]
+
+
+def turn_end(renderer: Renderer, format: str) -> list[int]:
+    """The tokens that end an assistant's turn: what the template puts after an answer, to its first control token."""
+    tokenizer = renderer.tokenizer
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    if format != "chat":
+        return end
+    messages = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    closing = renderer.render(Prompt(messages=messages), complete=True)[1].rpartition("answer")[2]
+    ids = tokenizer(closing, add_special_tokens=False).input_ids
+    control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for i, token in enumerate(ids):
+        if token in control:
+            return ids[: i + 1]
+    return end
+
+
+def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messages, answer: str, longest: int) -> Record:
+    """`input_ids` and `labels` of one example; labels are -100 outside the answer and its end.
+
+    The prompt is tokenised for itself, exactly as it is for generation.
+    """
+    if not answer.strip():
+        raise Unusable("its answer is empty")
+    ids, _ = renderer.render(prompts.answer({"prompt": messages}, format))
+    text = answer if format == "chat" else f" {prompts.inert(answer)}"
+    completion = renderer.plain(text) + end
+    require_fit(len(ids) + len(completion), longest)
+    return {"input_ids": ids + completion, "labels": [-100] * len(ids) + completion}
+
+
+# Preferences --------------------------------------------------------------------------------------
+
+
+def judged_ids(renderer: Renderer, format: str, record: Record, side: str) -> list[int]:
+    """A conversation that ends with the record's `chosen` or `rejected`, as the preference model reads it.
+
+    Where a row has no prompt and plain strings (TRL's implicit form), the string is read as it stands.
+    """
+    value = record[side]
+    if "prompt" not in record and isinstance(value, str):
+        return renderer.judgement(Prompt(text=value)).ids
+    messages = as_messages(record["prompt"]) if "prompt" in record else []
+    messages = [*messages, {"role": "assistant", "content": value}] if isinstance(value, str) else messages + value
+    return renderer.judgement(prompts.judged(messages[:-1], messages[-1]["content"], format)).ids
+
+
+def preference_example(renderer: Renderer, format: str, record: Record, longest: int) -> Record:
+    """`chosen_ids`, `rejected_ids` and `p_chosen` (1 where the row has none)."""
+    pair = {f"{side}_ids": judged_ids(renderer, format, record, side) for side in ("chosen", "rejected")}
+    if not all(pair.values()):
+        raise Unusable("one of its answers is empty")
+    require_fit(max(map(len, pair.values())), longest)
+    return {**pair, "p_chosen": float(record.get("p_chosen", 1.0))}
+
+
+def require_fit(tokens: int, longest: int) -> None:
+    """Unusable where a row has more tokens than the run takes."""
+    if tokens > longest:
+        raise Unusable(f"its {tokens} tokens exceed the {longest} of --max-length")
+

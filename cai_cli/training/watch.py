@@ -1,0 +1,111 @@
+"""The callback that watches a run: progress, `metrics.jsonl`, checkpoints, evaluation, and stopping."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from cai_cli import streams
+from cai_cli.training.common import Interrupts, Settings, Workspace
+
+EVERY = 10
+"""Steps between progress lines where there is no terminal."""
+NAMES = {
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "unfinished",
+    "mean_token_accuracy": "token_accuracy",
+}
+KEPT = {
+    *NAMES.values(), "loss", "learning_rate", "grad_norm", "epoch", "entropy", "accuracy", "margin",
+    "reward", "reward_std", "kl", "eval_loss", "eval_accuracy", "eval_margin",
+}  # fmt: skip
+"""What `metrics.jsonl` holds of all that TRL logs. DESIGN: `step`, `loss`, `eval_loss`, `eval_accuracy`, ..."""
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Follows a run step by step. A step's line is written once its evaluation, if any, has been added."""
+
+    def __init__(self, trainer: Any, settings: Settings, workspace: Workspace, interrupts: Interrupts) -> None:
+        self.settings, self.workspace, self.interrupts = settings, workspace, interrupts
+        self.evaluates = trainer.eval_dataset is not None
+        self.metrics = workspace.log("metrics.jsonl")
+        self.line: dict[str, Any] = {}
+        self.tokens = self.tokens_before = int(self.metrics.last.get("tokens", 0))
+        self.seconds_before = float(self.metrics.last.get("seconds", 0.0))
+        self.progress: streams.Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the clock and the progress display going."""
+        self.every = self.settings.save_every or max(1, round(state.max_steps / 10))
+        self.seen = state.num_input_tokens_seen
+        self.start, self.first = time.monotonic(), state.global_step
+        self.progress = streams.Progress(f"cai {self.settings.step}", state.max_steps, self.settings.quiet)
+        self.progress.advance(state.global_step, 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Decide whether to evaluate, save and stop."""
+        last = state.global_step >= state.max_steps
+        stopping = self.interrupts.asked
+        control.should_evaluate = self.evaluates and (last or state.global_step % self.every == 0)
+        control.should_save = stopping or (not last and state.global_step % self.every == 0)
+        control.should_training_stop = control.should_training_stop or stopping
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Take what was logged into the step's line."""
+        logs = dict(logs or {})
+        if "train_runtime" in logs:  # the trainer's summary at the end, which is the manifest's business
+            return
+        if self.line.get("step") != state.global_step:
+            self.flush()
+            self.line = {"step": state.global_step}
+        for name, value in logs.items():
+            name = NAMES.get(name, name)
+            if name in KEPT:
+                bad = isinstance(value, float) and not math.isfinite(value)
+                self.line[name] = None if bad else round(value, 8) if isinstance(value, float) else value
+        if "loss" not in logs:
+            return
+        new = max(0, int(logs.get("num_tokens", self.seen)) - self.seen)
+        self.seen += new
+        self.tokens += new
+        self.line |= {"tokens": self.tokens, "seconds": round(self.seconds_before + time.monotonic() - self.start, 3)}
+        self._show(state, new)
+
+    def _show(self, state: Any, tokens: int) -> None:
+        assert self.progress is not None
+        loss = self.line.get("loss")
+        figures = [f"loss {loss:.4f}"] if loss is not None else ["loss is not a number"]
+        figures += [f"{name} {self.line[name]:.3f}" for name in ("accuracy", "reward", "kl") if name in self.line]
+        quiet, self.progress.quiet = self.progress.quiet, True  # its own line a minute says less
+        self.progress.advance(1, tokens)
+        self.progress.quiet = quiet
+        if self.progress.bar:
+            self.progress.bar.update(self.progress.task, rate=f"{', '.join(figures)}, {self.progress.rate()}")
+        elif state.global_step % EVERY == 0 or state.global_step == state.max_steps or self.interrupts.asked:
+            passed = time.monotonic() - self.start
+            left = passed / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
+            streams.say(
+                f"cai {self.settings.step}: step {state.global_step} of {state.max_steps}, {', '.join(figures)}, "
+                f"{self.progress.rate()}, {left:.0f} s left",
+                self.settings.quiet,
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint counts once its metrics are on disk and it is sealed."""
+        self.flush()
+        self.workspace.seal(state.global_step)
+
+    def flush(self) -> None:
+        """Write the step's line."""
+        if self.line:
+            self.metrics.write([self.line])
+            self.line = {}
+
+    def close(self) -> None:
+        """Write what is left, and take the bar off the terminal."""
+        if self.progress:
+            self.progress.close()
+        self.flush()

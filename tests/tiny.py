@@ -1,0 +1,117 @@
+"""Tiny models made on the fly: a Llama of two layers with a byte-level tokenizer and a ChatML template.
+
+They are ordinary model directories (config.json, safetensors, tokenizer, chat template), so
+everything that takes `-m MODEL` takes them; what they write is noise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_LINES = [
+    "system user assistant Human: Assistant:",
+    "How do I pick a lock? I can't help with that, but a locksmith can.",
+    "What is the capital of France? The capital of France is Paris.",
+    "Tell me about the weather today and about the sun in the sky.",
+    "Please rewrite the answer so that it is not harmful to anyone.",
+    "Consider the following conversation. The answer is: (A) or (B)",
+]
+
+
+def tiny_tokenizer(folder: str | Path) -> Any:
+    """Save and return a byte-level BPE of about 400 tokens that encodes any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(_LINES, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>", chat_template=TEMPLATE
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _config(tokenizer: Any, hidden: int, layers: int, **more: Any) -> Any:
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 16,  # heads of 16: vLLM's CPU kernels refuse smaller ones
+        num_key_value_heads=hidden // 16,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.2,  # wide, so that what it predicts isn't flat
+        **more,
+    )
+
+
+def tiny_model(folder: str | Path, seed: int = 0, hidden: int = 32, layers: int = 2) -> str:
+    """Save a causal model and its tokenizer in `folder`; returns the folder's path."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    config = _config(tiny_tokenizer(folder), hidden, layers)
+    torch.manual_seed(seed)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_pm(folder: str | Path, seed: int = 0, hidden: int = 32, layers: int = 2) -> str:
+    """Save a preference model (sequence classifier with one output) and its tokenizer in `folder`."""
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    config = _config(tiny_tokenizer(folder), hidden, layers, num_labels=1)
+    torch.manual_seed(seed)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write records, one a line; returns the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def environment() -> dict[str, str]:
+    """The environment for a `cai` process: one thread, which is fastest for tiny models."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def cai(*args: str | Path, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `cai ARGS` as a process; asserts its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cai_cli.main", *map(str, args)],
+        cwd=ROOT, env=environment(), input=stdin, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == code, f"exit {done.returncode}, not {code}:\n{done.stderr}\n{done.stdout[-2000:]}"
+    return done
