@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
-
 from cai_cli import models
 from cai_cli.engines.base import Feed, Key, Score
-from cai_cli.engines.transformers import Pool
 from cai_cli.errors import CaiError, InputError
 
 
@@ -56,6 +52,8 @@ class PreferenceModel:
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's score; a batch is the oldest request and those nearest to it in length."""
+        from cai_cli.engines.transformers import Pool
+
         pool = Pool(feed)
         while not pool.ended or pool.waiting:
             pool.fill()
@@ -64,16 +62,19 @@ class PreferenceModel:
             for (key, request), score in zip(batch, scores, strict=True):
                 yield key, Score(score, len(request.ids))
 
-    @torch.inference_mode()
     def _forward(self, rows: list[list[int]]) -> list[float]:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
         lengths = torch.tensor([len(row) for row in rows])
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=0).to(self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.device)
         head = getattr(self.model, "score", None)
-        if not isinstance(head, torch.nn.Linear):  # an encoder's classifier: it reads its first token, and padding doesn't matter
-            return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
-        hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(rows)), (lengths - 1).to(self.device)]
-        # the head alone in float32: a bf16 output has three digits, too few to rank close answers
-        bias = None if head.bias is None else head.bias.float()
-        return torch.nn.functional.linear(last.float(), head.weight.float(), bias)[:, 0].tolist()
+        with torch.inference_mode():
+            if not isinstance(head, torch.nn.Linear):  # an encoder: its classifier reads the first token, padding or not
+                return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(rows)), (lengths - 1).to(self.device)]
+            # the head alone in float32: a bf16 output has three digits, too few to rank close answers
+            bias = None if head.bias is None else head.bias.float()
+            return torch.nn.functional.linear(last.float(), head.weight.float(), bias)[:, 0].tolist()

@@ -50,23 +50,39 @@ class Settings:
     limit: int | None = None
     seed: int = 0
     dtype: str = "auto"
+    format: str = "auto"
+    eval_fraction: float = 0.0
     save_every: int | None = None
     restart: bool = False
     report_to: str = "none"
     quiet: bool = False
     debug: bool = False
 
-    def fingerprint(self, folder: Path, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        """What a resumed run must share with the run it goes on from."""
+    def fingerprint(self, inputs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """What a resumed run must share with the run it goes on from. `more` holds the models' hashes and the like."""
+        same = ("step", "lr", "batch_size", "grad_accum", "steps", "max_length", "limit", "seed", "eval_fraction")
         return {
-            "step": self.step,
-            "model": manifest.hash_model(folder),
             "inputs": [[entry["sha256"], entry["weight"]] for entry in inputs],
-            **{k: getattr(self, k) for k in ("lr", "batch_size", "grad_accum", "steps", "max_length", "limit", "seed")},
+            **{name: getattr(self, name) for name in same},
             "epochs": None if self.steps else self.epochs,
             "dtype": precision(self.dtype),
             **more,
         }
+
+
+def language_model(settings: Settings) -> Path:
+    """The directory of the model that training starts from. InputError, before anything is loaded, where it won't do."""
+    require_replaceable(Path(settings.output))
+    folder = models.resolve(settings.model)
+    models.read_config(folder)
+    require_elsewhere(settings.output, folder)
+    return folder
+
+
+def require_causal(folder: Path) -> None:
+    """InputError where the directory holds a classifier, which has no words to train."""
+    if models.is_preference_model(folder):
+        raise InputError(f"{folder}: a sequence classifier, not a language model; give the model that it was made from")
 
 
 def precision(dtype: str) -> str:
@@ -297,7 +313,7 @@ def calm(debug: bool) -> None:
 def train(trainer: Any, settings: Settings, workspace: Workspace, data: Data[Any], about: dict[str, Any]) -> None:
     """Run a trainer to its end, from its last checkpoint where there is one, and put DIR in place.
 
-    `about` is what the manifest says of the models and the fingerprint.
+    `about` is what the manifest says of the models and the constitution of the run.
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -307,6 +323,7 @@ def train(trainer: Any, settings: Settings, workspace: Workspace, data: Data[Any
     if workspace.checkpoint:
         streams.say(f"cai {settings.step}: going on after step {workspace.step}", settings.quiet)
     trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
+    trainer.create_model_card = lambda *_, **__: None  # TRL writes one beside the checkpoints, for publishing
     with Interrupts() as interrupts, disk_errors(workspace.partial):
         watch = Watch(trainer, settings, workspace, interrupts)
         trainer.add_callback(watch)
@@ -314,7 +331,7 @@ def train(trainer: Any, settings: Settings, workspace: Workspace, data: Data[Any
             trainer.train(resume_from_checkpoint=str(workspace.checkpoint) if workspace.checkpoint else None)
         finally:
             watch.close()
-        if interrupts.asked:
+        if interrupts.asked and trainer.state.global_step < trainer.state.max_steps:
             streams.say(
                 f"cai {settings.step}: interrupted; {workspace.partial} holds a checkpoint of step {workspace.step}; "
                 "the same command goes on from there"

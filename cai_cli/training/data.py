@@ -133,21 +133,23 @@ def weigh(rows: list[T], weight: float, seed: int, name: Callable[[T], str]) -> 
     return rows * int(whole) + [rows[i] for i in once_more]
 
 
-def load(
-    files: list[Source],
-    check: Callable[[Record], str | None],
-    parts: Callable[[Record], list[P]],
-    make: Callable[[P], T],
-    limit: int | None,
-    seed: int,
+def read_all(files: list[str], check: Callable[[Record], str | None], limit: int | None) -> list[tuple[Source, list[Row]]]:
+    """Every row of every file, checked, before anything slow is imported. InputError where there is none at all."""
+    found = [(source, read(source, check, limit)) for source in sources(files)]
+    if not any(rows for _, rows in found):
+        raise InputError(f"{', '.join(source.path for source, _ in found)}: nothing to train on: the input is empty")
+    return found
+
+
+def prepare(
+    checked: list[tuple[Source, list[Row]]], parts: Callable[[Record], list[P]], make: Callable[[P], T], seed: int
 ) -> Data[T]:
-    """Read, check and tokenise the files.
+    """Turn checked rows into examples.
 
     `parts` takes from a record what gives an example each; `make` makes the example, and raises
     `Unusable` where it can't. InputError where nothing is left.
     """
     found: Data[T] = Data([], [], [])
-    checked = [(source, read(source, check, limit)) for source in files]  # every line, before the slow part
     for source, rows in checked:
         usable: list[tuple[Row, T]] = []
         for row in rows:
@@ -163,9 +165,8 @@ def load(
     if len(found.rejected) > NAMED:
         streams.warn(f"{len(found.rejected)} rows set aside in all; rejected.jsonl beside the model will name them")
     if not found.examples:
-        names = ", ".join(source.path for source in files)
-        why = "every row was set aside" if found.rejected else "the input is empty"
-        raise InputError(f"{names}: nothing to train on: {why}")
+        names = ", ".join(source.path for source, _ in checked)
+        raise InputError(f"{names}: nothing to train on: every row was set aside")
     return found
 
 
@@ -273,8 +274,24 @@ def preference_example(renderer: Renderer, format: str, record: Record, longest:
     return {**pair, "p_chosen": float(record.get("p_chosen", 1.0))}
 
 
-def require_fit(tokens: int, longest: int) -> None:
+def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
     """Unusable where a row has more tokens than the run takes."""
     if tokens > longest:
-        raise Unusable(f"its {tokens} tokens exceed the {longest} of --max-length")
+        raise Unusable(f"its {tokens} tokens exceed the {longest} of {limit}")
 
+
+# Prompts for RL -----------------------------------------------------------------------------------
+
+
+def rl_prompt(renderer: Renderer, format: str, judge: Renderer, judged_format: str, record: Record, longest: int, judge_longest: int) -> Record:
+    """`id`, `messages` and `ids` of one prompt.
+
+    `longest` and `judge_longest` are the tokens that a prompt may have in the policy's and in the
+    preference model's own tokens, so that an answer still fits after it.
+    """
+    messages = as_messages(record["prompt"])
+    ids, _ = renderer.render(prompts.answer(record, format))
+    require_fit(len(ids), longest, "--max-length less --max-tokens")
+    judged = judge.judgement(prompts.judged(messages, "", judged_format)).ids
+    require_fit(len(judged), judge_longest, "the preference model's context less --max-tokens")
+    return {"id": record["id"], "messages": messages, "ids": ids}

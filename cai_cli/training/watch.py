@@ -13,6 +13,8 @@ from cai_cli.training.common import Interrupts, Settings, Workspace
 
 EVERY = 10
 """Steps between progress lines where there is no terminal."""
+SAVE_SECONDS = 120.0
+"""Without --save-every a checkpoint is written when this much time has passed since the last: what a kill can cost."""
 NAMES = {
     "completions/mean_length": "length",
     "completions/clipped_ratio": "unfinished",
@@ -39,7 +41,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the clock and the progress display going."""
-        self.every = self.settings.save_every or max(1, round(state.max_steps / 10))
+        self.saved = time.monotonic()
         self.seen = state.num_input_tokens_seen
         self.start, self.first = time.monotonic(), state.global_step
         self.progress = streams.Progress(f"cai {self.settings.step}", state.max_steps, self.settings.quiet)
@@ -49,8 +51,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Decide whether to evaluate, save and stop."""
         last = state.global_step >= state.max_steps
         stopping = self.interrupts.asked
-        control.should_evaluate = self.evaluates and (last or state.global_step % self.every == 0)
-        control.should_save = stopping or (not last and state.global_step % self.every == 0)
+        control.should_evaluate = self.evaluates and (last or state.global_step % max(1, state.max_steps // 10) == 0)
+        if every := self.settings.save_every:
+            due = state.global_step % every == 0
+        else:
+            due = time.monotonic() - self.saved > SAVE_SECONDS
+        control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -97,6 +103,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """A checkpoint counts once its metrics are on disk and it is sealed."""
         self.flush()
         self.workspace.seal(state.global_step)
+        self.saved = time.monotonic()
 
     def flush(self) -> None:
         """Write the step's line."""

@@ -1,0 +1,52 @@
+"""Fine-tune a model on revisions: the supervised stage's last step (SL-CAI).
+
+    cai train-sft revisions.jsonl helpful.jsonl=0.5 -m MODEL -o sl-cai
+
+Takes revision and response records, and TRL's `messages` or `prompt` + `completion` files. Only the
+answers are learnt, not the prompts. Paper, section 3.2: the model is fine-tuned on the revisions of
+all rounds, mixed with helpful answers, for one epoch; so it is here (`--revisions last` takes each
+record's last alone). Departures: a cosine schedule with a short warm-up in place of a constant
+rate, and a batch that suits a small machine (the paper's is 1,024 sequences: use --grad-accum).
+
+DIR holds the model, its tokenizer and template, `metrics.jsonl` (a line a step), `trained-ids.txt`,
+`rejected.jsonl` where rows were set aside, and `manifest.json`, written last.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from typer import Option
+
+from cai_cli.commands.options import command
+from cai_cli.commands.training import BatchSize, Debug, EvalFraction, LearningRate, Quiet, Run, settings
+
+
+class Revisions(str, Enum):
+    """--revisions."""
+
+    all = "all"
+    last = "last"
+
+
+@command(
+    "Fine-tune a model on the answers of records: their revisions, where they have some (SL-CAI).",
+    "cai train-sft revisions.jsonl helpful.jsonl=0.5 -m models/SmolLM2-135M-Instruct -o runs/sl-cai",
+)
+def app(
+    run: Run,
+    revisions: Annotated[Revisions, Option("--revisions", help="Learn every round's revision, or the last alone.")] = Revisions.all,
+    lr: LearningRate = 2e-5,
+    batch_size: BatchSize = 8,
+    eval_fraction: EvalFraction = 0.0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train."""
+    from cai_cli.training import sft
+
+    options = settings(
+        "train-sft", run, lr=lr, batch_size=batch_size, eval_fraction=eval_fraction, quiet=quiet, debug=debug
+    )
+    sft.train(options, revisions.value)
