@@ -181,7 +181,7 @@ def read(path: str) -> Iterator[Record]:
         yield line.record
 
 
-def bad_line(path: str, number: int, error: str) -> InputError:
+def bad_line(path: str, number: int, error: str, remedy: str = "; mend the line, or take it out") -> InputError:
     """The error for a bad line: `file:line: what is wrong, and what to do`."""
     name = "<stdin>" if path == "-" else path
-    return InputError(f"{name}:{number}: {error}; mend the line, or set such lines aside with --skip-bad")
+    return InputError(f"{name}:{number}: {error}{remedy}")

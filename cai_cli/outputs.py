@@ -19,14 +19,14 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from cai_cli import jsonl, manifest
+from cai_cli import jsonl, manifest, streams
 from cai_cli.errors import CaiError, InputError
 from cai_cli.jsonl import Record
 from cai_cli.manifest import Manifest
@@ -225,3 +225,34 @@ class StreamOutput:
 def count_fields(counts: Counts) -> dict[str, Any]:
     """The counts as a manifest holds them."""
     return asdict(counts)
+
+
+def source(path: str) -> dict[str, Any]:
+    """An input as a manifest names it: its path and the SHA-256 of its bytes (None for a pipe)."""
+    return {"path": path, "sha256": manifest.hash_file(path) if Path(path).is_file() else None}
+
+
+def write_file(path: str, lines: Iterable[bytes], about: Manifest) -> None:
+    """Write whole lines to a file that appears only when complete, its manifest beside it, or to stdout or a device.
+
+    For the quick steps that need no model and so no resuming. `about` is read after the last line.
+    """
+    if path == "-" or (Path(path).exists() and not Path(path).is_file()):
+        with streams.claim_stdout() if path == "-" else open(path, "wb", buffering=0) as stream:
+            for line in lines:
+                _write_all(stream, line)
+        return
+    partial = Path(f"{path}.partial")
+    digest = sha256()
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            for line in lines:
+                digest.update(line)
+                stream.write(line)
+        made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
+        content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
+        manifest.write(f"{path}.manifest.json", content)
+        os.replace(partial, path)
+    except OSError as problem:
+        raise _failed(path, problem) from None

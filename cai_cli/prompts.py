@@ -117,3 +117,16 @@ def judged(prompt: str | Messages, answer_text: str, format: str) -> Prompt:
     """What a preference model reads: the conversation with one answer, no generation prompt."""
     messages = [*as_messages(prompt), {"role": "assistant", "content": answer_text}]
     return _prompt(messages, format, "")
+
+
+def judged_side(record: Record, side: str, format: str) -> Prompt:
+    """What a preference model reads of a preference's `chosen` or `rejected`.
+
+    Each may be a string or messages, with the record's `prompt` before it where there is one; a
+    string without a prompt is a whole conversation as plain text and is read as it stands.
+    """
+    value = record[side]
+    if isinstance(value, str):
+        return judged(record["prompt"], value, format) if "prompt" in record else Prompt(text=value)
+    conversation = [*(as_messages(record["prompt"]) if "prompt" in record else []), *value]
+    return judged(conversation[:-1], conversation[-1]["content"], format)

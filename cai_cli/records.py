@@ -14,7 +14,9 @@ None, so that the caller can name the file and line.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from cai_cli import jsonl
@@ -195,3 +197,13 @@ class Ids:
             return f"the id '{identity}' stands already on line {self._lines[key]}"
         self._lines[key] = number
         return None
+
+
+def read_with_ids(path: str, limit: int | None = None) -> Iterator[Record]:
+    """The records of an input, each with its id. The first bad line is an InputError that names file and line."""
+    ids = Ids()
+    for line in islice(jsonl.read_lines(path), limit):
+        error = line.error if line.record is None else ids.error(line.record, line.number)
+        if error or line.record is None:
+            raise jsonl.bad_line(path, line.number, error or "")
+        yield line.record

@@ -32,6 +32,7 @@ from cai_cli.records import Ids
 
 WINDOW = 1024
 """Records in flight at most."""
+SKIP_BAD = "; mend the line, or set such lines aside with --skip-bad"
 
 Program = Callable[[Record], Generator[list[Request], list[Any], list[Record]]]
 
@@ -147,7 +148,7 @@ def preflight(files: Files, check: Callable[[Record], str | None]) -> tuple[str 
     for line in islice(jsonl.read_lines(files.input), files.limit):
         records += 1
         if (error := _line_error(line, check, ids)) and not files.skip_bad:
-            raise jsonl.bad_line(files.input, line.number, error)
+            raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
     return manifest.hash_file(files.input), records
 
 
@@ -221,7 +222,7 @@ def _dry_run(job: Job, files: Files) -> Counts:
             if left <= 0:
                 break
             if error := _line_error(line, job.check, ids):
-                raise jsonl.bad_line(files.input, line.number, error)
+                raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
             assert line.record is not None
             try:
                 requests = next(job.program(line.record))
@@ -311,7 +312,7 @@ class _Run:
         item = _Item(line)
         if error:
             if not self.files.skip_bad:
-                self.failure = jsonl.bad_line(self.files.input, line.number, error)
+                self.failure = jsonl.bad_line(self.files.input, line.number, error, SKIP_BAD)
                 return False
             self._reject(item, error)
         else:

@@ -33,6 +33,12 @@ class Renderer:
         """Whether the tokenizer brings a chat template."""
         return bool(self.tokenizer.chat_template)
 
+    def format(self, name: str) -> str:
+        """The prompt format of --format, with "auto" resolved: chat where the tokenizer has a template, else hh."""
+        if name == "chat" and not self.has_template:
+            raise InputError("this model's tokenizer has no chat template; use --format hh")
+        return name if name != "auto" else "chat" if self.has_template else "hh"
+
     @cached_property
     def _control(self) -> re.Pattern[str] | None:
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
@@ -67,15 +73,13 @@ class Renderer:
         """(ids, text) of a prompt.
 
         With `complete` a chat is rendered as a finished conversation, with no turn opened for the
-        assistant: what a preference model reads. InputError where a chat has no template.
+        assistant: what a preference model reads.
         """
         contents = [m["content"] for m in prompt.messages] if prompt.messages else [prompt.text]
         mark = next(cut for cut in _CUTS if not any(cut in content for content in contents))
         if prompt.messages is None:
             text = self._cut(prompt.text, mark)
             return self._prefix + self._encode(text, mark), text.replace(mark, "")
-        if not self.has_template:
-            raise InputError("this model's tokenizer has no chat template; use --format hh")
         messages = [{**m, "content": self._cut(m["content"], mark)} for m in prompt.messages]
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
         text += prompt.prefill

@@ -4,7 +4,7 @@
     def critique(files: IO, model: Model, seed: Seed = 0) -> None: ...
 
 A parameter whose type is one of the dataclasses becomes one flag a field. Every command also gets
---config, --quiet and --debug, and turns errors into a sentence and an exit code.
+--config and --debug, and turns errors into a sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Format(str, Enum):
 Seed = Annotated[int, Option("--seed", help="Every random draw comes from it and the record's id.")]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Only the first N records.", metavar="N")]
 ConstitutionName = Annotated[str, Option("--constitution", "-c", help="A packaged constitution's name, or a YAML file.")]
+Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")]
 Output = Annotated[str, Option("--output", "-o", help="Where the records go; - is standard output.")]
 
 
@@ -73,6 +74,7 @@ class IO:
     dry_run: Annotated[
         int | None, Option("--dry-run", min=1, metavar="N", help="Write the first N requests as the model would get them, and stop.")
     ] = None
+    quiet: Quiet = False
 
 
 @dataclass
@@ -130,18 +132,27 @@ _COMMON = {
         str | None,
         Option("--config", metavar="FILE.yaml", is_eager=True, callback=read_config_file, help="Flags from a YAML file; flags given here win."),
     ],
-    "quiet": Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")],
     "debug": Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")],
 }
 
 
+def add_command(app: typer.Typer, name: str | None, help: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to a Typer app as a command, with its shared flags spread out and its example in the help."""
+    text = f"{help}\n\n[bold]Example:[/bold]\n\n" + "\n\n".join(f"    {line}" for line in example.splitlines())
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, help=text, no_args_is_help=False)(_spread(function))
+        return function
+
+    return decorate
+
+
 def command(help: str, example: str) -> Callable[[Callable[..., None]], typer.Typer]:
-    """Make a function the one command of a Typer app, with its shared flags spread out."""
+    """Make a function the one command of a Typer app of its own (see `add_command`)."""
 
     def decorate(function: Callable[..., None]) -> typer.Typer:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-        text = f"{help}\n\n[bold]Example:[/bold]\n\n" + "\n\n".join(f"    {line}" for line in example.splitlines())
-        app.command(help=text, no_args_is_help=False)(_spread(function))
+        add_command(app, None, help, example)(function)
         return app
 
     return decorate
@@ -164,24 +175,18 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
         groups[name] = (typing.cast(type, kind), list(fields))
         for spec in dataclasses.fields(kind):
             add(spec.name, fields[spec.name], inspect.Parameter.empty if spec.default is dataclasses.MISSING else spec.default)
-    takes = {"quiet", "debug"} & set(hints)
     for name, annotation in _COMMON.items():
-        if name not in takes:
+        if name not in hints:
             add(name, annotation, None if name == "config" else False)
 
     @functools.wraps(function)
     def wrapper(**values: Any) -> None:
         values.pop("config", None)
-        quiet = values["quiet"] if "quiet" in takes else values.pop("quiet")
-        debug = values["debug"] if "debug" in takes else values.pop("debug")
+        debug = values["debug"] if "debug" in hints else values.pop("debug")
         for name, (kind, names) in groups.items():
             values[name] = kind(**{key: values.pop(key) for key in names})
         with exit_codes(debug):
-            calm_libraries(debug, quiet)
-            if groups and any(kind is IO for kind, _ in groups.values()):
-                for name, (kind, _) in groups.items():
-                    if kind is IO:
-                        values[name].quiet = quiet
+            calm_libraries(debug)
             function(**values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -218,14 +223,15 @@ class exit_codes:
         sys.exit(1)
 
 
-def calm_libraries(debug: bool, quiet: bool) -> None:
+def calm_libraries(debug: bool) -> None:
     """Environment that keeps libraries from telemetry, progress bars in logs and chatter."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if quiet else "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -39,9 +39,7 @@ class Session:
     @cached_property
     def format(self) -> str:
         """--format, with "auto" resolved: chat where the tokenizer has a template."""
-        if self.sampling.format.value != "auto":
-            return self.sampling.format.value
-        return "chat" if self.renderer.has_template else "hh"
+        return self.renderer.format(self.sampling.format.value)
 
     def request(self, prompt: Prompt, *parts: str | int) -> Request:
         """A request to continue a prompt, its seed drawn from --seed and `parts`."""
@@ -91,4 +89,4 @@ class Session:
             about["constitution"] = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
             options["constitution"] = constitution.sha256
         job = stage.Job(name, check, program, self.open, models.context_length(self.folder), options, {**about, "seed": self.sampling.seed})
-        stage.run(job, stage.Files(**asdict(self.files), quiet=getattr(self.files, "quiet", False)))
+        stage.run(job, stage.Files(**asdict(self.files)))

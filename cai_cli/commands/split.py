@@ -8,15 +8,15 @@ grows, or passes through other steps. A record without an id gets one from its p
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from itertools import islice
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
-from cai_cli import jsonl, manifest, streams
-from cai_cli.commands.options import Limit, Seed, command
-from cai_cli.records import Ids
+from cai_cli import outputs, streams
+from cai_cli.commands.options import Limit, Output, Quiet, Seed, command, require_input
+from cai_cli.errors import InputError
+from cai_cli.jsonl import encode
+from cai_cli.records import read_with_ids
 from cai_cli.seeds import uniform
 
 
@@ -25,23 +25,23 @@ from cai_cli.seeds import uniform
     "cai split prompts.jsonl --fraction 0.2 -o held-out.jsonl --rest train.jsonl",
 )
 def app(
-    input: Annotated[str, "A JSONL file"],
     fraction: Annotated[float, Option("--fraction", min=0.0, max=1.0, help="Share of the records that goes to -o.")],
-    output: Annotated[str, Option("--output", "-o", help="Where that share goes.")],
-    rest: Annotated[str, Option("--rest", help="Where the others go.")],
+    input: Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")] = "-",
+    output: Output = "-",
+    rest: Annotated[str | None, Option("--rest", help="Where the others go; nowhere by default.")] = None,
     seed: Seed = 0,
     limit: Limit = None,
-    quiet: bool = False,
+    quiet: Quiet = False,
 ) -> None:
     """Split records."""
+    require_input(input)
+    if rest == output:
+        raise InputError("-o and --rest name the same file; give two")
     sides: tuple[list[bytes], list[bytes]] = ([], [])
-    ids = Ids()
-    for line in islice(jsonl.read_lines(input), limit):
-        error = line.error if line.record is None else ids.error(line.record, line.number)
-        if error or line.record is None:
-            raise jsonl.bad_line(input, line.number, error or "")
-        sides[uniform(seed, "split", line.record["id"]) >= fraction].append(jsonl.encode(line.record))
-    with ExitStack():
-        for path, lines in zip((output, rest), sides, strict=True):
-            manifest.write_atomic(path, b"".join(lines))
-    streams.say(f"cai split: {len(sides[0])} records -> {output}, {len(sides[1])} -> {rest}", quiet)
+    for record in read_with_ids(input, limit):
+        sides[uniform(seed, "split", record["id"]) >= fraction].append(encode(record))
+    about = {"step": "split", "seed": seed, "fraction": fraction, "inputs": [outputs.source(input)]}
+    for path, lines in zip((output, rest), sides, strict=True):
+        if path is not None:
+            outputs.write_file(path, lines, about)
+    streams.say(f"cai split: {len(sides[0])} records -> {output}, {len(sides[1])} -> {rest or 'nowhere'}", quiet)

@@ -92,7 +92,7 @@ def sample(logits: torch.Tensor, requests: list[Request], positions: list[int]) 
         rows = logits[drawn] if len(drawn) < len(requests) else logits
         probabilities = torch.softmax(rows.float() / heat[:, None], -1)
         if bool((top_p < 1).any()):
-            ordered, index = probabilities.sort(-1, descending=True, stable=True)
+            ordered, index = probabilities.sort(stable=True, dim=-1, descending=True)
             before = ordered.double().cumsum(-1) - ordered
             ordered = ordered.masked_fill(before >= top_p[:, None], 0.0)
             probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
@@ -189,7 +189,7 @@ class TransformersEngine:
             input_ids=ids.to(self.device),
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -203,7 +203,7 @@ class TransformersEngine:
             input_ids=ids,
             attention_mask=mask,
             position_ids=mask.sum(-1, keepdim=True) - 1,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )

@@ -50,11 +50,12 @@ class VllmEngine:
         try:
             self.llm = LLM(
                 model=str(folder),
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 trust_remote_code=trust_remote_code,
                 load_format="safetensors",
+                use_tqdm_on_load=False,
                 **limits,
             )
         except (ValueError, RuntimeError, OSError) as problem:

@@ -1,0 +1,60 @@
+"""Tabulate the steps of a run from their manifests: records, tokens and seconds, in the order they ended.
+
+    cai report runs/demo
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from typer import Argument
+
+from cai_cli import manifest
+from cai_cli.commands.options import command
+from cai_cli.errors import InputError
+from cai_cli.manifest import Manifest
+
+
+def steps(folder: Path) -> list[tuple[str, Manifest]]:
+    """(name, manifest) of every finished step under a folder, in the order in which they ended."""
+    paths = [*folder.glob("*.manifest.json"), *folder.glob("*/manifest.json")]
+    found = []
+    for path in paths:
+        name = path.parent.name if path.name == "manifest.json" else path.name.removesuffix(".manifest.json")
+        found.append((name, manifest.read(path)))
+    return sorted(found, key=lambda entry: (entry[1].get("finished", ""), entry[0]))
+
+
+def table(found: list[tuple[str, Manifest]]) -> Table:
+    """A row a step that has counts, and their sum."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("output", "step"):
+        shown.add_column(column)
+    for column in ("in", "out", "set aside", "steps", "tokens", "seconds"):
+        shown.add_column(column, justify="right")
+    total = [0, 0.0]
+    for name, content in found:
+        counts = content.get("counts")
+        if not counts or "seconds" not in counts:
+            continue
+        tokens = counts.get("tokens", counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0))
+        total = [total[0] + tokens, total[1] + counts["seconds"]]
+        numbers = (counts["records_in"], counts["records_out"], counts["set_aside"] or "", counts.get("steps", ""), f"{tokens:,}")
+        shown.add_row(name, content["step"], *map(str, numbers), f"{counts['seconds']:.1f}")
+    shown.add_section()
+    shown.add_row("all", "", "", "", "", "", f"{total[0]:,}", f"{total[1]:.1f}", style="bold")
+    return shown
+
+
+@command("Tabulate the steps of a run from their manifests: records, tokens, seconds.", "cai report runs/demo")
+def app(folder: Annotated[str, Argument(help="The folder that holds the run's files.", metavar="DIR")]) -> None:
+    """Report on a run."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder")
+    found = steps(Path(folder))
+    if not found:
+        raise InputError(f"{folder}: no step has left a manifest there")
+    Console(highlight=False).print(table(found))

@@ -1,0 +1,95 @@
+"""Score any record's texts with a preference model.
+
+    cai score responses.jsonl -m PM -o scored.jsonl
+
+Every text that a record holds is scored after its prompt: `response`, each of `responses`, each
+round's revision, `chosen` and `rejected`. The score is the model's raw output, without activation;
+only differences between answers to one prompt mean anything (paper, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from typer import Option
+
+from cai_cli import manifest, models, prompts, stage
+from cai_cli.commands.options import IO, Dtype, Format, command, require_input
+from cai_cli.engines.base import Request
+from cai_cli.jsonl import Record
+from cai_cli.prompts import Prompt
+from cai_cli.records import preference_error, rounds_error, text_error
+
+
+def check(record: Record) -> str | None:
+    """What keeps a record from being scored, or None."""
+    if "chosen" in record or "rejected" in record:
+        return preference_error(record)
+    if "responses" in record and "response" not in record:
+        responses = record["responses"]
+        if not isinstance(responses, list) or any(text_error(r, "responses") for r in responses):
+            return "'responses' must be a list of strings"
+        return rounds_error({**record, "response": ""})
+    if "response" not in record:
+        return "nothing to score: no 'response', 'responses', or 'chosen' and 'rejected'"
+    return rounds_error(record)
+
+
+def texts(record: Record, format: str) -> list[tuple[str, Prompt]]:
+    """(field, what the model reads) for each text that a record holds, in order."""
+    found = []
+    if "response" in record:
+        found.append(("response", prompts.judged(record["prompt"], record["response"], format)))
+    found += [("responses", prompts.judged(record["prompt"], text, format)) for text in record.get("responses", [])]
+    revisions = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
+    found += [("rounds", prompts.judged(record["prompt"], text, format)) for text in revisions]
+    found += [(side, prompts.judged_side(record, side, format)) for side in ("chosen", "rejected") if side in record]
+    return found
+
+
+def gathered(fields: list[str], scores: list[float]) -> Record:
+    """The `scores` of a record: a list under `responses` and `rounds`, a number under the rest."""
+    result: Record = {}
+    for field, score in zip(fields, scores, strict=True):
+        if field in ("responses", "rounds"):
+            result.setdefault(field, []).append(score)
+        else:
+            result[field] = score
+    return result
+
+
+@command(
+    "Score every text of each record with a preference model: `scores`, raw.",
+    "cai score responses.jsonl -m runs/demo/pm -o scored.jsonl",
+)
+def app(
+    files: IO,
+    model: Annotated[str, Option("--model", "-m", help="A preference model's directory (`cai train-pm` makes one), or a hub name.")],
+    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto,
+    batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once.")] = 32,
+    format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
+) -> None:
+    """Score records."""
+    from cai_cli.engines.preference import PreferenceModel, require_preference_model
+    from cai_cli.tokens import Renderer
+
+    require_input(files.input)
+    folder = models.resolve(model)
+    require_preference_model(folder)
+    renderer = Renderer(models.load_tokenizer(folder))
+    chosen = renderer.format(format.value)
+
+    def program(record: Record) -> Generator[list[Request], list[Any], list[Record]]:
+        read = texts(record, chosen)
+        results = yield [renderer.judgement(prompt) for _, prompt in read]
+        return [{**record, "scores": gathered([field for field, _ in read], [result.score for result in results])}]
+
+    sha = manifest.hash_model(folder) if files.dry_run is None else ""
+    options = {"model": sha, "dtype": dtype.value, "format": chosen}
+    about = {"model": {"name": model, "sha256": sha}}
+    job = stage.Job(
+        "score", check, program, lambda: PreferenceModel(folder, dtype.value, batch_size), models.context_length(folder), options, about
+    )
+    stage.run(job, stage.Files(**asdict(files)))

@@ -1,0 +1,1 @@
+"""Evaluation: what the models do, measured, with intervals."""

@@ -1,0 +1,90 @@
+# The whole method on one model, each step a target whose output is a file. Included by the Makefile.
+#
+#   make demo                                        SmolLM2-135M-Instruct, into runs/demo
+#   make demo MODEL=... PROMPTS=... LIMIT=... CONSTITUTION=... RUN=...
+#
+# A step is remade when its inputs or a variable that it depends on change. The variables in force stand in
+# RUN/settings, a file each, which is rewritten only when its value changes.
+
+MODEL ?= $(SMOLLM2)
+PROMPTS ?= examples/red-team.jsonl
+HARMLESS ?= examples/harmless.jsonl
+COMPARISONS ?= examples/helpful-comparisons.jsonl
+CONSTITUTION ?= default
+LIMIT ?=
+RUN ?= runs/demo
+SEED ?= 0
+MAX_TOKENS ?= 64
+STEPS ?= 20
+
+# What a step depends on: its settings, and the model's directory where there is one (a hub name has none here).
+S = $(addprefix $(RUN)/settings/,$(1))
+MODEL_FILE := $(if $(filter $(SMOLLM2),$(MODEL)),$(SMOLLM2)/config.json,$(wildcard $(MODEL)/config.json))
+M := $(MODEL_FILE) $(call S,MODEL)
+TEXT := $(call S,SEED MAX_TOKENS)
+TRAIN := $(call S,SEED STEPS)
+GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS)
+FIT = --seed $(SEED) --steps $(STEPS)
+LIMITED = $(if $(LIMIT),--limit $(LIMIT))
+
+.PHONY: demo FORCE
+demo: $(RUN)/report.txt
+
+$(RUN)/settings/%: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$($*)' | cmp -s - $@ || printf '%s\n' '$($*)' > $@
+
+# Prompts: a fifth of each kind is held out, by a hash of the id.
+$(RUN)/red-team.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o /dev/null --rest $@
+$(RUN)/red-team-held-out.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o $@
+$(RUN)/harmless.jsonl: $(HARMLESS) $(call S,HARMLESS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(HARMLESS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o /dev/null --rest $@
+$(RUN)/harmless-held-out.jsonl: $(HARMLESS) $(call S,HARMLESS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(HARMLESS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o $@
+$(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/harmless-held-out.jsonl
+	cat $^ > $@
+
+# The supervised stage (SL-CAI): an answer, two rounds of critique and revision, and a fine-tuned model.
+$(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(M) $(TEXT)
+	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
+$(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(call S,CONSTITUTION)
+	$(CAI) critique $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
+$(RUN)/revisions-1.jsonl: $(RUN)/critiques-1.jsonl
+	$(CAI) revise $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
+$(RUN)/critiques-2.jsonl: $(RUN)/revisions-1.jsonl
+	$(CAI) critique $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
+$(RUN)/revisions-2.jsonl: $(RUN)/critiques-2.jsonl
+	$(CAI) revise $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
+$(RUN)/helpful.jsonl: $(RUN)/harmless.jsonl $(M) $(TEXT)
+	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
+$(RUN)/sft/manifest.json: $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl $(TRAIN)
+	$(CAI) train-sft $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl -m $(MODEL) $(FIT) -o $(@D)
+
+# AI feedback and the preference model: harmlessness by the model's own judgement, helpfulness by people's.
+$(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(RUN)/sft/manifest.json $(TEXT)
+	$(CAI) sample $< -n 2 -m $(RUN)/sft $(GENERATE) -o $@
+$(RUN)/preferences.jsonl: $(RUN)/pairs.jsonl $(M) $(call S,CONSTITUTION)
+	$(CAI) label $< -m $(MODEL) -c $(CONSTITUTION) --seed $(SEED) -o $@
+$(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $(call S,COMPARISONS)
+	$(CAI) train-pm $(RUN)/preferences.jsonl $(COMPARISONS) -m $(MODEL) $(FIT) -o $(@D)
+
+# Reinforcement learning (RL-CAI).
+$(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
+	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl -m $(RUN)/sft --pm $(RUN)/pm --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
+
+# Evaluation: each model's answers to the held-out prompts, scored by the preference model.
+$(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)
+	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
+$(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json $(TEXT)
+	$(CAI) sample $< -m $(RUN)/$* $(GENERATE) -o $@
+$(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(RUN)/pm/manifest.json
+	$(CAI) score $< -m $(RUN)/pm -o $@
+$(RUN)/eval.jsonl: $(RUN)/base-scores.jsonl $(RUN)/sft-scores.jsonl $(RUN)/rl-scores.jsonl
+	$(CAI) eval scores base=$(RUN)/base-scores.jsonl sft=$(RUN)/sft-scores.jsonl rl=$(RUN)/rl-scores.jsonl --by kind -o $@ > $(RUN)/eval.txt
+$(RUN)/report.txt: $(RUN)/eval.jsonl examples/check_demo.py
+	@{ $(CAI) report $(RUN) && echo && cat $(RUN)/eval.txt && echo && $(BIN)/python examples/check_demo.py $(RUN); } > $@.tmp
+	@mv $@.tmp $@ && echo && cat $@
+
+.PRECIOUS: $(RUN)/%-answers.jsonl $(RUN)/%-scores.jsonl $(RUN)/settings/%
