@@ -16,7 +16,7 @@ DIR holds the model (its pad token is none that ends a turn), its tokenizer and 
 from __future__ import annotations
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, Debug, EvalFraction, LearningRate, Quiet, Run, settings
+from cai_cli.commands.training import BatchSize, Debug, EvalFraction, GradAccum, LearningRate, Quiet, Run, settings
 
 
 @command(
@@ -26,7 +26,8 @@ from cai_cli.commands.training import BatchSize, Debug, EvalFraction, LearningRa
 def app(
     run: Run,
     lr: LearningRate = 2e-5,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 4,
+    grad_accum: GradAccum = 2,
     eval_fraction: EvalFraction = 0.0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -34,4 +35,8 @@ def app(
     """Train."""
     from cai_cli.training import pm
 
-    pm.train(settings("train-pm", run, lr=lr, batch_size=batch_size, eval_fraction=eval_fraction, quiet=quiet, debug=debug))
+    options = settings(
+        "train-pm", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum,
+        eval_fraction=eval_fraction, quiet=quiet, debug=debug,
+    )  # fmt: skip
+    pm.train(options)

@@ -6,7 +6,8 @@ Takes revision and response records, and TRL's `messages` or `prompt` + `complet
 answers are learnt, not the prompts. Paper, section 3.2: the model is fine-tuned on the revisions of
 all rounds, mixed with helpful answers, for one epoch; so it is here (`--revisions last` takes each
 record's last alone). Departures: a cosine schedule with a short warm-up in place of a constant
-rate, and a batch that suits a small machine (the paper's is 1,024 sequences: use --grad-accum).
+rate, and a step of 8 examples, computed 4 at a time, that suits a small machine (the paper's batch
+is 1,024 sequences: use --batch-size and --grad-accum).
 
 DIR holds the model, its tokenizer and template, `metrics.jsonl` (a line a step), `trained-ids.txt`,
 `rejected.jsonl` where rows were set aside, and `manifest.json`, written last.
@@ -20,7 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, Debug, EvalFraction, LearningRate, Quiet, Run, settings
+from cai_cli.commands.training import BatchSize, Debug, EvalFraction, GradAccum, LearningRate, Quiet, Run, settings
 
 
 class Revisions(str, Enum):
@@ -36,9 +37,10 @@ class Revisions(str, Enum):
 )
 def app(
     run: Run,
-    revisions: Annotated[Revisions, Option("--revisions", help="Learn every round's revision, or the last alone.")] = Revisions.all,
+    revisions: Annotated[Revisions, Option("--revisions", help="Learn each round's revision, or the last.")] = Revisions.all,
     lr: LearningRate = 2e-5,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 4,
+    grad_accum: GradAccum = 2,
     eval_fraction: EvalFraction = 0.0,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,6 +49,7 @@ def app(
     from cai_cli.training import sft
 
     options = settings(
-        "train-sft", run, lr=lr, batch_size=batch_size, eval_fraction=eval_fraction, quiet=quiet, debug=debug
-    )
+        "train-sft", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum,
+        eval_fraction=eval_fraction, quiet=quiet, debug=debug,
+    )  # fmt: skip
     sft.train(options, revisions.value)

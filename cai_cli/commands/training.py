@@ -15,8 +15,9 @@ Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on stan
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
 LearningRate = Annotated[float, Option("--lr", min=0.0, help="Peak learning rate.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples computed at once.")]
+GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches to an optimizer step.")]
 EvalFraction = Annotated[
-    float, Option("--eval-fraction", min=0.0, max=0.9, help="Share of the records, by a hash of the id, held out to measure eval_loss.")
+    float, Option("--eval-fraction", min=0.0, max=0.9, help="Share of the records held out, by id, to measure eval_loss.")
 ]
 
 
@@ -24,12 +25,11 @@ EvalFraction = Annotated[
 class Run:
     """What is trained on, from which model, for how long, and where it goes."""
 
-    files: Annotated[list[str], Argument(help="JSONL files (.gz too); FILE=WEIGHT takes a file's rows WEIGHT times.", metavar="FILES...")]
-    model: Annotated[str, Option("--model", "-m", help="The model to start from: a directory (safetensors), or a hub name OWNER/MODEL.")]
+    files: Annotated[list[str], Argument(help="JSONL files (.gz too); FILE=WEIGHT takes rows WEIGHT times.", metavar="FILES...")]
+    model: Annotated[str, Option("--model", "-m", help="Start from this model directory (safetensors), or hub name OWNER/MODEL.")]
     output: Annotated[str, Option("--output", "-o", help="The directory that the trained model goes to.")]
     steps: Annotated[int | None, Option("--steps", min=1, help="Optimizer steps; wins over --epochs.", metavar="N")] = None
     epochs: Annotated[float, Option("--epochs", min=0.01, help="Times through the data.")] = 1.0
-    grad_accum: Annotated[int, Option("--grad-accum", min=1, help="Batches to an optimizer step.")] = 1
     max_length: Annotated[int, Option("--max-length", min=8, help="Longest example in tokens; longer ones are set aside.")] = 1024
     limit: Limit = None
     seed: Seed = 0
@@ -37,10 +37,10 @@ class Run:
         Dtype, Option("--dtype", help="What is computed in, weights being float32. auto: bfloat16 where the processor has it.")
     ] = Dtype.auto
     format: Annotated[
-        Format, Option("--format", help="chat: the model's template. hh: plain transcripts. auto: chat where there is a template.")
+        Format, Option("--format", help="chat: the model's template. hh: plain transcripts. auto: chat where there is one.")
     ] = Format.auto
     save_every: Annotated[
-        int | None, Option("--save-every", min=1, metavar="N", help="Steps between checkpoints; by default one every two minutes.")
+        int | None, Option("--save-every", min=1, metavar="N", help="Steps between checkpoints; default: two minutes.")
     ] = None
     restart: Annotated[bool, Option("--restart", help="Discard an unfinished DIR.partial.")] = False
     report_to: Annotated[str, Option("--report-to", help="Send metrics to wandb, tensorboard, ... as well.")] = "none"

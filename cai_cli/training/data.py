@@ -189,7 +189,8 @@ def sft_error(record: Record) -> str | None:
         if error := records.messages_error(record["messages"], "messages"):
             return error
         turns = [message["role"] for message in record["messages"]]
-        return None if turns[-1] == "assistant" and "user" in turns else "'messages' must end with the assistant's answer to a user"
+        answered = turns[-1] == "assistant" and "user" in turns
+        return None if answered else "'messages' must end with the assistant's answer to a user"
     if "completion" in record:
         completion = record["completion"]
         if not isinstance(completion, str):
@@ -283,7 +284,9 @@ def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
 # Prompts for RL -----------------------------------------------------------------------------------
 
 
-def rl_prompt(renderer: Renderer, format: str, judge: Renderer, judged_format: str, record: Record, longest: int, judge_longest: int) -> Record:
+def rl_prompt(
+    renderer: Renderer, format: str, judge: Renderer, judged_format: str, record: Record, longest: int, judge_longest: int
+) -> Record:
     """`id`, `messages` and `ids` of one prompt.
 
     `longest` and `judge_longest` are the tokens that a prompt may have in the policy's and in the

@@ -34,7 +34,9 @@ def padding(renderer: Renderer, format: str) -> str:
     for token in (tokenizer.pad_token, tokenizer.unk_token, *special):
         if token and tokenizer.convert_tokens_to_ids(token) not in taken:
             return str(token)
-    raise InputError(f"{tokenizer.name_or_path}: every special token of its tokenizer stands in conversations; add one to pad with")
+    raise InputError(
+        f"{tokenizer.name_or_path}: every special token of its tokenizer stands in conversations; add one to pad with"
+    )
 
 
 def starting_model(settings: Settings) -> Path:
@@ -78,13 +80,14 @@ def train(settings: Settings) -> None:
         pad_token=pad_token,
         model_init_kwargs={"use_safetensors": True},
     )
-    trainer = SoftRewardTrainer(
-        model=str(folder),  # a path, so that the new head is drawn right after the seed is set
-        args=arguments,
-        data_collator=SoftCollator(renderer.tokenizer.convert_tokens_to_ids(pad_token)),
-        train_dataset=Dataset.from_list(training),
-        eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
-        processing_class=renderer.tokenizer,
-    )
+    with common.loading(folder):
+        trainer = SoftRewardTrainer(
+            model=str(folder),  # a path, so that the new head is drawn right after the seed is set
+            args=arguments,
+            data_collator=SoftCollator(renderer.tokenizer.get_vocab()[pad_token]),
+            train_dataset=Dataset.from_list(training),
+            eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
+            processing_class=renderer.tokenizer,
+        )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
     common.train(trainer, settings, workspace, examples, about)

@@ -17,7 +17,7 @@ SAMPLE_EVERY = 5
 """Steps between those whose samples are written down."""
 
 
-class TokenPolicy(GRPOTrainer):  # type: ignore[misc]
+class TokenPolicy(GRPOTrainer):
     """GRPO whose `prompt` column holds a row's number, and whose prompts are the tokens of `examples[number]`.
 
     GRPOTrainer takes text or messages only and tokenises them with their control tokens live; a
@@ -41,10 +41,12 @@ class TokenPolicy(GRPOTrainer):  # type: ignore[misc]
         """Tokens up to the first that completes a stop string (plain transcripts only)."""
         if not self.stops:
             return ids
-        text = self.processing_class.decode(ids)
-        if not any(stop in text for stop in self.stops):
-            return ids
-        return next(ids[:n] for n in range(1, len(ids) + 1) if any(s in self.processing_class.decode(ids[:n]) for s in self.stops))
+
+        def stopped(n: int) -> bool:
+            text = str(self._tokenizer.decode(ids[:n]))
+            return any(stop in text for stop in self.stops)
+
+        return next((ids[:n] for n in range(1, len(ids)) if stopped(n)), ids) if stopped(len(ids)) else ids
 
 
 class Reward:
@@ -71,7 +73,7 @@ class Reward:
 
     def text(self, ids: list[int]) -> str:
         """A completion as `cai sample` would write it."""
-        text = self.policy.tokenizer.decode(ids, skip_special_tokens=True)
+        text = str(self.policy.tokenizer.decode(ids, skip_special_tokens=True))
         return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))]
 
     def __call__(

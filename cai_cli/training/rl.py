@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from cai_cli import manifest, models, prompts
 from cai_cli.engines.preference import PreferenceModel, require_preference_model
@@ -83,18 +82,18 @@ def train(settings: Settings, rollout: Rollout) -> None:
     # TRL drops a pass's last batch where it isn't full, so there must be prompts for one batch at least
     numbers = list(range(len(found))) * math.ceil(settings.batch_size * settings.grad_accum / len(found))
     stops = () if format == "chat" else prompts.STOPS
-    reward = Reward(
-        PreferenceModel(pm_folder, settings.dtype), judge, judged_format, pm_context, renderer, stops, found, workspace.log("samples.jsonl")
-    )
-    trainer = TokenPolicy(
-        model=str(folder),
-        reward_funcs=reward,
-        args=config,
-        train_dataset=Dataset.from_dict({"prompt": [str(number) for number in numbers]}),
-        processing_class=renderer.tokenizer,
-        examples=found,
-        stops=stops,
-    )
+    pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
+    reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
+    with common.loading(folder):
+        trainer = TokenPolicy(
+            model=str(folder),
+            reward_funcs=reward,
+            args=config,
+            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in numbers]}),
+            processing_class=renderer.tokenizer,
+            examples=found,
+            stops=stops,
+        )
     about = {
         "model": {"name": settings.model, "sha256": hashes["model"]},
         "pm": {"name": rollout.pm, "sha256": hashes["pm"]},

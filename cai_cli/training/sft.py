@@ -50,12 +50,13 @@ def train(settings: Settings, revisions: str = "all") -> None:
         max_length=None,  # what is too long was set aside; TRL would cut it short
         model_init_kwargs={"use_safetensors": True},
     )
-    trainer = SFTTrainer(
-        model=str(folder),
-        args=arguments,
-        train_dataset=Dataset.from_list(training),
-        eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
-        processing_class=renderer.tokenizer,
-    )
+    with common.loading(folder):
+        trainer = SFTTrainer(
+            model=str(folder),
+            args=arguments,
+            train_dataset=Dataset.from_list(training),
+            eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
+            processing_class=renderer.tokenizer,
+        )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
     common.train(trainer, settings, workspace, examples, about)

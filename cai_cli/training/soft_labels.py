@@ -12,7 +12,7 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 
 
 @dataclass
-class SoftCollator(DataCollatorForPreference):  # type: ignore[misc]
+class SoftCollator(DataCollatorForPreference):
     """Pads a batch to its longest row, chosen in the first half and rejected in the second, and carries `p_chosen` [pairs]."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -23,13 +23,14 @@ class SoftCollator(DataCollatorForPreference):  # type: ignore[misc]
         }
 
 
-class SoftRewardTrainer(RewardTrainer):  # type: ignore[misc]
+class SoftRewardTrainer(RewardTrainer):
     """Cross-entropy to `p_chosen` (paper, section 4.1); with 1 everywhere it is RewardTrainer's own loss."""
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if "p_chosen" not in self._signature_columns:
-            self._signature_columns.append("p_chosen")
+        columns: list[str] = self._signature_columns or []
+        if "p_chosen" not in columns:
+            columns.append("p_chosen")
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -27,7 +27,7 @@ KEPT = {
 """What `metrics.jsonl` holds of all that TRL logs. DESIGN: `step`, `loss`, `eval_loss`, `eval_accuracy`, ..."""
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Follows a run step by step. A step's line is written once its evaluation, if any, has been added."""
 
     def __init__(self, trainer: Any, settings: Settings, workspace: Workspace, interrupts: Interrupts) -> None:
@@ -35,7 +35,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.evaluates = trainer.eval_dataset is not None
         self.metrics = workspace.log("metrics.jsonl")
         self.line: dict[str, Any] = {}
-        self.tokens = self.tokens_before = int(self.metrics.last.get("tokens", 0))
+        self.tokens = int(self.metrics.last.get("tokens", 0))
         self.seconds_before = float(self.metrics.last.get("seconds", 0.0))
         self.progress: streams.Progress | None = None
 
