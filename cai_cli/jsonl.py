@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +114,20 @@ def _bounded(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 class _Recorder:
-    """Passes lines on and remembers the last one, which jsonlines' errors only half show."""
+    """Passes lines on and remembers the last one, which jsonlines' errors only half show.
+
+    A cut-off gzip file raises EOFError, which jsonlines would take for an ordinary end.
+    """
 
     def __init__(self, lines: Iterable[bytes]) -> None:
         self.lines, self.last = iter(lines), b""
 
     def __iter__(self) -> Iterator[bytes]:
-        for self.last in self.lines:
-            yield self.last
+        try:
+            for self.last in self.lines:
+                yield self.last
+        except (EOFError, zlib.error) as problem:
+            raise gzip.BadGzipFile(str(problem)) from None
 
 
 def parse(stream: IO[bytes]) -> Iterator[Line]:
@@ -166,7 +173,7 @@ def read_lines(path: str) -> Iterator[Line]:
     stream = open_input(path)
     try:
         yield from parse(stream)
-    except (EOFError, gzip.BadGzipFile) as problem:
+    except gzip.BadGzipFile as problem:
         raise InputError(f"{path}: not a complete gzip file ({problem})") from None
     finally:
         if path != "-":

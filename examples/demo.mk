@@ -21,6 +21,7 @@ STEPS ?= 20
 S = $(addprefix $(RUN)/settings/,$(1))
 MODEL_FILE := $(if $(filter $(SMOLLM2),$(MODEL)),$(SMOLLM2)/config.json,$(wildcard $(MODEL)/config.json))
 M := $(MODEL_FILE) $(call S,MODEL)
+C := $(call S,CONSTITUTION) $(wildcard $(CONSTITUTION) constitutions/$(CONSTITUTION).yaml)
 TEXT := $(call S,SEED MAX_TOKENS)
 TRAIN := $(call S,SEED STEPS)
 GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS)
@@ -49,7 +50,7 @@ $(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/harmless-held-out.j
 # The supervised stage (SL-CAI): an answer, two rounds of critique and revision, and a fine-tuned model.
 $(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
-$(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(call S,CONSTITUTION)
+$(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(C)
 	$(CAI) critique $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
 $(RUN)/revisions-1.jsonl: $(RUN)/critiques-1.jsonl
 	$(CAI) revise $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
@@ -65,7 +66,7 @@ $(RUN)/sft/manifest.json: $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl $(TRAIN)
 # AI feedback and the preference model: harmlessness by the model's own judgement, helpfulness by people's.
 $(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(RUN)/sft/manifest.json $(TEXT)
 	$(CAI) sample $< -n 2 -m $(RUN)/sft $(GENERATE) -o $@
-$(RUN)/preferences.jsonl: $(RUN)/pairs.jsonl $(M) $(call S,CONSTITUTION)
+$(RUN)/preferences.jsonl: $(RUN)/pairs.jsonl $(M) $(C)
 	$(CAI) label $< -m $(MODEL) -c $(CONSTITUTION) --seed $(SEED) -o $@
 $(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $(call S,COMPARISONS)
 	$(CAI) train-pm $(RUN)/preferences.jsonl $(COMPARISONS) -m $(MODEL) $(FIT) -o $(@D)

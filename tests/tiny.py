@@ -99,7 +99,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """The records of a file."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
 
 
 def environment() -> dict[str, str]:

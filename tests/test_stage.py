@@ -1,0 +1,365 @@
+"""The stage runner through the real commands, in this process, with a tiny model: order, resume, errors, manifests."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cai_cli import jsonl, outputs, stage
+from cai_cli.errors import CaiError, InputError
+from tests.conftest import Here
+from tests.tiny import read_jsonl, write_jsonl
+
+WORDS = "the weather in France today is a locksmith who can help rewrite the answer".split()
+
+
+def asks(n: int, longest: int = 30) -> list[dict[str, Any]]:
+    """Prompt records of various lengths."""
+    draw = random.Random(5)
+    return [{"id": f"q{i}", "prompt": " ".join(draw.choices(WORDS, k=draw.randint(1, longest)))} for i in range(n)]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    return write_jsonl(tmp_path / "prompts.jsonl", asks(12))
+
+
+EXACT = ("--engine", "transformers", "--deterministic", "--max-tokens", "8")
+
+
+def test_records_come_out_in_order_with_everything_they_held(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    rows = [{**row, "extra": {"kept": [1]}} for row in read_jsonl(prompts)]
+    write_jsonl(Path(prompts), rows)
+    out = tmp_path / "new" / "folder" / "out.jsonl"
+    here("sample", prompts, "-m", tiny, "--engine", "transformers", "--max-tokens", 8, "--batch-size", 5, "-o", out)
+    got = read_jsonl(out)
+    assert [{k: row[k] for k in rows[0]} for row in got] == rows
+    assert all(set(row["meta"]["response"]) == {"seed", "finish", "prompt_tokens", "completion_tokens"} for row in got)
+    assert {row["meta"]["response"]["finish"] for row in got} <= {"stop", "length"}
+    assert len({row["meta"]["response"]["seed"] for row in got}) == len(rows)
+
+
+def test_the_manifest_traces_the_output(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "--seed", 3, "-o", out)
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert manifest["output"]["sha256"] == sha256(out.read_bytes()).hexdigest()
+    assert manifest["inputs"] == [{"path": prompts, "sha256": sha256(Path(prompts).read_bytes()).hexdigest()}]
+    assert manifest["model"]["name"] == tiny
+    assert len(manifest["model"]["sha256"]) == 64
+    assert manifest["seed"] == 3
+    assert manifest["command"][:2] == ["cai", "sample"]
+    counts = manifest["counts"]
+    assert (counts["records_in"], counts["records_out"], counts["set_aside"]) == (12, 12, 0)
+    assert counts["completion_tokens"] == sum(row["meta"]["response"]["completion_tokens"] for row in read_jsonl(out))
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    def chain(name: str) -> Path:
+        steps = [tmp_path / f"{name}-{i}.jsonl" for i in range(5)]
+        here("sample", prompts, "-m", tiny, *EXACT, "-o", steps[0])
+        for i, command in enumerate(["critique", "revise", "critique", "revise"]):
+            here(command, steps[i], "-m", tiny, *EXACT, "-o", steps[i + 1])
+        return steps[-1]
+
+    first, second = chain("a"), chain("b")
+    assert first.read_bytes() == second.read_bytes()
+    rows = read_jsonl(first)
+    assert all([set(r) for r in row["rounds"]] == [{"principle", "critique", "revision", "meta"}] * 2 for row in rows)
+    assert any(row["rounds"][0]["principle"] != row["rounds"][1]["principle"] for row in rows)
+    assert len({row["rounds"][0]["principle"] for row in rows}) > 3
+
+
+def test_a_record_draws_the_same_whatever_else_is_in_the_file(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-n", 2, "-o", whole)
+    shard = write_jsonl(tmp_path / "shard.jsonl", read_jsonl(prompts)[7:4:-1])
+    here("sample", shard, "-m", tiny, *EXACT, "-n", 2, "-o", part)
+    assert read_jsonl(part) == read_jsonl(whole)[7:4:-1]
+    here("sample", prompts, "-m", tiny, *EXACT, "-n", 2, "--seed", 1, "-o", part)
+    assert all(a["responses"] != b["responses"] for a, b in zip(read_jsonl(part), read_jsonl(whole), strict=True))
+
+
+def test_labels_are_kept_per_order_and_identical_answers_are_marked(here: Here, tiny: str, tmp_path: Path) -> None:
+    pairs = write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [{"id": "a", "prompt": "Hello?", "responses": ["one", "two"]}, {"id": "b", "prompt": "Hello?", "responses": ["same", "same"]},
+         {"id": "c", "prompt": "Hello?", "responses": ["two", "one"]}],
+    )  # fmt: skip
+    out = tmp_path / "out.jsonl"
+    here("label", pairs, "-m", tiny, *EXACT[:3], "-o", out)
+    a, same, c = read_jsonl(out)
+    assert (same["p_chosen"], same["label"]["identical"], same["chosen"][0]["content"]) == (0.5, True, "same")
+    assert a["p_chosen"] == pytest.approx(max(a["label"]["p_first"], 1 - a["label"]["p_first"]))
+    if a["label"]["principles"] == c["label"]["principles"]:
+        assert a["label"]["orders"]["ab"] == pytest.approx(1 - c["label"]["orders"]["ba"], abs=1e-6)
+    assert 0.5 <= c["p_chosen"] <= 1
+
+
+@pytest.mark.parametrize("kept", ["torn", "whole"])
+def test_an_unfinished_run_goes_on_and_ends_the_same(here: Here, prompts: str, tiny: str, tmp_path: Path, kept: str) -> None:
+    out = tmp_path / "out.jsonl"
+    command = ("sample", prompts, "-m", tiny, *EXACT, "-o", out)
+    here(*command)
+    whole = out.read_bytes()
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+
+    out.unlink()
+    write_partial(out, whole.splitlines(keepends=True)[:5], Path(prompts), manifest["fingerprint"], torn=kept == "torn")
+    done = here(*command)
+    assert f"going on after {4 if kept == 'torn' else 5} finished records" in done.err
+    assert out.read_bytes() == whole
+    again = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert {**again["counts"], "seconds": 0} == {**manifest["counts"], "seconds": 0}
+
+
+def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: dict, torn: bool) -> None:
+    """The files that a killed run leaves: `lines` written, the last one torn in the middle if asked."""
+    unfinished = outputs.FileOutput(str(out), fingerprint)
+    raw = source.read_bytes().splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        meta = json.loads(line)["meta"]["response"]
+        input_line = jsonl.Line(i + 1, raw[i], None)
+        unfinished.write(stage._digest(input_line), [json.loads(line)], [], (meta["prompt_tokens"], meta["completion_tokens"]))
+    unfinished.close()
+    if torn:
+        partial = Path(f"{out}.partial")
+        partial.write_bytes(partial.read_bytes()[:-7])
+
+
+def test_a_changed_option_is_refused_by_name_and_restart_discards(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-o", out)
+    fingerprint = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["fingerprint"]
+    write_partial(out, out.read_bytes().splitlines(keepends=True)[:3], Path(prompts), fingerprint, torn=False)
+    refused = here("sample", prompts, "-m", tiny, *EXACT, "--seed", 1, "-o", out, code=2)
+    assert "changed: seed (0 before, 1 now)" in refused.err
+    assert "--restart to discard it" in refused.err
+    here("sample", prompts, "-m", tiny, *EXACT, "--seed", 1, "--restart", "-o", out)
+    assert read_jsonl(out)[0]["meta"]["response"]["seed"] != fingerprint["seed"]
+    shuffled = write_jsonl(Path(prompts), asks(12)[::-1])
+    write_partial(out, out.read_bytes().splitlines(keepends=True)[:3], Path(prompts), {**fingerprint, "seed": 1}, torn=False)
+    assert "changed: input" in here("sample", shuffled, "-m", tiny, *EXACT, "--seed", 1, "-o", out, code=2).err
+
+
+def test_a_pipe_resumes_too_and_refuses_another_input(here: Here, tiny: str, tmp_path: Path, prompts: str) -> None:
+    out, lines = tmp_path / "out.jsonl", Path(prompts).read_text()
+    command = ("sample", "-", "-m", tiny, *EXACT, "-o", out)
+    here(*command, stdin=lines)
+    whole = out.read_bytes()
+    fingerprint = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["fingerprint"]
+    write_partial(out, whole.splitlines(keepends=True)[:5], Path(prompts), fingerprint, torn=False)
+    other = "\n".join(reversed(lines.splitlines())) + "\n"
+    assert "differs from the one that was there" in here(*command, stdin=other, code=2).err
+    assert "going on after 5" in here(*command, stdin=lines).err
+    assert out.read_bytes() == whole
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=8), st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(tmp_path: Path, shape: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Cut the three files anywhere, reopen, write the rest: the result is that of an undisturbed run."""
+    entries = [
+        (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(asides)], (i, 1))
+        for i, (outs, asides) in enumerate(shape)
+    ]
+    shutil.rmtree(tmp_path / "w", ignore_errors=True)
+    out = tmp_path / "w" / "out.jsonl"
+    first = outputs.FileOutput(str(out), {"a": 1})
+    for entry in entries:
+        first.write(*entry)
+    first.close()
+    for path in (first.partial, first.journal, first.partial_rejected):
+        if path.exists():
+            size = path.stat().st_size
+            path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, size))])
+    again = outputs.FileOutput(str(out), {"a": 1})
+    assert again.done == [entry[0] for entry in entries[: len(again.done)]]
+    for entry in entries[len(again.done) :]:
+        again.write(*entry)
+    assert again.counts.records_in == len(entries)
+    assert again.counts.prompt_tokens == sum(entry[3][0] for entry in entries)
+    again.finish({})
+    again.close()
+    assert read_jsonl(out) == [record for entry in entries for record in entry[1]]
+    aside = [record for entry in entries for record in entry[2]]
+    assert (read_jsonl(again.rejected) if again.rejected.exists() else []) == aside
+    assert not list(out.parent.glob("*.partial*"))
+
+
+def test_two_runs_never_write_one_output(tmp_path: Path) -> None:
+    one = outputs.FileOutput(str(tmp_path / "x"), {})
+    with pytest.raises(CaiError, match="another run is writing it"):
+        outputs.FileOutput(str(tmp_path / "x"), {})
+    one.close()
+
+
+def test_a_bad_line_stops_the_run_before_the_model_is_loaded(here: Here, prompts: str, broken_model: str, tmp_path: Path) -> None:
+    with open(prompts, "a") as stream:
+        stream.write('{"id": "bad"}\n')
+    stopped = here("sample", prompts, "-m", broken_model, *EXACT, "-o", tmp_path / "out.jsonl", code=2)
+    assert f"{prompts}:13: no 'prompt' field; mend the line, or set such lines aside with --skip-bad" in stopped.err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_bad_lines_are_set_aside_when_asked(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    lines = Path(prompts).read_text().splitlines()
+    bad = ['{"id": "x", "prompt": ""}', "nonsense \u2028", '{"id": "q0", "prompt": "again"}']
+    Path(prompts).write_text("\n".join([*lines[:3], *bad, *lines[3:]]) + "\n")
+    out = tmp_path / "out.jsonl"
+    done = here("sample", prompts, "-m", tiny, *EXACT, "--skip-bad", "-o", out)
+    assert [row["id"] for row in read_jsonl(out)] == [f"q{i}" for i in range(12)]
+    rejected = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
+    assert [row["line"] for row in rejected] == [4, 5, 6]
+    assert rejected[0]["record"]["id"] == "x"
+    assert rejected[1]["text"] == "nonsense \u2028"
+    assert "the id 'q0' stands already on line 1" in rejected[2]["error"]
+    assert "3 records set aside" in done.err
+
+
+def test_what_came_before_a_bad_line_of_a_pipe_is_written(here: Here, prompts: str, tiny: str) -> None:
+    lines = Path(prompts).read_text().splitlines()[:3]
+    done = here("sample", "-", "-m", tiny, *EXACT, stdin="\n".join([*lines, '{"id": 1}', lines[0]]) + "\n", code=2)
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0", "q1", "q2"]
+    assert "<stdin>:4: no 'prompt' field" in done.err
+
+
+def test_a_prompt_too_long_is_set_aside_named_and_never_cut(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    rows = read_jsonl(prompts)
+    rows[4]["prompt"] = "long " * 2000
+    write_jsonl(Path(prompts), rows)
+    out = tmp_path / "out.jsonl"
+    done = here("sample", prompts, "-m", tiny, *EXACT, "-o", out)
+    assert [row["id"] for row in read_jsonl(out)] == [f"q{i}" for i in range(12) if i != 4]
+    [aside] = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
+    assert aside["record"]["id"] == "q4"
+    assert "exceed the model's context of 512" in aside["error"]
+    assert "set aside q4" in done.err
+    assert json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["counts"]["set_aside"] == 1
+
+
+@pytest.mark.parametrize("command", ["sample", "critique", "revise"])
+def test_an_empty_input_gives_an_empty_output_and_a_warning(here: Here, broken_model: str, tmp_path: Path, command: str) -> None:
+    empty, out = write_jsonl(tmp_path / "empty.jsonl", []), tmp_path / "out.jsonl"
+    done = here(command, empty, "-m", broken_model, *EXACT, "-o", out)
+    assert "the input is empty, so is the output" in done.err
+    assert out.read_bytes() == b""
+    assert here(command, "-", "-m", broken_model, *EXACT, stdin="").out == ""
+
+
+def test_dry_run_shows_the_requests_and_loads_no_weights(here: Here, prompts: str, broken_model: str) -> None:
+    shown = [json.loads(line) for line in here("sample", prompts, "-m", broken_model, "-n", 2, "--dry-run", 3).out.splitlines()]
+    assert [row["id"] for row in shown] == ["q0", "q0", "q1"]
+    assert shown[0]["text"].endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert shown[0]["seed"] != shown[1]["seed"]
+    assert set(shown[0]) == {"id", "text", "seed", "max_tokens", "stop"}
+    [plain] = here("sample", prompts, "-m", broken_model, "--format", "hh", "--dry-run", 1).out.splitlines()
+    assert json.loads(plain)["text"].startswith("\n\nHuman: ")
+    assert "\n\nHuman:" in json.loads(plain)["stop"]
+
+
+def test_limit_takes_the_first_records(here: Here, prompts: str, tiny: str) -> None:
+    done = here("sample", prompts, "-m", tiny, *EXACT, "--limit", 2)
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0", "q1"]
+    assert here("sample", prompts, "-m", tiny, *EXACT, "--limit", 1, "--quiet").err == ""
+
+
+def test_answered_records_are_refused_unless_resampled(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    out, again = tmp_path / "out.jsonl", tmp_path / "again.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-o", out)
+    assert "--resample answers it anew" in here("sample", out, "-m", tiny, *EXACT, "-o", again, code=2).err
+    here("sample", out, "-m", tiny, *EXACT, "--resample", "--seed", 1, "-n", 2, "-o", again)
+    before, after = read_jsonl(out)[0], read_jsonl(again)[0]
+    assert after["previous"] == [{"response": before["response"], "meta": before["meta"]}]
+    assert len(after["responses"]) == 2
+    assert "response" not in after
+
+
+BAD_USE = {
+    "no such input": (["sample", "nowhere.jsonl", "-m", "TINY"], "nowhere.jsonl: no such file"),
+    "no such model": (["sample", "PROMPTS", "-m", "no/such/model"], "no/such/model: no such model directory"),
+    "not a model": (["sample", "PROMPTS", "-m", "FOLDER"], "not a model directory (no config.json in it)"),
+    "no such constitution": (["critique", "PROMPTS", "-m", "TINY", "-c", "nonesuch"], "nonesuch"),
+    "output is a folder": (["sample", "PROMPTS", "-m", "TINY", "-o", "FOLDER"], "is a directory; -o takes a file name"),
+    "unknown flag": (["sample", "PROMPTS", "-m", "TINY", "--frobnicate"], "--frobnicate"),
+    "model missing": (["sample", "PROMPTS"], "--model"),
+    "limit nought": (["sample", "PROMPTS", "-m", "TINY", "--limit", "0"], "--limit"),
+    "not a preference model": (["score", "PROMPTS", "-m", "TINY"], "not a preference model"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_USE)
+def test_bad_use_is_one_sentence_and_exit_code_2(here: Here, prompts: str, tiny: str, tmp_path: Path, name: str) -> None:
+    args, message = BAD_USE[name]
+    (tmp_path / "folder").mkdir()
+    places = {"PROMPTS": prompts, "TINY": tiny, "FOLDER": str(tmp_path / "folder")}
+    done = here(*(places.get(arg, arg) for arg in args), code=2)
+    assert message in " ".join(done.err.split())
+    assert "Traceback" not in done.err
+    assert done.out == ""
+
+
+def test_settings_come_from_a_file_and_flags_win(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"model: {tiny}\nmax-tokens: 3\nseed: 9\ndeterministic: true\nengine: transformers\n")
+    here("sample", prompts, "--config", config, "--seed", 4, "-o", tmp_path / "out.jsonl")
+    fingerprint = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["fingerprint"]
+    assert (fingerprint["max_tokens"], fingerprint["seed"], fingerprint["deterministic"]) == (3, 4, True)
+    config.write_text("max-tokenz: 3\n")
+    assert "no flag 'max_tokenz'" in here("sample", prompts, "--config", config, code=2).err
+
+
+def test_the_window_bounds_what_is_read_ahead(tiny: str, tmp_path: Path) -> None:
+    """Records are read only as earlier ones are written: memory stays flat."""
+    read = 0
+
+    def check(record: dict) -> None:
+        nonlocal read
+        read += 1
+
+    def program(record: dict) -> Any:
+        yield []
+        return [record]
+
+    class Watched(outputs.StreamOutput):
+        def write(self, *args: Any) -> None:
+            super().write(*args)
+            assert read - self.counts.records_in <= 4
+
+    source = write_jsonl(tmp_path / "in.jsonl", asks(50))
+    with (tmp_path / "out.jsonl").open("wb") as stream:
+        job = stage.Job("test", check, program, lambda: None, 512, {}, {})  # type: ignore[arg-type]
+        run = stage._Run(job, stage.Files(source, window=4, quiet=True), Watched(stream), None)
+        run.run()
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 50
+
+
+def test_an_input_that_ends_early_is_not_taken_for_the_whole(here: Here, tiny: str, tmp_path: Path, prompts: str) -> None:
+    out, lines = tmp_path / "out.jsonl", Path(prompts).read_text().splitlines(keepends=True)
+    command = ("sample", "-", "-m", tiny, *EXACT, "-o", out)
+    here(*command, stdin="".join(lines))
+    fingerprint = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["fingerprint"]
+    write_partial(out, out.read_bytes().splitlines(keepends=True)[:5], Path(prompts), fingerprint, torn=False)
+    out.unlink()
+    assert "the input ended before the 5 records" in here(*command, stdin="".join(lines[:2]), code=2).err
+    assert not out.exists()
+
+
+def test_a_manifest_that_is_none_is_said_to_be(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    outputs.FileOutput(str(out), {"a": 1}).close()
+    Path(f"{out}.partial.manifest.json").write_text("{")
+    with pytest.raises(CaiError, match="begin anew with --restart"):
+        outputs.FileOutput(str(out), {"a": 1})
+    Path(f"{out}.partial.manifest.json").write_text('{"fingerprint": {"a": 2}}')
+    with pytest.raises(InputError, match=r"a \(2 before, 1 now\)"):
+        outputs.FileOutput(str(out), {"a": 1})
