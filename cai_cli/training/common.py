@@ -73,11 +73,14 @@ class Settings:
         }
 
 
-def language_model(settings: Settings) -> Path:
-    """The directory of the model that training starts from. InputError, before anything is loaded, where it won't do."""
+def language_model(settings: Settings, *others: Path) -> Path:
+    """The directory of the model that training starts from. InputError, before anything is loaded, where it won't do.
+
+    `others` are further models that the run reads, which -o must not name either.
+    """
     folder = models.resolve(settings.model)
     models.read_config(folder)
-    require_elsewhere(settings.output, folder)
+    require_elsewhere(settings.output, folder, *others)
     require_replaceable(Path(settings.output))
     return folder
 

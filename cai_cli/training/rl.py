@@ -13,6 +13,7 @@ from cai_cli import manifest, models, prompts
 from cai_cli.engines.preference import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
 from cai_cli.records import prompt_error
+from cai_cli.seeds import draw
 from cai_cli.tokens import Renderer
 from cai_cli.training import common, data
 from cai_cli.training.common import Settings, Workspace
@@ -29,15 +30,24 @@ class Rollout:
     temperature: float = 1.0
 
 
+def prompt_order(prompts: int, length: int, seed: int) -> list[int]:
+    """The prompts' numbers for a whole run, `length` of them: pass after pass, each in an order of its own.
+
+    TRL's sampler forgets its passes where a run is resumed, and drops what doesn't fill a batch.
+    """
+    passes = range(math.ceil(length / prompts))
+    return [i for turn in passes for i in sorted(range(prompts), key=lambda i: draw(seed, "order", turn, i))][:length]
+
+
 def train(settings: Settings, rollout: Rollout) -> None:
     """Train the policy `settings.model` on the prompts of `settings.files` into the directory `settings.output`.
 
     `settings.batch_size` counts prompts; each gets `rollout.generations` answers.
     """
-    folder, pm_folder = common.language_model(settings), models.resolve(rollout.pm)
+    pm_folder = models.resolve(rollout.pm)
+    folder = common.language_model(settings, pm_folder)
     common.require_causal(folder)
     require_preference_model(pm_folder)
-    common.require_elsewhere(settings.output, pm_folder)
     rows = data.read_all(settings.files, prompt_error, settings.limit)
 
     renderer, judge = Renderer(models.load_tokenizer(folder)), Renderer(models.load_tokenizer(pm_folder))
@@ -75,12 +85,13 @@ def train(settings: Settings, rollout: Rollout) -> None:
         max_completion_length=rollout.max_tokens,
         temperature=rollout.temperature,
         beta=rollout.kl,
+        shuffle_dataset=False,  # `order` is shuffled
         disable_dropout=True,  # so that the KL is zero where the weights are the same
         model_init_kwargs={"use_safetensors": True},
     )
     found = [example for _, example in examples.examples]
-    # TRL drops a pass's last batch where it isn't full, so there must be prompts for one batch at least
-    numbers = list(range(len(found))) * math.ceil(settings.batch_size * settings.grad_accum / len(found))
+    each = settings.batch_size * settings.grad_accum
+    order = prompt_order(len(found), (settings.steps or math.ceil(settings.epochs * len(found) / each)) * each, settings.seed)
     stops = () if format == "chat" else prompts.STOPS
     pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
     reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
@@ -89,7 +100,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
             model=str(folder),
             reward_funcs=reward,
             args=config,
-            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in numbers]}),
+            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in order]}),
             processing_class=renderer.tokenizer,
             examples=found,
             stops=stops,

@@ -69,6 +69,8 @@ class Watch(TrainerCallback):
             self.line = {"step": state.global_step}
         for name, value in logs.items():
             name = NAMES.get(name, name)
+            if name == "epoch" and self.settings.step == "rl":
+                continue  # to TRL the whole run is one pass: `rl.prompt_order`
             if name in KEPT:
                 bad = isinstance(value, float) and not math.isfinite(value)
                 self.line[name] = None if bad else round(value, 8) if isinstance(value, float) else value

@@ -1,0 +1,162 @@
+"""The preference model: soft labels, TRL's own loss where they are hard, and scores that padding can't move."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cai_cli import models
+from cai_cli.engines.preference import PreferenceModel
+from cai_cli.errors import InputError
+from cai_cli.tokens import Renderer
+from cai_cli.training import data, pm
+from cai_cli.training.common import Settings
+from tests import tiny as make
+from tests.tiny import read_jsonl, write_jsonl
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A tiny model trains many times slower on two threads than on one where anything else runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pair(number: int, p: float | None, chosen: str = "It is good.", rejected: str = "No idea, go away.") -> dict[str, Any]:
+    record = {
+        "id": f"p{number}/0-1",
+        "source_id": f"p{number}",
+        "prompt": [{"role": "user", "content": f"What is {number} plus {number}?"}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+    return record if p is None else {**record, "p_chosen": p}
+
+
+def settings(files: list[str], model: str, output: Path, **more: Any) -> Settings:
+    given = {"lr": 1e-3, "batch_size": 4, "steps": 6, "dtype": "float32", "quiet": True} | more
+    return Settings(step="train-pm", files=files, model=model, output=str(output), **given)
+
+
+def predictions(folder: Path, rows: list[dict[str, Any]]) -> list[float]:
+    """The probability that the trained model gives each row's chosen answer, read as `cai score` reads it."""
+    renderer, scorer = Renderer(models.load_tokenizer(folder)), PreferenceModel(folder, "float32")
+    sides = [[data.judged_ids(renderer, "chat", row, side) for side in ("chosen", "rejected")] for row in rows]
+    scores = [scorer.score_ids(both) for both in sides]
+    return [1 / (1 + math.exp(rejected - chosen)) for chosen, rejected in scores]
+
+
+def test_hard_labels_are_trls_own_loss(tiny: str, tmp_path: Path) -> None:
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    rows = [pair(i, None, chosen=f"It is {'very ' * (i % 5)}good.") for i in range(16)]
+    pm.train(settings([write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=8))
+    ours = read_jsonl(tmp_path / "out" / "metrics.jsonl")
+
+    config = RewardConfig(
+        output_dir=str(tmp_path / "trl"), max_steps=8, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=pm.WARMUP,
+        per_device_train_batch_size=4, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    columns = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
+    trainer = RewardTrainer(model=tiny, args=config, train_dataset=Dataset.from_list(columns))
+    trainer.train()
+    theirs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [line["loss"] for line in ours] == pytest.approx([entry["loss"] for entry in theirs], abs=1e-7)
+    assert [line["grad_norm"] for line in ours] == pytest.approx([entry["grad_norm"] for entry in theirs], abs=1e-6)
+
+
+def test_one_pair_at_seven_tenths_is_learnt_as_that(tiny: str, tmp_path: Path) -> None:
+    rows = [pair(1, 0.7)]
+    pm.train(settings([write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=80, lr=3e-3, batch_size=1))
+    assert predictions(tmp_path / "out", rows) == [pytest.approx(0.7, abs=0.02)]
+    entropy = -(0.7 * math.log(0.7) + 0.3 * math.log(0.3))
+    assert read_jsonl(tmp_path / "out" / "metrics.jsonl")[-1]["loss"] == pytest.approx(entropy, abs=0.002)
+
+
+def test_even_labels_are_not_thresholded(tiny: str, tmp_path: Path) -> None:
+    rows = [
+        pair(1, 0.5, "The sun is in the sky.", "The weather is grey today."),
+        pair(2, 1.0, "Paris is in France.", "I can't say."),
+    ]
+    pm.train(settings([write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=120, lr=3e-3, batch_size=2))
+    even, sure = predictions(tmp_path / "out", rows)
+    assert even == pytest.approx(0.5, abs=0.05)
+    assert sure > 0.9
+
+
+@pytest.fixture(scope="session")
+def padded_by_its_end(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model that pads with its end-of-turn token and has an unknown token to spare, as SmolLM2 does."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = make.tiny_model(tmp_path_factory.mktemp("models") / "smol-like")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.unk_token, tokenizer.pad_token = "<|pad|>", "<|im_end|>"
+    tokenizer.save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.pad_token_id = tokenizer.pad_token_id
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_padding_does_not_move_scores(padded_by_its_end: str, tmp_path: Path) -> None:
+    """Plain transformers, a right-padded batch: each row's score is the one that it has alone."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    rows = [pair(i, 0.9, chosen="It is good. " * (1 + i % 3)) for i in range(8)]
+    pm.train(settings([write_jsonl(tmp_path / "in.jsonl", rows)], padded_by_its_end, tmp_path / "out"))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", padding_side="right")
+    assert tokenizer.pad_token == "<|pad|>"
+    assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert len(config["id2label"]) == 1
+
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    chats = [row["prompt"] + row[side] for row in rows[:3] for side in ("chosen", "rejected")]
+    texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    with torch.no_grad():
+        together = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
+        alone = [model(**tokenizer(text, return_tensors="pt")).logits[0, 0].item() for text in texts]
+    renderer = Renderer(models.load_tokenizer(tmp_path / "out"))
+    ids = [data.judged_ids(renderer, "chat", row, side) for row in rows[:3] for side in ("chosen", "rejected")]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert PreferenceModel(tmp_path / "out", "float32").score_ids(ids) == pytest.approx(alone, abs=1e-5)
+    assert len({round(score, 4) for score in alone}) > 3
+
+
+def test_goes_on_from_a_preference_model_and_refuses_others(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    good = write_jsonl(tmp_path / "in.jsonl", [pair(i, 0.8) for i in range(4)])
+    pm.train(settings([good], tiny_pm, tmp_path / "out", steps=1, lr=1e-6))
+    before, after = (AutoModelForSequenceClassification.from_pretrained(folder) for folder in (tiny_pm, tmp_path / "out"))
+    assert (before.score.weight - after.score.weight).abs().max() < 1e-4  # its head was kept
+    assert set((tmp_path / "out" / "trained-ids.txt").read_text().split()) == {"p0", "p1", "p2", "p3"}
+
+    two = AutoModelForSequenceClassification.from_pretrained(tiny, num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    models.load_tokenizer(Path(tiny)).save_pretrained(tmp_path / "two")
+    with pytest.raises(InputError, match="not a preference model"):
+        pm.train(settings([good], str(tmp_path / "two"), tmp_path / "out2"))
+    for row, message in [
+        ({**pair(1, 1.5)}, "'p_chosen' must be a number from 0 to 1"),
+        ({"prompt": "Hi", "chosen": "x"}, "no 'rejected' field"),
+        ({"id": "a", "prompt": "Hi", "response": "x"}, "no 'chosen' field"),
+    ]:
+        with pytest.raises(InputError, match=":1: .*" + message):
+            pm.train(settings([write_jsonl(tmp_path / "bad.jsonl", [row])], tiny, tmp_path / "out2"))
+    bad = write_jsonl(tmp_path / "bad.jsonl", [pair(1, 0.9, chosen="word " * 300)])
+    with pytest.raises(InputError, match="every row was set aside"):
+        pm.train(settings([bad], tiny, tmp_path / "out2"))
