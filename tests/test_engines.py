@@ -1,0 +1,121 @@
+"""The transformers engine against plain transformers: same tokens, same probabilities, whatever the batch."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cai_cli import models
+from cai_cli.engines import transformers as engine_module
+from cai_cli.engines.base import Key, Request
+from cai_cli.engines.transformers import TransformersEngine, sample
+
+
+def requests(n: int, **settings: Any) -> list[Request]:
+    """Prompts of random tokens (not control tokens) and random lengths."""
+    draw = random.Random(1)
+    rows = [[draw.randint(10, 380) for _ in range(draw.randint(1, 60))] for _ in range(n)]
+    return [Request("generate", ids, "", seed=1000 + i, **{"max_tokens": 12, **settings}) for i, ids in enumerate(rows)]
+
+
+def feed(entries: list[Request], slow: bool = False) -> Iterator[tuple[Key, Request] | None]:
+    """The requests under their numbers; with `slow` each comes alone, with pauses between."""
+    for i, entry in enumerate(entries):
+        yield i, entry
+        if slow:
+            yield None
+            yield None
+
+
+def by_number(results: Iterator[tuple[Any, Any]]) -> list[Any]:
+    got = dict(results)
+    return [got[i] for i in sorted(got)]
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: str) -> Any:
+    """The tiny model in plain transformers."""
+    return AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+
+
+def make(tiny: str, batch_size: int = 4, deterministic: bool = False) -> TransformersEngine:
+    return TransformersEngine(Path(tiny), models.load_tokenizer(Path(tiny)), torch.float32, batch_size, deterministic)
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["all at once", "one by one"])
+def test_greedy_decoding_equals_transformers_own(tiny: str, plain: Any, slow: bool) -> None:
+    """Thirteen prompts through a batch of four, so that rows leave, join and are padded."""
+    engine = make(tiny)
+    entries = requests(13, temperature=0.0)
+    for request, done in zip(entries, by_number(engine.generate(feed(entries, slow))), strict=True):
+        want = plain.generate(torch.tensor([request.ids]), max_new_tokens=12, do_sample=False)[0, len(request.ids) :].tolist()
+        assert done.completion_tokens == len(want)
+        assert done.text == engine.tokenizer.decode(want, skip_special_tokens=True)
+        assert done.finish == ("stop" if want[-1] in engine.end_tokens else "length")
+
+
+def test_what_a_request_draws_depends_on_no_other_request(tiny: str) -> None:
+    entries = requests(10, temperature=1.0)
+    alone = [by_number(make(tiny, 1).generate(feed([entry])))[0].text for entry in entries]
+    together = [done.text for done in by_number(make(tiny, 4).generate(feed(entries)))]
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 9  # rounding may flip a draw at a boundary
+    assert [d.text for d in by_number(make(tiny, 4, deterministic=True).generate(feed(entries)))] == alone
+    torch.use_deterministic_algorithms(False)
+
+
+def test_draws_follow_the_models_probabilities() -> None:
+    """Frequencies over 20,000 seeds, against the probabilities, with temperature and top-p."""
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
+    n = 20_000
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.8)):
+        rows = [Request("generate", [], "", seed=seed, temperature=temperature, top_p=top_p) for seed in range(n)]
+        got = Counter(sample(logits.expand(n, -1), rows, [0] * n))
+        p = torch.softmax(logits / temperature, -1)
+        if top_p < 1:
+            p[2:] = 0  # the two likeliest have 0.64 + 0.24 > 0.8
+            p /= p.sum()
+        for token, want in enumerate(p.tolist()):
+            assert got[token] / n == pytest.approx(want, abs=4 * (want * (1 - want) / n) ** 0.5 + 1e-9)
+
+
+def test_positions_draw_independently(tiny: str) -> None:
+    row = [Request("generate", [], "", seed=7)]
+    flat = torch.zeros(1, 1000)
+    assert len({sample(flat, row, [i])[0] for i in range(50)}) > 40
+
+
+def test_completions_end_at_stop_strings_which_are_cut_off(tiny: str) -> None:
+    engine = make(tiny)
+    [free] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40))))
+    stop = free.text[10:13]
+    [done] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40, stop=(stop,)))))
+    assert done.finish == "stop"
+    assert done.text == free.text[: free.text.index(stop)]
+    assert done.completion_tokens < free.completion_tokens
+
+
+def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, plain: Any) -> None:
+    options = {"A": 30, "B": 31}
+    entries = [Request("choose", r.ids, "", options=options) for r in requests(9)]
+    for request, choice in zip(entries, by_number(make(tiny).choose(feed(entries))), strict=True):
+        with torch.no_grad():
+            want = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0, -1], -1)
+        assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)
+
+
+def test_a_batch_is_of_like_lengths_and_bounded(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 100)
+    pool = engine_module.Pool(feed([Request("generate", [0] * n, "") for n in (50, 3, 48, 2, 47, 200)]))
+    pool.fill()
+    assert [len(r.ids) for _, r in pool.take(4)] == [50, 48]
+    assert [len(r.ids) for _, r in pool.take(4)] == [3, 2]  # the oldest first: nothing waits for ever
+    assert [len(r.ids) for _, r in pool.take(4)] == [47]
+    assert [len(r.ids) for _, r in pool.take(4)] == [200]  # one too long for the bound still runs
+    assert pool.take(4) == []
