@@ -25,7 +25,7 @@ EvalFraction = Annotated[
 class Run:
     """What is trained on, from which model, for how long, and where it goes."""
 
-    files: Annotated[list[str], Argument(help="JSONL files (.gz too); FILE=WEIGHT takes rows WEIGHT times.", metavar="FILES...")]
+    files: Annotated[list[str], Argument(help="JSONL files (.gz too); FILE=WEIGHT takes rows WEIGHT times.", metavar="FILES")]
     model: Annotated[str, Option("--model", "-m", help="Start from this model directory (safetensors), or hub name OWNER/MODEL.")]
     output: Annotated[str, Option("--output", "-o", help="The directory that the trained model goes to.")]
     steps: Annotated[int | None, Option("--steps", min=1, help="Optimizer steps; wins over --epochs.", metavar="N")] = None
