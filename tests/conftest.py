@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,3 +83,12 @@ def broken_model(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copytree(tiny, folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data and design that stands beside the checkout where the project is developed."""
+    folder = Path(__file__).parent.parent.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip(f"the shared data is not beside the checkout ({folder})")
+    return folder
