@@ -16,7 +16,9 @@ def normalise(logprobs: dict[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def preference(record: Record, i: int, j: int, principle: str | None, p_ab: float | None, p_ba: float | None, meta: Record) -> Record:
+def preference(
+    record: Record, i: int, j: int, principle: str | None, p_ab: float | None, p_ba: float | None, meta: Record
+) -> Record:
     """One preference record from answers i and j of a pair record.
 
     `p_ab` is the probability that answer i is better when it is shown first, `p_ba` when it is

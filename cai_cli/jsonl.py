@@ -62,12 +62,13 @@ def _too_deep(text: str) -> bool:
     return False
 
 
-def loads(text: str) -> Any:
+def loads(text: str | bytes) -> Any:
     """Decode one strict JSON value.
 
     Raises ValueError for bad JSON, NaN or Infinity, a lone surrogate, nesting deeper than
     `MAX_DEPTH`, or a number too long to convert.
     """
+    text = text.decode() if isinstance(text, bytes) else text
     if _too_deep(text):
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
@@ -124,8 +125,9 @@ class _Recorder:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            for self.last in self.lines:
-                yield self.last
+            for line in self.lines:
+                self.last = line
+                yield line
         except (EOFError, zlib.error) as problem:
             raise gzip.BadGzipFile(str(problem)) from None
 
@@ -137,7 +139,7 @@ def parse(stream: IO[bytes]) -> Iterator[Line]:
         number = 0
         while True:
             try:
-                value = reader.read(allow_none=True)
+                value: Any = reader.read(allow_none=True)
                 error = None
             except EOFError:
                 return

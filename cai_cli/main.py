@@ -34,15 +34,18 @@ class LazyGroup(TyperGroup):
     """A group whose commands are stubs for help, and imported in `resolve_command`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Every command's name, in the order of the method."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stub that has the command's summary, or None."""
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, stub, rest = super().resolve_command(ctx, args)
+        """Import the command that is called."""
+        name, _, rest = super().resolve_command(ctx, args)
         module = import_module(f"cai_cli.commands.{str(name).replace('-', '_')}")
         command = typer.main.get_command(module.app)
         command.name = name
@@ -65,7 +68,9 @@ def _version(value: bool) -> None:
 
 @app.callback(epilog="Each command explains itself: cai COMMAND --help")
 def cai(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Constitutional AI in JSONL: sample, critique, revise, label, train."""
 

@@ -46,9 +46,7 @@ class Counts:
 
 def _failed(path: str | Path, problem: OSError) -> CaiError:
     if problem.errno == errno.ENOSPC:
-        return CaiError(
-            f"{path}: the disk is full; what was finished is kept: make room and give the same command again"
-        )
+        return CaiError(f"{path}: the disk is full; what was finished is kept: make room and give the same command again")
     return CaiError(f"{path}: can't be written ({(problem.strerror or str(problem)).lower()})")
 
 

@@ -215,7 +215,7 @@ def _summary(job: Job, files: Files, counts: Counts) -> None:
 
 def _dry_run(job: Job, files: Files) -> Counts:
     """Write the first requests of the input, as the model would get them."""
-    output = streams.claim_stdout() if files.output == "-" else open(files.output, "wb")
+    output = streams.claim_stdout() if files.output == "-" else open(files.output, "wb")  # noqa: SIM115
     ids, left = Ids(), files.dry_run or 0
     with output:
         for line in islice(jsonl.read_lines(files.input), files.limit):
@@ -386,4 +386,3 @@ class _Run:
 def _digest(line: Line) -> str:
     """Of a line's bytes: what a resumed run compares."""
     return blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()
-

@@ -81,8 +81,9 @@ class Renderer:
             text = self._cut(prompt.text, mark)
             return self._prefix + self._encode(text, mark), text.replace(mark, "")
         messages = [{**m, "content": self._cut(m["content"], mark)} for m in prompt.messages]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
-        text += prompt.prefill
+        text = (
+            str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)) + prompt.prefill
+        )
         return self._encode(text, mark), text.replace(mark, "")
 
     def plain(self, text: str) -> list[int]:

@@ -31,6 +31,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tiny_pm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny preference model's directory."""
     return make.tiny_pm(tmp_path_factory.mktemp("models") / "tiny-pm")
+
+
 @dataclass
 class Done:
     """What a command run in this process left: its exit code and its two streams."""

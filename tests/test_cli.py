@@ -39,7 +39,9 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str]) -> No
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
             return
         time.sleep(0.01)
-    raise AssertionError(f"{path} has no {lines} lines: {process.stderr and process.poll() is not None and process.stderr.read()}")
+    raise AssertionError(
+        f"{path} has no {lines} lines: {process.stderr and process.poll() is not None and process.stderr.read()}"
+    )
 
 
 def test_three_commands_in_a_pipe_equal_three_files(tiny: str, tmp_path: Path) -> None:
@@ -59,7 +61,19 @@ def test_three_commands_in_a_pipe_equal_three_files(tiny: str, tmp_path: Path) -
 def test_a_killed_run_goes_on_and_ends_the_same(tiny: str, tmp_path: Path) -> None:
     """A real SIGKILL in the middle, a real SIGTERM after it, then the end: byte for byte an undisturbed run."""
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
-    command = ["sample", prompts, "-m", tiny, "--engine", "transformers", "--deterministic", "--max-tokens", 16, "-o", tmp_path / "out"]
+    command = [
+        "sample",
+        prompts,
+        "-m",
+        tiny,
+        "--engine",
+        "transformers",
+        "--deterministic",
+        "--max-tokens",
+        16,
+        "-o",
+        tmp_path / "out",
+    ]
     partial = tmp_path / "out.partial"
 
     first = start(*command)
@@ -87,7 +101,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(tiny: str, tmp_path: Path) -> No
 
 def test_a_reader_that_leaves_ends_the_writer_quietly(tiny: str, tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(200))
-    done = shell(f"cai sample {prompts} -m {tiny} --engine transformers --max-tokens 8 --batch-size 1 | head -n 1; echo ${{PIPESTATUS[0]}}")
+    done = shell(
+        f"cai sample {prompts} -m {tiny} --engine transformers --max-tokens 8 --batch-size 1 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
     first, status = done.stdout.splitlines()
     assert json.loads(first)["id"] == "q0"
     assert status == "141"
@@ -132,5 +148,7 @@ def test_version_and_completion() -> None:
 @pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
 def test_completion_scripts_are_printed(shell_name: str) -> None:
     env = {**environment(), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    done = subprocess.run([sys.executable, "-m", "cai_cli.main", "--show-completion", shell_name], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cai_cli.main", "--show-completion", shell_name], env=env, capture_output=True, text=True
+    )
     assert "_CAI_COMPLETE" in done.stdout

@@ -21,13 +21,27 @@ from tests.tiny import ROOT, read_jsonl, write_jsonl
 
 
 def pair(question: str, chosen: str, rejected: str) -> dict[str, str]:
-    return {"chosen": f"\n\nHuman: {question}\n\nAssistant: {chosen}", "rejected": f"\n\nHuman: {question}\n\nAssistant: {rejected}"}
+    return {
+        "chosen": f"\n\nHuman: {question}\n\nAssistant: {chosen}",
+        "rejected": f"\n\nHuman: {question}\n\nAssistant: {rejected}",
+    }
 
 
 def test_hh_pairs_become_prompts_and_odd_ones_are_named(here: Here, tmp_path: Path) -> None:
-    long = {side: f"\n\nHuman: Note: a\n\nb\n\nAssistant: yes: c\n\nHuman: and?\n\nAssistant: {side}" for side in ("chosen", "rejected")}
-    rows = [pair("One?", "a", "b"), long, pair("One?", "c", "d"), {"chosen": "\n\nHuman: x\n\nAssistant: y", "rejected": "\n\nHuman: z\n\nAssistant: y"}]
-    rows += [{"chosen": "text", "rejected": "text"}, {"chosen": "\n\nHuman: x\n\nAssistant:", "rejected": "\n\nHuman: x\n\nAssistant: y"}]
+    long = {
+        side: f"\n\nHuman: Note: a\n\nb\n\nAssistant: yes: c\n\nHuman: and?\n\nAssistant: {side}"
+        for side in ("chosen", "rejected")
+    }
+    rows = [
+        pair("One?", "a", "b"),
+        long,
+        pair("One?", "c", "d"),
+        {"chosen": "\n\nHuman: x\n\nAssistant: y", "rejected": "\n\nHuman: z\n\nAssistant: y"},
+    ]
+    rows += [
+        {"chosen": "text", "rejected": "text"},
+        {"chosen": "\n\nHuman: x\n\nAssistant:", "rejected": "\n\nHuman: x\n\nAssistant: y"},
+    ]
     path = tmp_path / "hh.jsonl.gz"
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     out = tmp_path / "prompts.jsonl"
@@ -69,7 +83,7 @@ def test_a_record_stays_on_its_side_of_a_split(here: Here, tmp_path: Path) -> No
     assert 40 <= len(held) <= 80
     assert [r for r in rows if r in held] == held  # in input order
     random.Random(0).shuffle(rows)
-    write_jsonl(Path(source), rows + [{"id": "new", "prompt": "new?"}])
+    write_jsonl(Path(source), [*rows, {"id": "new", "prompt": "new?"}])
     again = here("split", source, "--fraction", 0.2).out
     assert {json.loads(line)["id"] for line in again.splitlines()} - {"new"} == {row["id"] for row in held}
 
@@ -94,7 +108,10 @@ def test_scores_equal_a_plain_forward_pass(here: Here, tiny_pm: str, tmp_path: P
         with torch.no_grad():
             return float(model(torch.tensor([chat])).logits[0, 0])
 
-    assert a == {"response": pytest.approx(plain("Hi."), abs=1e-3), "rounds": [pytest.approx(plain("Good day to you, dear human."), abs=1e-3)]}
+    assert a == {
+        "response": pytest.approx(plain("Hi."), abs=1e-3),
+        "rounds": [pytest.approx(plain("Good day to you, dear human."), abs=1e-3)],
+    }
     assert b["responses"] == pytest.approx([plain(text) for text in rows[1]["responses"]], abs=1e-3)
     want = {"chosen": pytest.approx(plain("Yes"), abs=1e-3), "rejected": pytest.approx(plain("No"), abs=1e-3)}
     assert c == want
@@ -142,7 +159,15 @@ def test_show_prints_texts_and_spells_out_control_characters(here: Here, tmp_pat
     path = write_jsonl(tmp_path / "x.jsonl", [row, {"id": "b", "prompt": "Other?"}])
     out = here("show", path, "--id", "a").out
     assert "\x1b" not in out
-    for part in ("Hello [bold]?", "\\x1b[31mred\\x07", "response (score 1.50)", "critique 1, by kind", "Bad.", "revision 1", "Better."):
+    for part in (
+        "Hello [bold]?",
+        "\\x1b[31mred\\x07",
+        "response (score 1.50)",
+        "critique 1, by kind",
+        "Bad.",
+        "revision 1",
+        "Better.",
+    ):
         assert part in out
     assert "Other?" not in out
     assert "Other?" in here("show", path).out
@@ -153,7 +178,7 @@ def test_report_tabulates_the_manifests(here: Here, tiny: str, tmp_path: Path) -
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(3))
     here("sample", prompts, "-m", tiny, "--engine", "transformers", "--max-tokens", 4, "-o", tmp_path / "answers.jsonl")
     out = here("report", tmp_path).out
-    assert [word for word in out.splitlines()[1].split()][:4] == ["answers.jsonl", "sample", "3", "3"]
+    assert out.splitlines()[1].split()[:4] == ["answers.jsonl", "sample", "3", "3"]
     assert "no step has left a manifest there" in here("report", ROOT / "examples", code=2).err
 
 
@@ -188,7 +213,10 @@ def test_a_bad_constitution_says_what_is_wrong_with_it(text: str, tmp_path: Path
 def test_a_command_says_which_text_a_principle_lacks(here: Here, tiny: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("name: x\nprinciples:\n- {id: a, critique: Say so.}\n")
-    answers = write_jsonl(tmp_path / "r.jsonl", [{"id": "q", "prompt": "Hello?", "response": "Hi.", "rounds": [{"principle": "a", "critique": "c"}]}])
+    answers = write_jsonl(
+        tmp_path / "r.jsonl",
+        [{"id": "q", "prompt": "Hello?", "response": "Hi.", "rounds": [{"principle": "a", "critique": "c"}]}],
+    )
     err = here("revise", answers, "-m", tiny, "-c", path, code=2).err
     assert "'a'" in err
     assert "revision" in err
@@ -198,7 +226,9 @@ def test_a_command_says_which_text_a_principle_lacks(here: Here, tiny: str, tmp_
     ).err  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind"), [("red-team", "red-team"), ("harmless", "harmless"), ("helpful-comparisons", "harmless")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("red-team", "red-team"), ("harmless", "harmless"), ("helpful-comparisons", "harmless")]
+)
 def test_the_example_files_are_sound(name: str, kind: str) -> None:
     rows = list(records.read_with_ids(str(ROOT / f"examples/{name}.jsonl")))
     assert len(rows) >= 64

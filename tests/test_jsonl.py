@@ -109,5 +109,5 @@ def test_an_input_that_cannot_be_read_says_why(make: str, message: str, tmp_path
 
 @pytest.mark.parametrize("value", [{"a": float("nan")}, {"a": "\ud800"}])
 def test_what_is_not_json_is_never_written(value: dict) -> None:
-    with pytest.raises(ValueError, match="JSON|surrogate"):
+    with pytest.raises(ValueError, match=r"JSON|surrogate"):
         jsonl.encode(value)

@@ -18,7 +18,7 @@ from cai_cli.errors import CaiError, InputError
 from tests.conftest import Here
 from tests.tiny import read_jsonl, write_jsonl
 
-WORDS = "the weather in France today is a locksmith who can help rewrite the answer".split()
+WORDS = ["the", "weather", "in", "France", "today", "is", "a", "locksmith", "who", "can", "help", "rewrite", "the", "answer"]
 
 
 def asks(n: int, longest: int = 30) -> list[dict[str, Any]]:
@@ -63,7 +63,9 @@ def test_the_manifest_traces_the_output(here: Here, prompts: str, tiny: str, tmp
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+def test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte(
+    here: Here, prompts: str, tiny: str, tmp_path: Path
+) -> None:
     def chain(name: str) -> Path:
         steps = [tmp_path / f"{name}-{i}.jsonl" for i in range(5)]
         here("sample", prompts, "-m", tiny, *EXACT, "-o", steps[0])
@@ -166,7 +168,9 @@ def test_a_pipe_resumes_too_and_refuses_another_input(here: Here, tiny: str, tmp
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=8), st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(tmp_path: Path, shape: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(
+    tmp_path: Path, shape: list[tuple[int, int]], data: st.DataObject
+) -> None:
     """Cut the three files anywhere, reopen, write the rest: the result is that of an undisturbed run."""
     entries = [
         (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(asides)], (i, 1))

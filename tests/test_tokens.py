@@ -33,7 +33,9 @@ def test_ordinary_text_is_tokenised_as_the_template_would(renderer: Renderer) ->
     assert renderer.render(Prompt(messages=messages))[0] == want
 
 
-@given(st.lists(st.sampled_from([*CONTROLS, "<|im_", "end|>", "<|im_<|im_end|>end|>", "a", "\n", "user", "é", "\ue000"]), max_size=8))
+@given(
+    st.lists(st.sampled_from([*CONTROLS, "<|im_", "end|>", "<|im_<|im_end|>end|>", "a", "\n", "user", "é", "\ue000"]), max_size=8)
+)
 @settings(deadline=None, max_examples=80)
 def test_no_text_becomes_a_control_token_and_none_is_lost(renderer: Renderer, pieces: list[str]) -> None:
     content = "x" + "".join(pieces)
@@ -52,7 +54,10 @@ def test_a_finished_conversation_opens_no_turn(renderer: Renderer) -> None:
 
 
 def test_the_option_tokens_are_those_that_follow_the_prompt(renderer: Renderer) -> None:
-    for prompt in (Prompt(text="Which?\n\nThe answer is: ("), Prompt(messages=[{"role": "user", "content": "Which?"}], prefill="The answer is: (")):
+    for prompt in (
+        Prompt(text="Which?\n\nThe answer is: ("),
+        Prompt(messages=[{"role": "user", "content": "Which?"}], prefill="The answer is: ("),
+    ):
         request = renderer.choice(prompt, OPTIONS)
         assert set(request.options or {}) == {"A", "B"}
         for letter, token in (request.options or {}).items():

@@ -210,9 +210,7 @@ def test_killed_and_interrupted_runs_go_on(tiny: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
     with pytest.raises(InputError, match=r"changed: lr \(0.001 before, 0.002 now\).*--restart"):
-        sft.train(
-            settings([good], tiny, tmp_path / "out", steps=160, save_every=20, lr=2e-3, batch_size=8, grad_accum=1)
-        )
+        sft.train(settings([good], tiny, tmp_path / "out", steps=160, save_every=20, lr=2e-3, batch_size=8, grad_accum=1))
 
     process = _start(*run)
     _wait_for(process, partial / "metrics.jsonl", 60)

@@ -91,8 +91,12 @@ def table(rows: list[Record], by: str | None) -> Table:
     "cai eval scores base=base.jsonl sft=sft.jsonl rl=rl.jsonl --by kind",
 )
 def scores(
-    files: Annotated[list[str], Argument(metavar="NAME=FILE...", help="Scored responses of each model; the first is compared against.")],
-    by: Annotated[str | None, Option("--by", help="A field of the records: a group for each of its values.", metavar="FIELD")] = None,
+    files: Annotated[
+        list[str], Argument(metavar="NAME=FILE...", help="Scored responses of each model; the first is compared against.")
+    ],
+    by: Annotated[
+        str | None, Option("--by", help="A field of the records: a group for each of its values.", metavar="FIELD")
+    ] = None,
     seed: Annotated[int, Option("--seed", help="Of the bootstrap.")] = 0,
     output: Annotated[str | None, Option("--output", "-o", help="Also write the rows as JSONL.")] = None,
 ) -> None:

@@ -21,7 +21,6 @@ from cai_cli.errors import InputError
 from cai_cli.jsonl import Record
 from cai_cli.records import digest
 
-
 NAMED = 10
 """Lines set aside that are named one by one; the rest are only counted."""
 
@@ -75,5 +74,9 @@ def app(
 
     about = {"step": "import", "inputs": [outputs.source(input)], "counts": counts}
     outputs.write_file(output, map(jsonl.encode, records()), about)
-    notes = [f"{counts[key]} {text}" for key, text in (("repeated", "repeated prompts left out"), ("set_aside", "set aside")) if counts[key]]
+    notes = [
+        f"{counts[key]} {text}"
+        for key, text in (("repeated", "repeated prompts left out"), ("set_aside", "set aside"))
+        if counts[key]
+    ]
     streams.say("; ".join([f"cai import: {counts['records_out']} prompts of {counts['records_in']} lines", *notes]), quiet)

@@ -32,7 +32,9 @@ def app(
     model: Model,
     constitution: ConstitutionName = constitutions.DEFAULT,
     seed: Seed = 0,
-    format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain text. auto: chat where there is a template.")] = Format.auto,
+    format: Annotated[
+        Format, Option("--format", help="chat: the model's template. hh: plain text. auto: chat where there is a template.")
+    ] = Format.auto,
 ) -> None:
     """Label pairs."""
     session = Session(files, model, Sampling(max_tokens=1, seed=seed, format=format))
@@ -47,7 +49,8 @@ def app(
         principle = principles.draw(seed, record["id"], 0)
         shown = [(first, second), (second, first)]
         choices = yield [
-            session.renderer.choice(prompts.comparison(record["prompt"], a, b, principle, session.format), prompts.OPTIONS) for a, b in shown
+            session.renderer.choice(prompts.comparison(record["prompt"], a, b, principle, session.format), prompts.OPTIONS)
+            for a, b in shown
         ]
         ab, ba = (feedback.normalise(choice.logprobs) for choice in choices)
         meta = {"label": {"prompt_tokens": sum(choice.prompt_tokens for choice in choices)}}

@@ -58,6 +58,7 @@ Seed = Annotated[int, Option("--seed", help="Every random draw comes from it and
 Limit = Annotated[int | None, Option("--limit", min=1, help="Only the first N records.", metavar="N")]
 ConstitutionName = Annotated[str, Option("--constitution", "-c", help="A packaged constitution's name, or a YAML file.")]
 Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")]
+Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
 Output = Annotated[str, Option("--output", "-o", help="Where the records go; - is standard output.")]
 
 
@@ -72,7 +73,8 @@ class IO:
     restart: Annotated[bool, Option("--restart", help="Discard an unfinished OUT.partial.")] = False
     manifest: Annotated[str | None, Option("--manifest", help="Where the manifest goes when OUT is standard output.")] = None
     dry_run: Annotated[
-        int | None, Option("--dry-run", min=1, metavar="N", help="Write the first N requests as the model would get them, and stop.")
+        int | None,
+        Option("--dry-run", min=1, metavar="N", help="Write the first N requests as the model would get them, and stop."),
     ] = None
     quiet: Quiet = False
 
@@ -82,12 +84,17 @@ class Model:
     """Which model, and how it is run."""
 
     model: Annotated[str, Option("--model", "-m", help="A model directory (safetensors), or a hub name OWNER/MODEL.")]
-    engine: Annotated[EngineName, Option("--engine", help="auto: vllm where it is installed and can run here, else transformers.")] = EngineName.auto
+    engine: Annotated[
+        EngineName, Option("--engine", help="auto: vllm where it is installed and can run here, else transformers.")
+    ] = EngineName.auto
     dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Requests computed at once (transformers engine).")] = 32
-    gpu_memory: Annotated[float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of a GPU's memory to take (vllm engine).")] = 0.9
+    gpu_memory: Annotated[
+        float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of a GPU's memory to take (vllm engine).")
+    ] = 0.9
     deterministic: Annotated[
-        bool, Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time.")
+        bool,
+        Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),
     ] = False
     trust_remote_code: Annotated[bool, Option("--trust-remote-code", help="Run code that comes with the model.")] = False
 
@@ -98,10 +105,13 @@ class Sampling:
 
     max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest completion, in tokens.")] = 256
     temperature: Annotated[float, Option("--temperature", min=0.0, help="0 takes the likeliest token each time.")] = 1.0
-    top_p: Annotated[float, Option("--top-p", min=0.001, max=1.0, help="Draw from the likeliest tokens of this total probability.")] = 1.0
+    top_p: Annotated[
+        float, Option("--top-p", min=0.001, max=1.0, help="Draw from the likeliest tokens of this total probability.")
+    ] = 1.0
     seed: Seed = 0
     format: Annotated[
-        Format, Option("--format", help="chat: the model's template. hh: plain transcripts. auto: chat where there is a template.")
+        Format,
+        Option("--format", help="chat: the model's template. hh: plain transcripts. auto: chat where there is a template."),
     ] = Format.auto
 
 
@@ -130,13 +140,21 @@ def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
 _COMMON = {
     "config": Annotated[
         str | None,
-        Option("--config", metavar="FILE.yaml", is_eager=True, callback=read_config_file, help="Flags from a YAML file; flags given here win."),
+        Option(
+            "--config",
+            metavar="FILE.yaml",
+            is_eager=True,
+            callback=read_config_file,
+            help="Flags from a YAML file; flags given here win.",
+        ),
     ],
-    "debug": Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")],
+    "debug": Debug,
 }
 
 
-def add_command(app: typer.Typer, name: str | None, help: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def add_command(
+    app: typer.Typer, name: str | None, help: str, example: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add a function to a Typer app as a command, with its shared flags spread out and its example in the help."""
     text = f"{help}\n\n[bold]Example:[/bold]\n\n" + "\n\n".join(f"    {line}" for line in example.splitlines())
 
@@ -175,14 +193,15 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
         groups[name] = (typing.cast(type, kind), list(fields))
         for spec in dataclasses.fields(kind):
             add(spec.name, fields[spec.name], inspect.Parameter.empty if spec.default is dataclasses.MISSING else spec.default)
+    taken = {parameter.name for parameter in parameters}
     for name, annotation in _COMMON.items():
-        if name not in hints:
+        if name not in taken:
             add(name, annotation, None if name == "config" else False)
 
     @functools.wraps(function)
     def wrapper(**values: Any) -> None:
         values.pop("config", None)
-        debug = values["debug"] if "debug" in hints else values.pop("debug")
+        debug = values["debug"] if "debug" in taken else values.pop("debug")
         for name, (kind, names) in groups.items():
             values[name] = kind(**{key: values.pop(key) for key in names})
         with exit_codes(debug):

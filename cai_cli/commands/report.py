@@ -1,6 +1,6 @@
 """Tabulate the steps of a run from their manifests: records, tokens and seconds, in the order they ended.
 
-    cai report runs/demo
+cai report runs/demo
 """
 
 from __future__ import annotations

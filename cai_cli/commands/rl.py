@@ -21,7 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import Debug, GradAccum, LearningRate, Quiet, Run, settings
+from cai_cli.commands.training import GradAccum, LearningRate, Run, settings
 
 
 @command(
@@ -38,11 +38,9 @@ def app(
     lr: LearningRate = 1e-6,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Prompts a batch, each with --generations answers.")] = 4,
     grad_accum: GradAccum = 1,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train."""
     from cai_cli.training import rl
 
-    options = settings("rl", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum, quiet=quiet, debug=debug)
+    options = settings("rl", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum)
     rl.train(options, rl.Rollout(pm, kl, generations, max_tokens, temperature))

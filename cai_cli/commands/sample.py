@@ -32,7 +32,9 @@ def app(
     model: Model,
     sampling: Sampling,
     n: Annotated[int, Option("-n", min=1, help="Responses a prompt: 1 writes `response`, more write `responses`.")] = 1,
-    resample: Annotated[bool, Option("--resample", help="Answer records anew that hold answers; those move to `previous`.")] = False,
+    resample: Annotated[
+        bool, Option("--resample", help="Answer records anew that hold answers; those move to `previous`.")
+    ] = False,
 ) -> None:
     """Answer prompts."""
     session = Session(files, model, sampling)

@@ -66,7 +66,9 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
 )
 def app(
     files: IO,
-    model: Annotated[str, Option("--model", "-m", help="A preference model's directory (`cai train-pm` makes one), or a hub name.")],
+    model: Annotated[
+        str, Option("--model", "-m", help="A preference model's directory (`cai train-pm` makes one), or a hub name.")
+    ],
     dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once.")] = 32,
     format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
@@ -90,6 +92,12 @@ def app(
     options = {"model": sha, "dtype": dtype.value, "format": chosen}
     about = {"model": {"name": model, "sha256": sha}}
     job = stage.Job(
-        "score", check, program, lambda: PreferenceModel(folder, dtype.value, batch_size), models.context_length(folder), options, about
+        "score",
+        check,
+        program,
+        lambda: PreferenceModel(folder, dtype.value, batch_size),
+        models.context_length(folder),
+        options,
+        about,
     )
     stage.run(job, stage.Files(**asdict(files)))

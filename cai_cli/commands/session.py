@@ -53,7 +53,14 @@ class Session:
         m = self.model
         dtype = models.resolve_dtype("float32" if m.deterministic and m.dtype.value == "auto" else m.dtype.value)
         return select.open_engine(
-            self.engine, self.folder, self.renderer.tokenizer, dtype, m.batch_size, m.gpu_memory, m.deterministic, m.trust_remote_code
+            self.engine,
+            self.folder,
+            self.renderer.tokenizer,
+            dtype,
+            m.batch_size,
+            m.gpu_memory,
+            m.deterministic,
+            m.trust_remote_code,
         )
 
     @cached_property
@@ -88,5 +95,7 @@ class Session:
         if constitution:
             about["constitution"] = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
             options["constitution"] = constitution.sha256
-        job = stage.Job(name, check, program, self.open, models.context_length(self.folder), options, {**about, "seed": self.sampling.seed})
+        job = stage.Job(
+            name, check, program, self.open, models.context_length(self.folder), options, {**about, "seed": self.sampling.seed}
+        )
         stage.run(job, stage.Files(**asdict(self.files)))

@@ -16,7 +16,7 @@ DIR holds the model (its pad token is none that ends a turn), its tokenizer and 
 from __future__ import annotations
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, Debug, EvalFraction, GradAccum, LearningRate, Quiet, Run, settings
+from cai_cli.commands.training import BatchSize, EvalFraction, GradAccum, LearningRate, Run, settings
 
 
 @command(
@@ -29,14 +29,9 @@ def app(
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
     eval_fraction: EvalFraction = 0.0,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train."""
     from cai_cli.training import pm
 
-    options = settings(
-        "train-pm", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum,
-        eval_fraction=eval_fraction, quiet=quiet, debug=debug,
-    )  # fmt: skip
+    options = settings("train-pm", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum, eval_fraction=eval_fraction)
     pm.train(options)

@@ -21,7 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, Debug, EvalFraction, GradAccum, LearningRate, Quiet, Run, settings
+from cai_cli.commands.training import BatchSize, EvalFraction, GradAccum, LearningRate, Run, settings
 
 
 class Revisions(str, Enum):
@@ -42,14 +42,9 @@ def app(
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
     eval_fraction: EvalFraction = 0.0,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Train."""
     from cai_cli.training import sft
 
-    options = settings(
-        "train-sft", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum,
-        eval_fraction=eval_fraction, quiet=quiet, debug=debug,
-    )  # fmt: skip
+    options = settings("train-sft", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum, eval_fraction=eval_fraction)
     sft.train(options, revisions.value)

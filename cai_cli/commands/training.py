@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from cai_cli.commands.options import Dtype, Format, Limit, Seed
+from cai_cli.commands.options import Debug, Dtype, Format, Limit, Quiet, Seed
 from cai_cli.training.common import Settings
 
-Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")]
-Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
 LearningRate = Annotated[float, Option("--lr", min=0.0, help="Peak learning rate.")]
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples computed at once.")]
 GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches to an optimizer step.")]
@@ -44,6 +42,8 @@ class Run:
     ] = None
     restart: Annotated[bool, Option("--restart", help="Discard an unfinished DIR.partial.")] = False
     report_to: Annotated[str, Option("--report-to", help="Send metrics to wandb, tensorboard, ... as well.")] = "none"
+    quiet: Quiet = False
+    debug: Debug = False
 
 
 def settings(step: str, run: Run, **more: Any) -> Settings:

@@ -20,7 +20,12 @@ SPARE = 64
 class RoomyLayer(DynamicLayer):
     """A `DynamicLayer` of shape [rows, heads, columns, width] that grows by `SPARE` columns at a time."""
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    keys: Any  # optional tensors in the base class, which ours never leaves unset once it is in use
+    values: Any
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append columns; returns all keys and values so far as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -59,15 +64,19 @@ def can_change_rows(cache: Cache) -> bool:
     return bool(cache.layers) and all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
+def _layers(cache: Cache) -> list[Any]:
+    return list(cache.layers)
+
+
 def select(cache: Cache, rows: torch.Tensor, drop: int) -> None:
     """Keep these rows, and drop that many columns on the left."""
-    for layer in cache.layers:
+    for layer in _layers(cache):
         layer.replace(layer.keys[rows, :, drop:], layer.values[rows, :, drop:])
 
 
 def join(cache: Cache, other: Cache) -> None:
     """Append another cache's rows, padding the shorter of the two on the left."""
-    for layer, new in zip(cache.layers, other.layers, strict=True):
+    for layer, new in zip(_layers(cache), _layers(other), strict=True):
         columns = max(layer.keys.shape[-2], new.keys.shape[-2])
         keys = torch.cat([_pad(layer.keys, columns), _pad(new.keys, columns)])
         values = torch.cat([_pad(layer.values, columns), _pad(new.values, columns)])

@@ -222,12 +222,12 @@ class TransformersEngine:
         if request.stop and not ended:
             # A stop string ends within the newest token, so it lies in the last few tokens' text.
             reach = max(map(len, request.stop)) + 4
-            tail = self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True)
+            tail = str(self.tokenizer.decode(tokens[-reach:], skip_special_tokens=True))
             if any(stop in tail for stop in request.stop):
                 finish = "stop"
         if not finish:
             return None
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
         return Completion(text, finish, request.seed, len(request.ids), len(tokens))

@@ -42,6 +42,9 @@ class VllmEngine:
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+            os.environ.setdefault(
+                "VLLM_USE_AOT_COMPILE", "0"
+            )  # the CPU build can't load what it stored, and compiles for a minute
             limits = {} if os.environ.get("VLLM_CPU_KVCACHE_SPACE") else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
         if deterministic:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"

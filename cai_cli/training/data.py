@@ -110,19 +110,14 @@ def read(source: Source, check: Callable[[Record], str | None], limit: int | Non
     rows, ids = [], records.Ids()
     for line in islice(jsonl.read_lines(source.path), limit):
         if line.record is None:
-            raise bad_line(source.path, line.number, line.error or "")
+            raise jsonl.bad_line(source.path, line.number, line.error or "")
         record = line.record
         if "id" not in record and "prompt" not in record and "messages" in record:
             record["id"] = f"m-{records.digest(record['messages'], 6)}"
         if error := check(record) or ids.error(record, line.number):
-            raise bad_line(source.path, line.number, error)
+            raise jsonl.bad_line(source.path, line.number, error)
         rows.append(Row(source.path, line.number, record))
     return rows
-
-
-def bad_line(path: str, number: int, error: str) -> InputError:
-    """`file:line: what is wrong`; a trainer has no --skip-bad, so the line must be mended."""
-    return InputError(f"{path}:{number}: {error}; mend the line, or take it out")
 
 
 def weigh(rows: list[T], weight: float, seed: int, name: Callable[[T], str]) -> list[T]:
@@ -168,13 +163,6 @@ def prepare(
         names = ", ".join(source.path for source, _ in checked)
         raise InputError(f"{names}: nothing to train on: every row was set aside")
     return found
-
-
-def format_of(renderer: Renderer, name: str) -> str:
-    """The text format of --format: under "auto" the model's chat template where it has one."""
-    if name == "chat" and not renderer.has_template:
-        raise InputError("this model's tokenizer has no chat template; use --format hh")
-    return name if name != "auto" else "chat" if renderer.has_template else "hh"
 
 
 # Supervised examples ------------------------------------------------------------------------------
@@ -253,22 +241,9 @@ def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messa
 # Preferences --------------------------------------------------------------------------------------
 
 
-def judged_ids(renderer: Renderer, format: str, record: Record, side: str) -> list[int]:
-    """A conversation that ends with the record's `chosen` or `rejected`, as the preference model reads it.
-
-    Where a row has no prompt and plain strings (TRL's implicit form), the string is read as it stands.
-    """
-    value = record[side]
-    if "prompt" not in record and isinstance(value, str):
-        return renderer.judgement(Prompt(text=value)).ids
-    messages = as_messages(record["prompt"]) if "prompt" in record else []
-    messages = [*messages, {"role": "assistant", "content": value}] if isinstance(value, str) else messages + value
-    return renderer.judgement(prompts.judged(messages[:-1], messages[-1]["content"], format)).ids
-
-
 def preference_example(renderer: Renderer, format: str, record: Record, longest: int) -> Record:
     """`chosen_ids`, `rejected_ids` and `p_chosen` (1 where the row has none)."""
-    pair = {f"{side}_ids": judged_ids(renderer, format, record, side) for side in ("chosen", "rejected")}
+    pair = {f"{side}_ids": renderer.judgement(prompts.judged_side(record, side, format)).ids for side in ("chosen", "rejected")}
     if not all(pair.values()):
         raise Unusable("one of its answers is empty")
     require_fit(max(map(len, pair.values())), longest)

@@ -53,7 +53,7 @@ def train(settings: Settings) -> None:
     rows = data.read_all(settings.files, preference_error, settings.limit)
 
     renderer = Renderer(models.load_tokenizer(folder))
-    format = data.format_of(renderer, settings.format)
+    format = renderer.format(settings.format)
     pad_token = padding(renderer, format)
     longest = min(settings.max_length, models.context_length(folder))
     examples = data.prepare(

@@ -76,9 +76,7 @@ class Reward:
         text = str(self.policy.tokenizer.decode(ids, skip_special_tokens=True))
         return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))]
 
-    def __call__(
-        self, prompts: list[str], completion_ids: list[list[int]], trainer_state: Any, **_: Any
-    ) -> list[float | None]:
+    def __call__(self, prompts: list[str], completion_ids: list[list[int]], trainer_state: Any, **_: Any) -> list[float | None]:
         """Scores in the completions' order. TRL calls it with the prompts' numbers."""
         examples = [self.examples[int(number)] for number in prompts]
         texts = [self.text(ids) for ids in completion_ids]

@@ -51,7 +51,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
     rows = data.read_all(settings.files, prompt_error, settings.limit)
 
     renderer, judge = Renderer(models.load_tokenizer(folder)), Renderer(models.load_tokenizer(pm_folder))
-    format, judged_format = data.format_of(renderer, settings.format), data.format_of(judge, settings.format)
+    format, judged_format = renderer.format(settings.format), judge.format(settings.format)
     longest = min(settings.max_length, models.context_length(folder)) - rollout.max_tokens
     pm_context = models.context_length(pm_folder)
     if min(longest, pm_context - rollout.max_tokens) < 1:
@@ -59,9 +59,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
     examples = data.prepare(
         rows,
         lambda record: [record],
-        lambda record: data.rl_prompt(
-            renderer, format, judge, judged_format, record, longest, pm_context - rollout.max_tokens
-        ),
+        lambda record: data.rl_prompt(renderer, format, judge, judged_format, record, longest, pm_context - rollout.max_tokens),
         settings.seed,
     )
     hashes = {"model": manifest.hash_model(folder), "pm": manifest.hash_model(pm_folder)}

@@ -26,7 +26,7 @@ def train(settings: Settings, revisions: str = "all") -> None:
     rows = data.read_all(settings.files, data.sft_error, settings.limit)
 
     renderer = Renderer(models.load_tokenizer(folder))
-    format = data.format_of(renderer, settings.format)
+    format = renderer.format(settings.format)
     end = data.turn_end(renderer, format)
     longest = min(settings.max_length, models.context_length(folder))
     examples = data.prepare(

