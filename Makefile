@@ -63,7 +63,7 @@ bench: setup model
 	$(BIN)/python tests/bench.py $(SMOLLM2)
 
 gpu-check: setup
-	sh examples/gpu-check.sh $(BIN) $(MODEL)
+	@sh examples/gpu-check.sh $(BIN) $(MODEL)
 
 clean:
 	rm -rf runs

@@ -73,7 +73,7 @@ $(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $
 
 # Reinforcement learning (RL-CAI).
 $(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
-	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl -m $(RUN)/sft --pm $(RUN)/pm --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
+	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
 
 # Evaluation: each model's answers to the held-out prompts, scored by the preference model.
 $(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)

@@ -94,3 +94,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"the shared data is not beside the checkout ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The real model of 135 million parameters, that `make model` brings."""
+    folder = Path(__file__).parent.parent / "models" / "SmolLM2-135M-Instruct"
+    if not (folder / "config.json").exists():
+        pytest.skip(f"{folder} is not there: run `make model`")
+    return folder
