@@ -44,4 +44,5 @@ def app(
     for path, lines in zip((output, rest), sides, strict=True):
         if path is not None:
             outputs.write_file(path, lines, about)
-    streams.say(f"cai split: {len(sides[0])} records -> {output}, {len(sides[1])} -> {rest or 'nowhere'}", quiet)
+    others = f"{len(sides[1])} -> {rest}" if rest else f"{len(sides[1])} others"
+    streams.say(f"cai split: {len(sides[0])} records -> {output}, {others}", quiet)

@@ -7,6 +7,7 @@ time). vLLM resolves a request's sampling from its own seed.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -24,6 +25,11 @@ IN_FLIGHT = 1024
 """Requests handed to vLLM at most."""
 CPU_CACHE_BYTES = 2 * 2**30
 """Key-value cache on a CPU, in bytes, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
+
+
+def _hush() -> None:
+    """Close standard error as the interpreter ends: vLLM's extension modules then list what they leak."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class VllmEngine:
@@ -48,6 +54,7 @@ class VllmEngine:
             limits = {} if os.environ.get("VLLM_CPU_KVCACHE_SPACE") else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
         if deterministic:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
+        atexit.register(_hush)
         from vllm import LLM
 
         try:
