@@ -215,7 +215,7 @@ def _summary(job: Job, files: Files, counts: Counts) -> None:
 
 def _dry_run(job: Job, files: Files) -> Counts:
     """Write the first requests of the input, as the model would get them."""
-    output = streams.claim_stdout() if files.output == "-" else open(files.output, "wb")  # noqa: SIM115
+    output = streams.claim_stdout()  # never -o, which may hold a finished output
     ids, left = Ids(), files.dry_run or 0
     with output:
         for line in islice(jsonl.read_lines(files.input), files.limit):

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 def records(path: Path) -> list[dict]:
     """The records of a JSONL file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def largest_change(before: Path, after: Path) -> float:

@@ -78,9 +78,9 @@ $(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl $(RUN)/sft/
 # Evaluation: each model's answers to the held-out prompts, scored by the preference model.
 $(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
-$(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json $(TEXT)
+$(RUN)/sft-answers.jsonl $(RUN)/rl-answers.jsonl: $(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json $(TEXT)
 	$(CAI) sample $< -m $(RUN)/$* $(GENERATE) -o $@
-$(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(RUN)/pm/manifest.json
+$(RUN)/base-scores.jsonl $(RUN)/sft-scores.jsonl $(RUN)/rl-scores.jsonl: $(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(RUN)/pm/manifest.json
 	$(CAI) score $< -m $(RUN)/pm -o $@
 $(RUN)/eval.jsonl: $(RUN)/base-scores.jsonl $(RUN)/sft-scores.jsonl $(RUN)/rl-scores.jsonl
 	$(CAI) eval scores base=$(RUN)/base-scores.jsonl sft=$(RUN)/sft-scores.jsonl rl=$(RUN)/rl-scores.jsonl --by kind -o $@ > $(RUN)/eval.txt
@@ -88,4 +88,4 @@ $(RUN)/report.txt: $(RUN)/eval.jsonl examples/check_demo.py
 	@{ $(CAI) report $(RUN) && echo && cat $(RUN)/eval.txt && echo && $(BIN)/python examples/check_demo.py $(RUN); } > $@.tmp
 	@mv $@.tmp $@ && echo && cat $@
 
-.PRECIOUS: $(RUN)/%-answers.jsonl $(RUN)/%-scores.jsonl $(RUN)/settings/%
+.PRECIOUS: $(RUN)/settings/%

@@ -36,7 +36,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 def test_make_targets_that_the_readme_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text() + (ROOT / "examples/demo.mk").read_text()
-    for target in set(re.findall(r"\bmake ([a-z-]+)", DOCS["README.md"])):
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", DOCS["README.md"], re.M)):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cai_cli import models
+from cai_cli import models, prompts
 from cai_cli.engines.preference import PreferenceModel
 from cai_cli.errors import InputError
 from cai_cli.tokens import Renderer
-from cai_cli.training import data, pm
+from cai_cli.training import pm
 from cai_cli.training.common import Settings
 from tests import tiny as make
 from tests.tiny import read_jsonl, write_jsonl
@@ -50,7 +50,7 @@ def settings(files: list[str], model: str, output: Path, **more: Any) -> Setting
 def predictions(folder: Path, rows: list[dict[str, Any]]) -> list[float]:
     """The probability that the trained model gives each row's chosen answer, read as `cai score` reads it."""
     renderer, scorer = Renderer(models.load_tokenizer(folder)), PreferenceModel(folder, "float32")
-    sides = [[data.judged_ids(renderer, "chat", row, side) for side in ("chosen", "rejected")] for row in rows]
+    sides = [[renderer.judgement(prompts.judged_side(row, side, "chat")).ids for side in ("chosen", "rejected")] for row in rows]
     scores = [scorer.score_ids(both) for both in sides]
     return [1 / (1 + math.exp(rejected - chosen)) for chosen, rejected in scores]
 
@@ -130,7 +130,7 @@ def test_padding_does_not_move_scores(padded_by_its_end: str, tmp_path: Path) ->
         together = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0].tolist()
         alone = [model(**tokenizer(text, return_tensors="pt")).logits[0, 0].item() for text in texts]
     renderer = Renderer(models.load_tokenizer(tmp_path / "out"))
-    ids = [data.judged_ids(renderer, "chat", row, side) for row in rows[:3] for side in ("chosen", "rejected")]
+    ids = [renderer.judgement(prompts.judged_side(row, side, "chat")).ids for row in rows[:3] for side in ("chosen", "rejected")]
     assert together == pytest.approx(alone, abs=1e-5)
     assert PreferenceModel(tmp_path / "out", "float32").score_ids(ids) == pytest.approx(alone, abs=1e-5)
     assert len({round(score, 4) for score in alone}) > 3

@@ -58,8 +58,8 @@ def _config(tokenizer: Any, hidden: int, layers: int, **more: Any) -> Any:
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
-        num_attention_heads=hidden // 16,  # heads of 16: vLLM's CPU kernels refuse smaller ones
-        num_key_value_heads=hidden // 16,
+        num_attention_heads=hidden // 32,  # heads of 32: the CPU kernels of vLLM refuse smaller ones
+        num_key_value_heads=hidden // 32,
         max_position_embeddings=512,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -74,7 +74,7 @@ class Reward:
     def text(self, ids: list[int]) -> str:
         """A completion as `cai sample` would write it."""
         text = str(self.policy.tokenizer.decode(ids, skip_special_tokens=True))
-        return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))]
+        return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))].strip()
 
     def __call__(self, prompts: list[str], completion_ids: list[list[int]], trainer_state: Any, **_: Any) -> list[float | None]:
         """Scores in the completions' order. TRL calls it with the prompts' numbers."""
