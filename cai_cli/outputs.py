@@ -87,12 +87,13 @@ class FileOutput:
         self._began = time.monotonic() - self.counts.seconds
 
     def _open(self, fingerprint: Manifest, restart: bool) -> None:
+        stale = not self.partial.exists()  # a kill after the last rename leaves only what stands beside it
         lock = self.partial.open("ab", buffering=0)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
-        resumable = self.partial_manifest.exists() and not restart
+        resumable = self.partial_manifest.exists() and not restart and not stale
         if resumable:
             manifest.require_same(manifest.read(self.partial_manifest), fingerprint, str(self.partial))
             self._recover()
@@ -156,13 +157,13 @@ class FileOutput:
         try:
             self.out.flush()
             os.fsync(self.out.fileno())
+            digest = manifest.hash_file(self.partial)
+            manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
+            os.replace(self.partial, self.path)
             if self.partial_rejected.exists():
                 os.replace(self.partial_rejected, self.rejected)
             else:
                 self.rejected.unlink(missing_ok=True)
-            digest = manifest.hash_file(self.partial)
-            manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
-            os.replace(self.partial, self.path)
             self.partial_manifest.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
         except OSError as problem:

@@ -55,6 +55,8 @@ def prompt_error(record: Record) -> str | None:
     prompt = record.get("prompt")
     if prompt is None:
         return "no 'prompt' field"
+    if not isinstance(record.get("meta", {}), dict):
+        return "'meta' must be an object"
     if isinstance(prompt, str):
         return None if prompt.strip() else "'prompt' is empty"
     if error := messages_error(prompt, "prompt"):
@@ -184,7 +186,7 @@ class Ids:
         """Give `record` an id in place, if it lacks one; what is wrong with its id, or None."""
         identity = record.get("id")
         if identity is None:
-            name = digest(record.get("prompt", record.get("chosen")), 6)
+            name = digest(record.get("prompt", record.get("chosen", record.get("messages"))), 6)
             count = self._counts[int(name, 16)] = self._counts.get(int(name, 16), 0) + 1
             identity = f"p-{name}" if count == 1 else f"p-{name}-{count}"
         elif isinstance(identity, int) and not isinstance(identity, bool):

@@ -167,6 +167,9 @@ def run(job: Job, files: Files) -> Counts:
     output: FileOutput | StreamOutput
     if files.output == "-":
         output = StreamOutput(streams.claim_stdout(), files.manifest)
+    elif Path(files.output).exists() and not Path(files.output).is_file() and not Path(files.output).is_dir():
+        streams.claim_stdout().close()
+        output = StreamOutput(open(files.output, "wb", buffering=0), files.manifest)  # noqa: SIM115  a device or a named pipe
     else:
         streams.claim_stdout().close()
         output = FileOutput(files.output, fingerprint, files.restart)
@@ -356,9 +359,10 @@ class _Run:
             try:
                 requests = item.program.send(results)  # type: ignore[arg-type]
                 for request in requests:
-                    if len(request.ids) + request.max_tokens > self.job.context:
+                    room = 1 if request.kind == "choose" else request.max_tokens
+                    if len(request.ids) + room > self.job.context:
                         raise SetAside(
-                            f"its prompt of {len(request.ids)} tokens and {request.max_tokens} more "
+                            f"its prompt of {len(request.ids)} tokens and {room} more "
                             f"exceed the model's context of {self.job.context}"
                         )
             except StopIteration as stop:

@@ -1,6 +1,6 @@
 """Write docs/commands.md: every command's help, as the program prints it.
 
-    python docs/generate.py          tests/test_docs.py checks that the page is what this would write
+python docs/generate.py          tests/test_docs.py checks that the page is what this would write
 """
 
 from __future__ import annotations

@@ -51,7 +51,21 @@ def test_the_vllm_engine_ends_with_its_command_and_logs_to_stderr(real: Path, tm
     if problem := vllm_problem():
         pytest.skip(problem)
     source = ROOT / "examples" / "red-team.jsonl"
-    command = [sys.executable, "-m", "cai_cli.main", "sample", source, "-m", real, "--engine", "vllm", "--limit", "8", "--max-tokens", "16"]
+    command = [
+        sys.executable,
+        "-m",
+        "cai_cli.main",
+        "sample",
+        source,
+        "-m",
+        real,
+        "--engine",
+        "vllm",
+        "--limit",
+        "8",
+        "--max-tokens",
+        "16",
+    ]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [f"red-{i:03}" for i in range(1, 9)]
     assert done.stderr.splitlines()[-1].startswith("cai sample: 8 records")

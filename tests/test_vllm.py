@@ -87,7 +87,10 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
 
 def test_results_come_as_they_finish(engines: tuple[Any, Any], renderer: Renderer) -> None:
     """A short request that enters last leaves first."""
-    asked = [renderer.request(prompts.answer(record, "chat"), 0, n, 0.0, 1.0) for record, n in zip(questions(3), (64, 64, 4), strict=True)]
+    asked = [
+        renderer.request(prompts.answer(record, "chat"), 0, n, 0.0, 1.0)
+        for record, n in zip(questions(3), (64, 64, 4), strict=True)
+    ]
     assert next(iter(engines[1].generate(feed(asked))))[0] == 2
 
 
@@ -97,11 +100,24 @@ def test_what_we_train_loads_in_vllm(here: Here, tiny: str, tmp_path: Path) -> N
 
     answers = [{"id": f"q{i}", "prompt": f"Question {i}?", "response": f"Answer {i}."} for i in range(8)]
     here("train-sft", write_jsonl(tmp_path / "a.jsonl", answers), "-m", tiny, "--steps", 2, "-o", tmp_path / "sft")
-    done = here("sample", write_jsonl(tmp_path / "p.jsonl", asks(2)), "-m", tmp_path / "sft", "--engine", "vllm", "--max-tokens", 4)
+    done = here(
+        "sample", write_jsonl(tmp_path / "p.jsonl", asks(2)), "-m", tmp_path / "sft", "--engine", "vllm", "--max-tokens", 4
+    )
     assert len(done.out.splitlines()) == 2
 
     pairs = [{"id": f"q{i}", "prompt": f"Question {i}?", "chosen": f"Answer {i}.", "rejected": "No."} for i in range(8)]
-    here("train-pm", write_jsonl(tmp_path / "b.jsonl", pairs), "-m", tiny, "--steps", 2, "--dtype", "float32", "-o", tmp_path / "pm")
+    here(
+        "train-pm",
+        write_jsonl(tmp_path / "b.jsonl", pairs),
+        "-m",
+        tiny,
+        "--steps",
+        2,
+        "--dtype",
+        "float32",
+        "-o",
+        tmp_path / "pm",
+    )
     here("score", tmp_path / "b.jsonl", "-m", tmp_path / "pm", "--dtype", "float32", "-o", tmp_path / "scored.jsonl")
     renderer = Renderer(models.load_tokenizer(tmp_path / "pm"))
     rendered = [renderer.judgement(prompts.judged_side(row, "chosen", "chat")).ids for row in pairs]

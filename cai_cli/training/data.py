@@ -112,8 +112,6 @@ def read(source: Source, check: Callable[[Record], str | None], limit: int | Non
         if line.record is None:
             raise jsonl.bad_line(source.path, line.number, line.error or "")
         record = line.record
-        if "id" not in record and "prompt" not in record and "messages" in record:
-            record["id"] = f"m-{records.digest(record['messages'], 6)}"
         if error := check(record) or ids.error(record, line.number):
             raise jsonl.bad_line(source.path, line.number, error)
         rows.append(Row(source.path, line.number, record))

@@ -74,7 +74,12 @@ def train(settings: Settings, rollout: Rollout) -> None:
 
     from cai_cli.training.policy import Reward, TokenPolicy
 
+    found = [example for _, example in examples.examples]
+    each = settings.batch_size * settings.grad_accum
+    steps = settings.steps or math.ceil(settings.epochs * len(found) / each)
+    order = prompt_order(len(found), steps * each, settings.seed)
     arguments = common.arguments(settings, workspace, 0, "constant") | {
+        "max_steps": steps,
         "per_device_train_batch_size": settings.batch_size * rollout.generations,
     }
     config = GRPOConfig(
@@ -87,9 +92,6 @@ def train(settings: Settings, rollout: Rollout) -> None:
         disable_dropout=True,  # so that the KL is zero where the weights are the same
         model_init_kwargs={"use_safetensors": True},
     )
-    found = [example for _, example in examples.examples]
-    each = settings.batch_size * settings.grad_accum
-    order = prompt_order(len(found), (settings.steps or math.ceil(settings.epochs * len(found) / each)) * each, settings.seed)
     stops = () if format == "chat" else prompts.STOPS
     pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
     reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
