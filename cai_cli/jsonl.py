@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -158,10 +159,21 @@ def parse(stream: IO[bytes]) -> Iterator[Line]:
             yield Line(number, raw, None if error else value, error)
 
 
+def _stdin() -> IO[bytes]:
+    """Standard input, read past Python's own buffer of it.
+
+    A thread may wait in a read when the command ends, and Python would abort on finding its buffer locked.
+    """
+    try:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    except OSError:  # not a real file
+        return sys.stdin.buffer
+
+
 def open_input(path: str) -> IO[bytes]:
     """Open a file, a gzip file or `-` (standard input) for reading bytes. InputError says why not."""
     if path == "-":
-        return sys.stdin.buffer
+        return _stdin()
     try:
         if Path(path).is_dir():
             raise InputError(f"{path}: is a directory; give a JSONL file, or - for standard input")

@@ -135,6 +135,18 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_command_that_fails_while_its_pipe_is_open_ends_in_order(broken_model: str) -> None:
+    process = start("sample", "-", "-m", broken_model, "--engine", "transformers", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stderr is not None
+    process.stdin.write('{"prompt": "Hello?"}\n')
+    process.stdin.flush()
+    assert process.wait(60) == 1
+    message = process.stderr.read()
+    assert "the model can't be loaded" in message
+    assert "Fatal" not in message
+
+
 def test_version_and_completion() -> None:
     assert cai("--version").stdout.startswith("cai 0.")
     done = subprocess.run(

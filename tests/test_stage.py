@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from hashlib import sha256
@@ -141,13 +142,14 @@ def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: dict
 def test_a_changed_option_is_refused_by_name_and_restart_discards(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     here("sample", prompts, "-m", tiny, *EXACT, "-o", out)
+    first_seed = read_jsonl(out)[0]["meta"]["response"]["seed"]
     fingerprint = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["fingerprint"]
     write_partial(out, out.read_bytes().splitlines(keepends=True)[:3], Path(prompts), fingerprint, torn=False)
     refused = here("sample", prompts, "-m", tiny, *EXACT, "--seed", 1, "-o", out, code=2)
     assert "changed: seed (0 before, 1 now)" in refused.err
     assert "--restart to discard it" in refused.err
     here("sample", prompts, "-m", tiny, *EXACT, "--seed", 1, "--restart", "-o", out)
-    assert read_jsonl(out)[0]["meta"]["response"]["seed"] != fingerprint["seed"]
+    assert read_jsonl(out)[0]["meta"]["response"]["seed"] != first_seed
     shuffled = write_jsonl(Path(prompts), asks(12)[::-1])
     write_partial(out, out.read_bytes().splitlines(keepends=True)[:3], Path(prompts), {**fingerprint, "seed": 1}, torn=False)
     assert "changed: input" in here("sample", shuffled, "-m", tiny, *EXACT, "--seed", 1, "-o", out, code=2).err
@@ -198,6 +200,36 @@ def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(
     aside = [record for entry in entries for record in entry[2]]
     assert (read_jsonl(again.rejected) if again.rejected.exists() else []) == aside
     assert not list(out.parent.glob("*.partial*"))
+
+
+def test_what_a_finished_run_left_beside_its_output_is_not_resumed(tmp_path: Path) -> None:
+    """A kill after the last rename leaves the unfinished run's manifest and journal."""
+    out = tmp_path / "x"
+    first = outputs.FileOutput(str(out), {"a": 1})
+    first.write("d0", [{"r": 1}], [], (1, 1))
+    first.close()
+    first.partial.rename(out)
+    again = outputs.FileOutput(str(out), {"a": 2})
+    assert again.done == []
+    again.close()
+
+
+def test_a_device_is_written_to_and_not_replaced(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    here("sample", prompts, "-m", tiny, *EXACT, "--limit", 2, "-o", fifo)
+    assert [json.loads(line)["id"] for line in os.read(reader, 65536).splitlines()] == ["q0", "q1"]
+    os.close(reader)
+    assert fifo.is_fifo()
+    assert [path.name for path in tmp_path.glob("fifo*")] == ["fifo"]
+
+
+def test_a_dry_run_leaves_a_finished_output_alone(here: Here, prompts: str, broken_model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("precious")
+    assert len(here("sample", prompts, "-m", broken_model, "--dry-run", 1, "-o", out).out.splitlines()) == 1
+    assert out.read_text() == "precious"
 
 
 def test_two_runs_never_write_one_output(tmp_path: Path) -> None:

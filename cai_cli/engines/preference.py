@@ -36,7 +36,7 @@ class PreferenceModel:
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=models.resolve_dtype(dtype), use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError) as problem:
+        except Exception as problem:  # transformers, safetensors and torch each raise kinds of their own
             raise CaiError(f"{folder}: the model can't be loaded ({' '.join(str(problem).split())[:300]})") from None
         self.model.to(self.device).eval()
 

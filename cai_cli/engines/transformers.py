@@ -123,8 +123,8 @@ class TransformersEngine:
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as problem:
-            raise CaiError(f"{folder}: the model can't be loaded ({str(problem).splitlines()[0]})") from None
+        except Exception as problem:  # transformers, safetensors and torch each raise kinds of their own
+            raise CaiError(f"{folder}: the model can't be loaded ({' '.join(str(problem).split())[:300]})") from None
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         self.end_tokens = end_tokens(self.model, tokenizer)
 
