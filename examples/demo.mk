@@ -4,7 +4,7 @@
 #   make demo MODEL=... PROMPTS=... LIMIT=... CONSTITUTION=... RUN=...
 #
 # A step is remade when its inputs or a variable that it depends on change. The variables in force stand in
-# RUN/settings, a file each, which is rewritten only when its value changes.
+# RUN/settings, a file each, which is rewritten only when its value changes; unfinished work of other settings then goes.
 
 MODEL ?= $(SMOLLM2)
 PROMPTS ?= examples/red-team.jsonl
@@ -33,7 +33,7 @@ demo: $(RUN)/report.txt
 
 $(RUN)/settings/%: FORCE
 	@mkdir -p $(@D)
-	@printf '%s\n' '$($*)' | cmp -s - $@ || printf '%s\n' '$($*)' > $@
+	@printf '%s\n' '$($*)' | cmp -s - $@ || { rm -rf $(RUN)/*.partial $(RUN)/*.partial.*; printf '%s\n' '$($*)' > $@; }
 
 # Prompts: a fifth of each kind is held out, by a hash of the id.
 $(RUN)/red-team.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed

@@ -127,6 +127,12 @@ def test_a_stopped_run_draws_what_it_would_have_drawn(
     assert (tmp_path / "whole" / "samples.jsonl").read_bytes() == (tmp_path / "out" / "samples.jsonl").read_bytes()
 
 
+def test_epochs_are_passes_over_the_prompts(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    good = write_jsonl(tmp_path / "in.jsonl", asked(4))
+    rl.train(settings([good], tiny, tmp_path / "out", steps=None, epochs=2.0), rl.Rollout(tiny_pm, max_tokens=2))
+    assert len(read_jsonl(tmp_path / "out" / "metrics.jsonl")) == 4  # two prompts a step
+
+
 def test_bad_input_is_named(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     good = write_jsonl(tmp_path / "in.jsonl", asked(2))
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"response": "x"}])
