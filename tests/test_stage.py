@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cai_cli import jsonl, outputs, stage
+from cai_cli.engines.base import Completion, Request
 from cai_cli.errors import CaiError, InputError
 from tests.conftest import Here
 from tests.tiny import read_jsonl, write_jsonl
@@ -354,29 +355,31 @@ def test_settings_come_from_a_file_and_flags_win(here: Here, prompts: str, tiny:
     assert "no flag 'max_tokenz'" in here("sample", prompts, "--config", config, code=2).err
 
 
-def test_the_window_bounds_what_is_read_ahead(tiny: str, tmp_path: Path) -> None:
-    """Records are read only as earlier ones are written: memory stays flat."""
-    read = 0
+def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
+    """Records are read only as earlier ones are written: an engine that takes all it can get gets a window."""
+    held: list[int] = []
 
-    def check(record: dict) -> None:
-        nonlocal read
-        read += 1
+    class Greedy:
+        def generate(self, feed: Any) -> Any:
+            waiting = []
+            for entry in feed:
+                if entry is not None:
+                    waiting.append(entry)
+                    continue
+                held.append(len(waiting))
+                yield from ((key, Completion("text", "stop", 0, 1, 1)) for key, _ in waiting)
+                waiting = []
 
     def program(record: dict) -> Any:
-        yield []
-        return [record]
-
-    class Watched(outputs.StreamOutput):
-        def write(self, *args: Any) -> None:
-            super().write(*args)
-            assert read - self.counts.records_in <= 4
+        [done] = yield [Request("generate", [1], "")]
+        return [{**record, "response": done.text}]
 
     source = write_jsonl(tmp_path / "in.jsonl", asks(50))
-    with (tmp_path / "out.jsonl").open("wb") as stream:
-        job = stage.Job("test", check, program, lambda: None, 512, {}, {})  # type: ignore[arg-type]
-        run = stage._Run(job, stage.Files(source, window=4, quiet=True), Watched(stream), None)
-        run.run()
-    assert len(read_jsonl(tmp_path / "out.jsonl")) == 50
+    with (tmp_path / "out.jsonl").open("wb", buffering=0) as stream:
+        job = stage.Job("test", lambda record: None, program, Greedy, 512, {}, {})
+        stage._Run(job, stage.Files(source, window=4, quiet=True), outputs.StreamOutput(stream), None).run()
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(50)]
+    assert max(held) == 4
 
 
 def test_an_input_that_ends_early_is_not_taken_for_the_whole(here: Here, tiny: str, tmp_path: Path, prompts: str) -> None:

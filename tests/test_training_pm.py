@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,7 @@ from cai_cli.training.common import Settings
 from tests import tiny as make
 from tests.tiny import read_jsonl, write_jsonl
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A tiny model trains many times slower on two threads than on one where anything else runs."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pair(number: int, p: float | None, chosen: str = "It is good.", rejected: str = "No idea, go away.") -> dict[str, Any]:

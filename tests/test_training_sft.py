@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,7 @@ from cai_cli.training import data, sft
 from cai_cli.training.common import Settings
 from tests.tiny import ROOT, cai, environment, read_jsonl, write_jsonl
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A tiny model trains many times slower on two threads than on one where anything else runs."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(n: int) -> list[dict[str, Any]]:

@@ -6,13 +6,12 @@
     DIR.partial/rejected.jsonl          rows set aside
     DIR.partial/trained-ids.txt         the ids of the records trained on
 
-When all is done the model is saved beside them, the checkpoints go, DIR.partial becomes DIR, and
-DIR/manifest.json is written last.
+When all is done the model is saved beside them, DIR.partial becomes DIR, the checkpoints go, and
+DIR/manifest.json is written last of what stays.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -28,6 +27,7 @@ from typing import Any
 from cai_cli import jsonl, manifest, models, streams
 from cai_cli.errors import CaiError, InputError
 from cai_cli.jsonl import Record
+from cai_cli.training import libraries
 from cai_cli.training.data import Data
 
 _FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed")
@@ -207,9 +207,9 @@ class Workspace:
                 (self.path / "manifest.json").unlink(missing_ok=True)
                 shutil.rmtree(self.path)
             os.rename(self.partial, self.path)
+            manifest.write(self.path / "manifest.json", content)  # a kill before this resumes; one after leaves only litter
             shutil.rmtree(self.path / "checkpoints")
             (self.path / ".lock").unlink()
-            manifest.write(self.path / "manifest.json", content)
             (self.path / RUNNING).unlink()
         self._held.close()
 
@@ -305,48 +305,6 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def calm(debug: bool) -> None:
-    """Keep the libraries' progress bars and warnings off the terminal, unless for debugging."""
-    if debug:
-        return
-    import logging
-    import warnings
-
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    for name in ("trl", "accelerate", "torch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-
-
-def keep_memory() -> None:
-    """On a CPU, keep freed memory for the next step in place of giving it back and asking for it again.
-
-    glibc maps every large tensor anew, and the page faults cost a quarter of a step. Other C libraries are left alone.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018
-        mmap_max, trim_threshold = -4, -1  # of malloc.h
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-@contextmanager
-def loading(folder: Path) -> Iterator[None]:
-    """Weights that can't be loaded, as one sentence. transformers, torch and safetensors each raise kinds of their own."""
-    try:
-        yield
-    except CaiError:
-        raise
-    except Exception as problem:
-        raise CaiError(f"{folder}: the model can't be loaded ({' '.join(str(problem).split())[:300]})") from problem
-
-
 def train(trainer: Any, settings: Settings, workspace: Workspace, data: Data[Any], about: dict[str, Any]) -> None:
     """Run a trainer to its end, from its last checkpoint where there is one, and put DIR in place.
 
@@ -358,7 +316,7 @@ def train(trainer: Any, settings: Settings, workspace: Workspace, data: Data[Any
 
     start = time.monotonic()
     if models.device() == "cpu":
-        keep_memory()
+        libraries.keep_memory()
     if workspace.checkpoint:
         streams.say(f"cai {settings.step}: going on after step {workspace.step}", settings.quiet)
     trainer.remove_callback(PrinterCallback)  # it prints every log to standard output

@@ -13,7 +13,7 @@ from cai_cli.engines.preference import require_preference_model
 from cai_cli.errors import InputError
 from cai_cli.records import preference_error
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data
+from cai_cli.training import common, data, libraries
 from cai_cli.training.common import Settings, Workspace
 
 WARMUP = 0.05
@@ -68,7 +68,7 @@ def train(settings: Settings) -> None:
     training, held_out = examples.split(settings.eval_fraction)
     workspace.note(examples)
 
-    common.calm(settings.debug)
+    libraries.calm(settings.debug)
     from datasets import Dataset
     from trl import RewardConfig
 
@@ -80,7 +80,7 @@ def train(settings: Settings) -> None:
         pad_token=pad_token,
         model_init_kwargs={"use_safetensors": True},
     )
-    with common.loading(folder):
+    with libraries.loading(folder):
         trainer = SoftRewardTrainer(
             model=str(folder),  # a path, so that the new head is drawn right after the seed is set
             args=arguments,

@@ -15,7 +15,7 @@ from cai_cli.errors import InputError
 from cai_cli.records import prompt_error
 from cai_cli.seeds import draw
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data
+from cai_cli.training import common, data, libraries
 from cai_cli.training.common import Settings, Workspace
 
 
@@ -68,7 +68,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
     workspace = Workspace(settings.output, fingerprint, settings.restart)
     workspace.note(examples)
 
-    common.calm(settings.debug)
+    libraries.calm(settings.debug)
     from datasets import Dataset
     from trl import GRPOConfig
 
@@ -95,7 +95,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
     stops = () if format == "chat" else prompts.STOPS
     pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
     reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
-    with common.loading(folder):
+    with libraries.loading(folder):
         trainer = TokenPolicy(
             model=str(folder),
             reward_funcs=reward,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cai_cli import manifest, models
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data
+from cai_cli.training import common, data, libraries
 from cai_cli.training.common import Settings, Workspace
 
 WARMUP = 0.05
@@ -41,7 +41,7 @@ def train(settings: Settings, revisions: str = "all") -> None:
     training, held_out = examples.split(settings.eval_fraction)
     workspace.note(examples)
 
-    common.calm(settings.debug)
+    libraries.calm(settings.debug)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -50,7 +50,7 @@ def train(settings: Settings, revisions: str = "all") -> None:
         max_length=None,  # what is too long was set aside; TRL would cut it short
         model_init_kwargs={"use_safetensors": True},
     )
-    with common.loading(folder):
+    with libraries.loading(folder):
         trainer = SFTTrainer(
             model=str(folder),
             args=arguments,
