@@ -54,13 +54,14 @@ class VllmEngine:
             limits = {} if os.environ.get("VLLM_CPU_KVCACHE_SPACE") else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
         if deterministic:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
+        name: Any = str(dtype).removeprefix("torch.")  # for vLLM a literal, which is unknown where it isn't installed
         atexit.register(_hush)
         from vllm import LLM
 
         try:
             self.llm = LLM(
                 model=str(folder),
-                dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
+                dtype=name,
                 enable_prefix_caching=True,
                 disable_log_stats=True,
                 trust_remote_code=trust_remote_code,
