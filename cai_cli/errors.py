@@ -1,4 +1,4 @@
-"""The two kinds of failure a user meets: a run that failed (exit 1), and bad usage or input (exit 2).
+"""What can go wrong: a run that failed (exit 1), bad usage or input (exit 2), and a record set aside.
 
 Messages are one sentence that says what is wrong and what to do. Everything else that
 escapes is a bug, and `--debug` shows its traceback.
@@ -15,3 +15,7 @@ class InputError(CaiError):
     """Bad usage or bad input: exit code 2. Known, where it can be, before any model is loaded."""
 
     exit_code = 2
+
+
+class SetAside(Exception):
+    """A sound record that this step can't process, for the reason given: it is named, counted and gives no output."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+_WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py"]
+"""What is fetched of a hub model: never weights in other formats. Code is run only with --trust-remote-code."""
 DEFAULT_CONTEXT = 2048
 """Context assumed of a model whose configuration names none, in tokens."""
 

@@ -107,6 +107,8 @@ class FileOutput:
 
     def _recover(self) -> None:
         """Cut the three files back to the last input record that all of them have whole."""
+        if self.rejected.exists() and not self.partial_rejected.exists():  # a kill between the last two renames
+            os.replace(self.rejected, self.partial_rejected)
         out, aside = _lines(self.partial), _lines(self.partial_rejected)
         kept = {self.journal: 0, self.partial: 0, self.partial_rejected: 0}
         for line in _lines(self.journal):
@@ -159,11 +161,12 @@ class FileOutput:
             os.fsync(self.out.fileno())
             digest = manifest.hash_file(self.partial)
             manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
-            os.replace(self.partial, self.path)
-            if self.partial_rejected.exists():
-                os.replace(self.partial_rejected, self.rejected)
-            else:
+            if not self.counts.set_aside:
+                self.partial_rejected.unlink(missing_ok=True)
                 self.rejected.unlink(missing_ok=True)
+            elif self.partial_rejected.exists():
+                os.replace(self.partial_rejected, self.rejected)
+            os.replace(self.partial, self.path)  # last: a kill before this is made good by the same command
             self.partial_manifest.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
         except OSError as problem:

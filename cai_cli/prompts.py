@@ -58,8 +58,8 @@ def transcript(messages: Messages) -> str:
     """The paper's plain form of a conversation, without a trailing `Assistant:`."""
     parts = []
     for message in messages:
-        name, content = _NAMES.get(message["role"]), inert(message["content"])
-        parts.append(f"{name} {content}" if name else f"\n\n{content}")
+        name, content = _NAMES.get(message["role"]), message["content"]
+        parts.append(f"{name} {inert(content)}" if name else inert(f"\n\n{content}"))
     return "".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 A step is a `Job`: a check of its input records and a program. The program is a generator: given a
 record it yields lists of requests, is sent the results in the same order, and returns the records
-to write; it may raise `SetAside`. The runner reads the input, keeps at most `window` records in
+to write; it may raise `errors.SetAside`. The runner reads the input, keeps at most `window` records in
 flight, feeds the engine, writes in input order, resumes, and leaves a manifest.
 
     def program(record):
@@ -25,7 +25,7 @@ from typing import Any
 
 from cai_cli import jsonl, manifest, streams
 from cai_cli.engines.base import Feed, Key, Request, Result
-from cai_cli.errors import InputError
+from cai_cli.errors import InputError, SetAside
 from cai_cli.jsonl import Line, Record
 from cai_cli.outputs import Counts, FileOutput, StreamOutput, count_fields
 from cai_cli.records import Ids
@@ -37,17 +37,14 @@ SKIP_BAD = "; mend the line, or set such lines aside with --skip-bad"
 Program = Callable[[Record], Generator[list[Request], list[Any], list[Record]]]
 
 
-class SetAside(Exception):
-    """A record that this step can't process, for the reason given; it gives no output."""
-
-
 @dataclass
 class Job:
     """One step: what it checks, what it does, and with what.
 
-    `open_engine` is called when the first request is ready. `context` is the engine's limit in
-    tokens. `options` are those that affect the output: they enter the fingerprint. `about` is
-    what the manifest says of the model and the constitution.
+    `open_engine` is called when the first request is ready. `context` is the model's limit in
+    tokens (an engine short of memory may hold less: its own `context` says). `options` are those
+    that affect the output: they enter the fingerprint. `about` is what the manifest says of the
+    model and the constitution.
     """
 
     name: str
@@ -225,16 +222,30 @@ def _dry_run(job: Job, files: Files) -> Counts:
             if left <= 0:
                 break
             if error := _line_error(line, job.check, ids):
+                if files.skip_bad:
+                    continue
                 raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
             assert line.record is not None
             try:
                 requests = next(job.program(line.record))
-            except (StopIteration, SetAside):
+                require_fit(requests, job.context)
+            except StopIteration:
+                continue
+            except SetAside as reason:
+                streams.warn(f"{job.name}: sets aside {line.record['id']}: {reason}")
                 continue
             for request in requests[:left]:
                 output.write(jsonl.encode(request_record(line.record["id"], request)))
             left -= len(requests)
     return Counts()
+
+
+def require_fit(requests: list[Request], context: int) -> None:
+    """SetAside where a request and its answer have more tokens than the model takes."""
+    for request in requests:
+        room = 1 if request.kind == "choose" else request.max_tokens
+        if len(request.ids) + room > context:
+            raise SetAside(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
 
 
 def request_record(identity: str, request: Request) -> Record:
@@ -260,22 +271,18 @@ class _Run:
         self.ids, self.serial = Ids(), count()
         self.skip = deque(output.done)
         self.failure: InputError | None = None
+        self.engine: Any = None
+        self.context = job.context
         self.progress = streams.Progress(f"cai {job.name}", total, files.quiet)
 
     def run(self) -> None:
         if self.skip:
             streams.say(f"cai {self.job.name}: going on after {len(self.skip)} finished records", self.files.quiet)
             self.progress.advance(len(self.skip), 0)
-        engine = None
         while self.admit(wait=True) or self.window:
-            if not any(self.queues.values()):
-                continue
-            if engine is None:
-                engine = self.job.open_engine()
-                self.progress.restart()
             for kind, waiting in self.queues.items():
                 if waiting:
-                    for key, result in getattr(engine, kind)(self.feed(kind)):
+                    for key, result in getattr(self.engine, kind)(self.feed(kind)):
                         self.place(key, result)
         if self.skip and not self.failure:
             raise InputError(
@@ -358,13 +365,12 @@ class _Run:
         while item.program is not None and not item.pending and not item.done:
             try:
                 requests = item.program.send(results)  # type: ignore[arg-type]
-                for request in requests:
-                    room = 1 if request.kind == "choose" else request.max_tokens
-                    if len(request.ids) + room > self.job.context:
-                        raise SetAside(
-                            f"its prompt of {len(request.ids)} tokens and {room} more "
-                            f"exceed the model's context of {self.job.context}"
-                        )
+                require_fit(requests, self.context)
+                if requests and self.engine is None:
+                    self.engine = self.job.open_engine()
+                    self.context = min(self.context, self.engine.context)
+                    self.progress.restart()
+                    require_fit(requests, self.context)
             except StopIteration as stop:
                 item.outputs, item.done, item.program = stop.value, True, None
                 break

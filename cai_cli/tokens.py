@@ -12,8 +12,10 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from cai_cli.engines.base import Request
-from cai_cli.errors import InputError
+from cai_cli.errors import InputError, SetAside
 from cai_cli.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class Renderer:
         """(ids, text) of a prompt.
 
         With `complete` a chat is rendered as a finished conversation, with no turn opened for the
-        assistant: what a preference model reads.
+        assistant: what a preference model reads. SetAside where the template refuses the
+        conversation (a system message in some, for instance).
         """
         contents = [m["content"] for m in prompt.messages] if prompt.messages else [prompt.text]
         mark = next(cut for cut in _CUTS if not any(cut in content for content in contents))
@@ -81,9 +84,11 @@ class Renderer:
             text = self._cut(prompt.text, mark)
             return self._prefix + self._encode(text, mark), text.replace(mark, "")
         messages = [{**m, "content": self._cut(m["content"], mark)} for m in prompt.messages]
-        text = (
-            str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)) + prompt.prefill
-        )
+        try:
+            shown = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
+        except TemplateError as problem:
+            raise SetAside(f"the model's chat template refuses it ({problem})") from None
+        text = str(shown) + prompt.prefill
         return self._encode(text, mark), text.replace(mark, "")
 
     def plain(self, text: str) -> list[int]:

@@ -8,6 +8,7 @@ bf16 with the tokenizer and its chat template, 269 MB. No hub is asked.
 """
 
 import os
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ def main(out: Path) -> None:
     )
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    shutil.rmtree(out, ignore_errors=True)  # what a run that was cut short left there
     os.replace(partial, out)
     print(f"{out}: {model.num_parameters() / 1e6:.0f} million parameters", file=sys.stderr)
 

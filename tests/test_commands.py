@@ -120,7 +120,13 @@ def test_scores_equal_a_plain_forward_pass(here: Here, tiny_pm: str, tmp_path: P
 
 
 def test_what_cannot_be_scored_says_so(here: Here, tiny_pm: str, tmp_path: Path) -> None:
-    assert "nothing to score" in here("score", write_jsonl(tmp_path / "in.jsonl", asks(1)), "-m", tiny_pm, code=2).err
+    def refused(record: dict[str, Any]) -> str:
+        return here("score", write_jsonl(tmp_path / "in.jsonl", [record]), "-m", tiny_pm, code=2).err
+
+    turn = [{"role": "assistant", "content": "Yes"}]
+    assert "nothing to score" in refused(asks(1)[0])
+    assert "no 'prompt' field" in refused({"id": "a", "chosen": turn, "rejected": turn, "response": "Hi."})
+    assert "'responses' must be a list of strings" in refused({"id": "a", "prompt": "x", "response": "y", "responses": [3]})
 
 
 def scored(path: Path, shift: float) -> str:
@@ -140,7 +146,9 @@ def test_models_are_compared_on_the_same_prompts(here: Here, tmp_path: Path) -> 
     assert rows["a", "base"]["records"] == 20
     assert "+0.50 to +0.50" in shown
     assert "write NAME=FILE" in here("eval", "scores", base, code=2).err
-    unscored = write_jsonl(tmp_path / "raw.jsonl", asks(1))
+    fewer = write_jsonl(tmp_path / "fewer.jsonl", read_jsonl(base)[:30])
+    assert "10 records are not in every file, and are left out" in here("eval", "scores", f"base={base}", f"few={fewer}").err
+    unscored = write_jsonl(tmp_path / "raw.jsonl", [{**asks(1)[0], "scores": None}])
     assert "run `cai score` on it first" in here("eval", "scores", f"a={unscored}", code=2).err
 
 

@@ -215,6 +215,58 @@ def test_what_a_finished_run_left_beside_its_output_is_not_resumed(tmp_path: Pat
     again.close()
 
 
+def test_a_kill_between_the_last_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines set aside are in place already, the output not yet."""
+    out = tmp_path / "x"
+    first = outputs.FileOutput(str(out), {"a": 1})
+    first.write("d0", [{"r": 1}], [], (1, 1))
+    first.write("d1", [], [{"x": 1}], (1, 1))
+
+    def killed(source: Path, target: Path, replace: Any = os.replace) -> None:
+        if target == out:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.finish({})
+    first.close()
+    assert read_jsonl(first.rejected) == [{"x": 1}]
+    again = outputs.FileOutput(str(out), {"a": 1})
+    assert again.done == ["d0", "d1"]
+    again.finish({})
+    again.close()
+    assert (read_jsonl(out), read_jsonl(again.rejected)) == ([{"r": 1}], [{"x": 1}])
+    clean = outputs.FileOutput(str(out), {"a": 1})
+    clean.finish({})
+    clean.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.manifest.json"]
+
+
+def test_an_engine_that_holds_less_than_the_model_takes_sets_longer_prompts_aside(tmp_path: Path) -> None:
+    class Small:
+        context = 4
+
+        def generate(self, feed: Any) -> Any:
+            for entry in feed:
+                if entry is not None:
+                    yield entry[0], Completion("text", "stop", 0, 1, 1)
+
+    def program(record: dict) -> Any:
+        yield [Request("generate", [1] * len(record["prompt"]), "", max_tokens=1)]
+        return [record]
+
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": i, "prompt": i} for i in ("aaaaa", "bbb", "cccccc", "d")])
+    output = outputs.FileOutput(str(tmp_path / "out"), {})
+    job = stage.Job("test", lambda record: None, program, Small, 5, {}, {})
+    stage._Run(job, stage.Files(source, quiet=True), output, None).run()
+    output.finish({})
+    output.close()
+    assert [row["id"] for row in read_jsonl(tmp_path / "out")] == ["bbb", "d"]
+    assert ["context of 5" in row["error"] for row in read_jsonl(tmp_path / "out.rejected.jsonl")] == [True, False]
+
+
 def test_a_device_is_written_to_and_not_replaced(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -304,6 +356,21 @@ def test_dry_run_shows_the_requests_and_loads_no_weights(here: Here, prompts: st
     assert "\n\nHuman:" in json.loads(plain)["stop"]
 
 
+def test_a_dry_run_passes_over_what_the_run_would_set_aside(here: Here, prompts: str, broken_model: str) -> None:
+    long = {"id": "long", "prompt": "long " * 2000}
+    write_jsonl(Path(prompts), [{"id": "bad"}, long, *read_jsonl(prompts)])
+    done = here("sample", prompts, "-m", broken_model, "--dry-run", 1, "--skip-bad")
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0"]
+    assert "sets aside long" in done.err
+    assert ":1: no 'prompt' field" in here("sample", prompts, "-m", broken_model, "--dry-run", 1, code=2).err
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(here: Here, tiny: str) -> None:
+    done = here("sample", "nowhere.jsonl", "-m", tiny, "--debug", code=2)
+    assert "Traceback" in done.err
+    assert "nowhere.jsonl: no such file" in done.err
+
+
 def test_limit_takes_the_first_records(here: Here, prompts: str, tiny: str) -> None:
     done = here("sample", prompts, "-m", tiny, *EXACT, "--limit", 2)
     assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0", "q1"]
@@ -360,6 +427,8 @@ def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
     held: list[int] = []
 
     class Greedy:
+        context = 512
+
         def generate(self, feed: Any) -> Any:
             waiting = []
             for entry in feed:

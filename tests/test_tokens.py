@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cai_cli import models
-from cai_cli.errors import InputError
-from cai_cli.prompts import OPTIONS, Prompt
+from cai_cli.errors import InputError, SetAside
+from cai_cli.prompts import OPTIONS, Prompt, transcript
 from cai_cli.tokens import Renderer
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
@@ -62,6 +62,18 @@ def test_the_option_tokens_are_those_that_follow_the_prompt(renderer: Renderer) 
         assert set(request.options or {}) == {"A", "B"}
         for letter, token in (request.options or {}).items():
             assert renderer.tokenizer.decode([*request.ids, token]).endswith(f"({letter}")
+
+
+def test_a_conversation_that_the_template_refuses_is_set_aside(tiny: str) -> None:
+    tokenizer: Any = models.load_tokenizer(Path(tiny))
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(SetAside, match="template refuses it"):
+        Renderer(tokenizer).render(chat("Hello?"))
+
+
+def test_no_message_begins_a_turn_of_a_transcript() -> None:
+    turns = [{"role": "system", "content": "Assistant: x"}, {"role": "user", "content": "a\n\nAssistant: b\nHuman: c"}]
+    assert transcript(turns) == "\n\n Assistant: x\n\nHuman: a\n\n Assistant: b\n Human: c"
 
 
 def test_chat_without_a_template_says_what_to_do(tiny: str) -> None:

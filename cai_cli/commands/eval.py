@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
 
-from cai_cli import jsonl, manifest, records
+from cai_cli import jsonl, records, streams
 from cai_cli.commands.options import add_command
 from cai_cli.errors import InputError
 from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.jsonl import Record
+from cai_cli.outputs import source, write_file
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 ALL = "all"
@@ -35,8 +36,8 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
     """{id: (group, score of the record's answer)}; the last revision's where there are rounds."""
     found = {}
     for record in records.read_with_ids(path):
-        scores = record.get("scores", {})
-        score = (scores.get("rounds") or [scores.get("response")])[-1]
+        scores = record.get("scores")
+        score = (scores.get("rounds") or [scores.get("response")])[-1] if isinstance(scores, dict) else None
         if not isinstance(score, float | int):
             raise InputError(f"{path}: record {record['id']} has no score of its response; run `cai score` on it first")
         found[record["id"]] = (str(record.get(by, "other")) if by else ALL, float(score))
@@ -51,6 +52,8 @@ def compare(models: dict[str, dict[str, tuple[str, float]]], seed: int = 0) -> l
     shared = [identity for identity in first if all(identity in scores for scores in models.values())]
     if not shared:
         raise InputError("the files have no record id in common: score answers to the same prompts")
+    if more := len({identity for scores in models.values() for identity in scores}) - len(shared):
+        streams.warn(f"{more} records are not in every file, and are left out")
     rows = []
     for group in dict.fromkeys(first[identity][0] for identity in shared):
         ids = [identity for identity in shared if first[identity][0] == group]
@@ -109,5 +112,6 @@ def scores(
         models[name] = read_scores(path, by)
     rows = compare(models, seed)
     if output:
-        manifest.write_atomic(output, b"".join(map(jsonl.encode, rows)))
+        inputs = [source(entry.partition("=")[2]) for entry in files]
+        write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": inputs})
     Console(highlight=False).print(table(rows, by))

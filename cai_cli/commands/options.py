@@ -15,6 +15,7 @@ import inspect
 import os
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -225,18 +226,21 @@ class exit_codes:
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: Any) -> None:
         if problem is None or isinstance(problem, SystemExit | typer.Exit):
             return
-        if self.debug and not isinstance(problem, KeyboardInterrupt | BrokenPipeError):
-            return
         if isinstance(problem, BrokenPipeError):  # the reader has gone: end as other tools do, at once
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os._exit(141)
         if isinstance(problem, KeyboardInterrupt):
             sys.exit(130)
+        if type(problem).__module__.startswith("typer"):
+            return
+        if self.debug:
+            traceback.print_exception(problem)
         if isinstance(problem, CaiError):
             streams.fail(str(problem))
             sys.exit(problem.exit_code)
-        if type(problem).__module__.startswith("typer"):
-            return
+        if type(problem).__name__ == "OutOfMemoryError":  # torch's; it isn't imported here
+            streams.fail("the GPU's memory is full; what was finished is kept: free some, or give a smaller --batch-size")
+            sys.exit(1)
         text = " ".join(str(problem).split())[:500]
         streams.fail(f"unexpected {type(problem).__name__}: {text}; run again with --debug to see where")
         sys.exit(1)

@@ -42,6 +42,8 @@ def app(
     def check(record: Record) -> str | None:
         if error := prompt_error(record):
             return error
+        if not isinstance(record.get("previous", []), list):
+            return "'previous' must be a list"
         if any(field in record for field in _ANSWERS) and not resample:
             return "the record holds an answer already; --resample answers it anew and keeps that one under 'previous'"
         return None

@@ -25,16 +25,16 @@ from cai_cli.records import preference_error, rounds_error, text_error
 
 def check(record: Record) -> str | None:
     """What keeps a record from being scored, or None."""
-    if "chosen" in record or "rejected" in record:
-        return preference_error(record)
-    if "responses" in record and "response" not in record:
-        responses = record["responses"]
-        if not isinstance(responses, list) or any(text_error(r, "responses") for r in responses):
-            return "'responses' must be a list of strings"
-        return rounds_error({**record, "response": ""})
-    if "response" not in record:
+    preference = "chosen" in record or "rejected" in record
+    if not preference and "response" not in record and "responses" not in record:
         return "nothing to score: no 'response', 'responses', or 'chosen' and 'rejected'"
-    return rounds_error(record)
+    if preference and (error := preference_error(record)):
+        return error
+    responses = record.get("responses", [])
+    if not isinstance(responses, list) or any(text_error(text, "responses") for text in responses):
+        return "'responses' must be a list of strings"
+    alone = preference and not any(field in record for field in ("response", "responses", "rounds"))
+    return None if alone else rounds_error({"response": "", **record})
 
 
 def texts(record: Record, format: str) -> list[tuple[str, Prompt]]:

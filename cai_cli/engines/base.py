@@ -82,7 +82,9 @@ Feed = Iterator[tuple[Key, Request] | None]
 
 
 class Engine(Protocol):
-    """A loaded causal language model."""
+    """A loaded causal language model. `context` is how many tokens it takes here, prompt and completion together."""
+
+    context: int
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
         """Yield each request's completion as it finishes."""
@@ -94,7 +96,9 @@ class Engine(Protocol):
 
 
 class Scorer(Protocol):
-    """A loaded preference model."""
+    """A loaded preference model. `context` is how many tokens it takes."""
+
+    context: int
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's raw score."""

@@ -31,7 +31,7 @@ class PreferenceModel:
         from transformers import AutoModelForSequenceClassification
 
         require_preference_model(folder)
-        self.batch_size, self.device = batch_size, models.device()
+        self.batch_size, self.device, self.context = batch_size, models.device(), models.context_length(folder)
         try:
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=models.resolve_dtype(dtype), use_safetensors=True

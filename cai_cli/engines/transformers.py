@@ -115,8 +115,10 @@ class TransformersEngine:
         trust_remote_code: bool = False,
     ) -> None:
         self.device, self.tokenizer, self.batch_size = models.device(), tokenizer, batch_size
+        self.context = models.context_length(folder)
         if deterministic:
             self.batch_size = 1
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA refuses, or isn't, deterministic
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(os.cpu_count() or 1)
         try:

@@ -67,13 +67,16 @@ class VllmEngine:
                 trust_remote_code=trust_remote_code,
                 load_format="safetensors",
                 use_tqdm_on_load=False,
+                max_model_len=-1,  # as many tokens as the cache holds, at most the model's own limit
                 **limits,
             )
         except (ValueError, RuntimeError, OSError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            hint = "take less with --gpu-memory, or free some; " if "memory" in str(problem).lower() else ""
+            cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else "take less with --gpu-memory, or free some"
+            hint = f"{cure}; " if "memory" in str(problem).lower() else ""
             raise CaiError(f"{folder}: vLLM can't start ({reason}); {hint}--engine transformers runs without it") from None
         self.engine = self.llm.llm_engine
+        self.context: int = self.engine.model_config.max_model_len
         self.serial = count()
 
     def _drive(self, feed: Feed, params: Callable[[Request], Any]) -> Iterator[tuple[Key, Request, Any]]:

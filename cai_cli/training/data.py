@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cai_cli import jsonl, manifest, prompts, records, streams
-from cai_cli.errors import InputError
+from cai_cli.errors import InputError, SetAside
 from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
 from cai_cli.records import Messages, as_messages
@@ -79,10 +79,6 @@ class Data(Generic[T]):
         return [example for _, example in self.examples], list({id(entry[1]): entry for entry in held}.values())
 
 
-class Unusable(Exception):
-    """A sound row that can't be trained on, for the reason given."""
-
-
 def sources(files: list[str]) -> list[Source]:
     """The files of a command line. InputError for a bad weight, standard input, or a file that isn't there."""
     found = []
@@ -140,7 +136,7 @@ def prepare(
     """Turn checked rows into examples.
 
     `parts` takes from a record what gives an example each; `make` makes the example, and raises
-    `Unusable` where it can't. InputError where nothing is left.
+    `SetAside` where it can't. InputError where nothing is left.
     """
     found: Data[T] = Data([], [], [])
     for source, rows in checked:
@@ -149,7 +145,7 @@ def prepare(
             for number, part in enumerate(entries := parts(row.record), 1):
                 try:
                     usable.append((row, make(part)))
-                except Unusable as reason:
+                except SetAside as reason:
                     found.reject(row, f"round {number}: {reason}" if len(entries) > 1 else str(reason))
         found.inputs.append(
             {"path": source.path, "sha256": manifest.hash_file(source.path), "records": len(rows), "weight": source.weight}
@@ -228,7 +224,7 @@ def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messa
     The prompt is tokenised for itself, exactly as it is for generation.
     """
     if not answer.strip():
-        raise Unusable("its answer is empty")
+        raise SetAside("its answer is empty")
     ids, _ = renderer.render(prompts.answer({"prompt": messages}, format))
     text = answer if format == "chat" else f" {prompts.inert(answer)}"
     completion = renderer.plain(text) + end
@@ -243,15 +239,15 @@ def preference_example(renderer: Renderer, format: str, record: Record, longest:
     """`chosen_ids`, `rejected_ids` and `p_chosen` (1 where the row has none)."""
     pair = {f"{side}_ids": renderer.judgement(prompts.judged_side(record, side, format)).ids for side in ("chosen", "rejected")}
     if not all(pair.values()):
-        raise Unusable("one of its answers is empty")
+        raise SetAside("one of its answers is empty")
     require_fit(max(map(len, pair.values())), longest)
     return {**pair, "p_chosen": float(record.get("p_chosen", 1.0))}
 
 
 def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
-    """Unusable where a row has more tokens than the run takes."""
+    """SetAside where a row has more tokens than the run takes."""
     if tokens > longest:
-        raise Unusable(f"its {tokens} tokens exceed the {longest} of {limit}")
+        raise SetAside(f"its {tokens} tokens exceed the {longest} of {limit}")
 
 
 # Prompts for RL -----------------------------------------------------------------------------------
