@@ -1,13 +1,16 @@
-"""Constitutions: YAML files of principles, loaded, checked, and drawn from.
+"""Constitutions: files of principles and few-shot examples, loaded, checked, and drawn from.
 
 A principle has an `id`, optional `tags` and `weight`, and up to three texts: a `critique` request
 and a `revision` request (the supervised stage, appendix C.1 of the paper) and a `compare`
-sentence (the feedback model's question, appendix C.2).
+sentence (the feedback model's question, appendix C.2). `examples` hold few-shot examples for
+critique and revision, for comparison, and for reasoned comparison (appendices D and E). A file may `include`
+others. docs/constitutions.md describes the form; `foreign` reads other people's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -15,13 +18,16 @@ from typing import Any
 
 import yaml
 
+from cai_cli import foreign, jsonl, records, transcripts
 from cai_cli.errors import InputError
+from cai_cli.records import Messages
 from cai_cli.seeds import uniform
 
 DEFAULT = "default"
 TEXTS = ("critique", "revision", "compare")
-_PRINCIPLE_FIELDS = {"id", "tags", "weight", *TEXTS}
-_FILE_FIELDS = {"name", "version", "notes", "principles"}
+_PRINCIPLE_FIELDS = ("id", "tags", "weight", *TEXTS)
+_FILE_FIELDS = ("name", "version", "notes", "include", "principles", "examples")
+_INCLUDE_FIELDS = ("name", "only", "drop", "weights", "examples")
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,37 @@ class Principle:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A few-shot example of a comparison: of two answers to `prompt`, which is better."""
+
+    prompt: Messages
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Few-shot examples.
+
+    critique: transcripts, each from `\n\nHuman:` to the end of its revision (appendix E.1).
+    comparison: appendix E.2. reasoned: transcripts with `{}` where the principle goes (appendix E.3).
+    """
+
+    critique: tuple[str, ...] = ()
+    comparison: tuple[Comparison, ...] = ()
+    reasoned: tuple[str, ...] = ()
+
+    def __add__(self, other: Examples) -> Examples:
+        def both(kind: str) -> tuple[Any, ...]:
+            mine = getattr(self, kind)
+            return (*mine, *(example for example in getattr(other, kind) if example not in mine))
+
+        return Examples(both("critique"), both("comparison"), both("reasoned"))
+
+
+@dataclass(frozen=True)
 class Constitution:
-    """A loaded constitution. `sha256` is of the file's bytes; `source` says where it was read."""
+    """A loaded constitution. `sha256` is of the bytes of its files; `source` says where it was read."""
 
     name: str
     version: str
@@ -46,6 +81,7 @@ class Constitution:
     source: str
     sha256: str
     notes: str = ""
+    examples: Examples = Examples()
     by_id: dict[str, Principle] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +93,8 @@ class Constitution:
             for text in texts:
                 if getattr(principle, text) is None:
                     raise InputError(
-                        f"{self.source}: the principle '{principle.id}' has no '{text}' text, which this command needs; add one"
+                        f"{self.source}: the principle '{principle.id}' has no '{text}' text, which this command needs; "
+                        "add one, or choose other principles with --principles or --tags"
                     )
 
     def draw(self, seed: int, identity: str, round_: int) -> Principle:
@@ -79,6 +116,21 @@ class Constitution:
                 f"{self.source}: no principle '{identity}'; use the constitution that the critique was made with"
             ) from None
 
+    def select(self, ids: Iterable[str], tags: Iterable[str]) -> Constitution:
+        """The constitution with only the principles of these ids, or that bear one of these tags.
+
+        InputError for an id or a tag that isn't there. With neither, all stay.
+        """
+        ids, tags = list(ids), list(tags)
+        known_tags = sorted({tag for p in self.principles for tag in p.tags})
+        for name, known, kind in [(i, self.by_id, "principle") for i in ids] + [(t, known_tags, "tag") for t in tags]:
+            if name not in known:
+                raise InputError(f"{self.source}: no {kind} '{name}'; there are {', '.join(known) or 'none'}")
+        if not ids and not tags:
+            return self
+        kept = tuple(p for p in self.principles if p.id in ids or set(tags) & set(p.tags))
+        return replace(self, principles=kept)
+
 
 def packaged() -> dict[str, Path]:
     """The packaged constitutions by name. In a checkout they stand in `constitutions/`."""
@@ -89,62 +141,192 @@ def packaged() -> dict[str, Path]:
     return {}
 
 
-def load(name: str) -> Constitution:
-    """Load a packaged constitution by name, or any file by path. InputError says what is wrong."""
+def load(*names: str, bare: bool = False) -> Constitution:
+    """Load packaged constitutions by name, or any files by path, as one. InputError says what is wrong.
+
+    With `bare` a file of examples alone will do.
+    """
+    merged = _merge([_load(name, Path(), ()) for name in names])
+    if not merged.principles and not bare:
+        raise InputError(f"{merged.source}: holds examples and no principles; give it beside a file that has some, with -c twice")
+    return merged
+
+
+def _load(name: str, folder: Path, within: tuple[Path, ...]) -> Constitution:
+    """One file with all that it includes; `within` are the files that include it."""
     known = packaged()
-    path = known.get(name, Path(name))
+    path = known.get(name, folder / name)
+    if path.resolve() in within:
+        raise InputError(f"{path}: includes itself, by way of {within[-1]}")
     try:
         data = path.read_bytes()
     except OSError as problem:
         if Path(name).suffix or "/" in name:
-            raise InputError(f"{name}: {(problem.strerror or str(problem)).lower()}") from None
+            raise InputError(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
         raise InputError(f"no constitution '{name}': give a file, or one of {', '.join(known)}") from None
     try:
-        content = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as problem:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(problem).split())}") from None
-    return parse(content, str(path), sha256(data).hexdigest())
+        if path.suffix == ".json":
+            content: Any = foreign.content(jsonl.loads(data), str(path))
+        else:
+            content = yaml.safe_load(data)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        form = "JSON" if path.suffix == ".json" else "YAML"
+        raise InputError(f"{path}: not valid {form}: {' '.join(str(problem).split())}") from None
+    own = parse(content, str(path), sha256(data).hexdigest())
+    entries = content.get("include") or []
+    entries = entries if isinstance(entries, list) else [entries]
+    included = [_include(entry, path, (*within, path.resolve())) for entry in entries]
+    return _merge([*included, own], own) if included else own
+
+
+def _merge(found: list[Constitution], main: Constitution | None = None) -> Constitution:
+    """Several as one, named after `main` (the first).
+
+    A principle that stands in two files has the texts of both, and the later one's weight unless that is 1; where they
+    differ in a text, it's an error. An example that stands in two is shown once.
+    """
+    main = main or found[0]
+    if len(found) == 1:
+        return main
+    principles: dict[str, Principle] = {}
+    sources: dict[str, str] = {}
+    for part in found:
+        for new in part.principles:
+            old, other = principles.get(new.id, new), sources.setdefault(new.id, part.source)
+            texts: dict[str, Any] = {text: getattr(new, text) or getattr(old, text) for text in TEXTS}
+            if any(getattr(old, text) not in (None, texts[text]) for text in TEXTS):
+                raise InputError(f"{part.source}: the principle '{new.id}' has another text in {other}; drop one of the two")
+            weight = new.weight if new.weight != 1 else old.weight
+            principles[new.id] = replace(old, **texts, weight=weight, tags=tuple(dict.fromkeys(old.tags + new.tags)))
+    return replace(
+        main,
+        principles=tuple(principles.values()),
+        source=", ".join(part.source for part in found) if main is found[0] else main.source,
+        sha256=sha256("".join(part.sha256 for part in found).encode()).hexdigest(),
+        examples=sum((part.examples for part in found), Examples()),
+    )
+
+
+def _include(entry: Any, path: Path, within: tuple[Path, ...]) -> Constitution:
+    """What an item of `include` brings: a name, or {name, only, drop, weights, examples}."""
+    entry = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise InputError(f"{path}: each of 'include' must be a name, or a mapping with a 'name'")
+    _only_known(entry, _INCLUDE_FIELDS, f"{path}: 'include' of {entry['name']}")
+    found = _load(entry["name"], path.parent, within)
+    only, drop, weights = entry.get("only", list(found.by_id)), entry.get("drop", []), entry.get("weights", {})
+    listed = isinstance(only, list) and isinstance(drop, list) and all(isinstance(i, str) for i in (*only, *drop))
+    if not listed or not isinstance(weights, dict):
+        raise InputError(f"{path}: 'only' and 'drop' must be lists of principle ids, 'weights' a mapping of ids to numbers")
+    for identity in (*only, *drop, *weights):
+        if identity not in found.by_id:
+            raise InputError(f"{path}: {entry['name']} has no principle '{identity}'; it has {', '.join(found.by_id)}")
+    kept = [
+        replace(p, weight=_weight(weights[p.id], f"{path}: the principle '{p.id}'")) if p.id in weights else p
+        for p in found.principles
+        if p.id in only and p.id not in drop
+    ]
+    return replace(found, principles=tuple(kept), examples=found.examples if entry.get("examples", True) else Examples())
+
+
+def _only_known(entry: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    if unknown := sorted(str(key) for key in entry if key not in known):
+        raise InputError(f"{where} has an unknown field '{unknown[0]}'; known are {', '.join(known)}")
 
 
 def parse(content: Any, source: str, digest: str) -> Constitution:
-    """Check a constitution's content and build it. InputError names the principle at fault."""
-    if not isinstance(content, dict) or not isinstance(content.get("principles"), list) or not content["principles"]:
+    """Check a constitution's own content, without what it includes. InputError names the principle at fault."""
+    if not isinstance(content, dict) or not any(content.get(key) for key in ("principles", "include", "examples")):
         raise InputError(f"{source}: a constitution is a mapping with a list of 'principles', and not an empty one")
-    if unknown := set(content) - _FILE_FIELDS:
-        raise InputError(f"{source}: unknown field '{sorted(unknown)[0]}'; known are {', '.join(sorted(_FILE_FIELDS))}")
-    principles = [_principle(entry, i, source) for i, entry in enumerate(content["principles"], 1)]
+    _only_known(content, _FILE_FIELDS, source)
+    entries = content.get("principles") or []
+    if not isinstance(entries, list):
+        raise InputError(f"{source}: 'principles' must be a list")
+    principles = [_principle(entry, i, source) for i, entry in enumerate(entries, 1)]
     seen: set[str] = set()
     for principle in principles:
         if principle.id in seen:
             raise InputError(f"{source}: the principle id '{principle.id}' stands twice; give each its own")
         seen.add(principle.id)
     return Constitution(
-        name=str(content.get("name", Path(source).stem)),
-        version=str(content.get("version", "")),
-        notes=str(content.get("notes", "")).strip(),
+        name=str(content.get("name") or Path(source).stem),
+        version=str(content["version"]) if content.get("version") is not None else "",
+        notes=str(content.get("notes") or "").strip(),
         principles=tuple(principles),
         source=source,
         sha256=digest,
+        examples=_examples(content.get("examples") or {}, source),
     )
 
 
 def _principle(entry: Any, number: int, source: str) -> Principle:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"]:
-        raise InputError(f"{source}: principle {number} must be a mapping with an 'id'")
+        raise InputError(f"{source}: principle {number} must be a mapping with an 'id' that is a text")
     where = f"{source}: the principle '{entry['id']}'"
-    if unknown := set(entry) - _PRINCIPLE_FIELDS:
-        raise InputError(f"{where} has an unknown field '{sorted(map(str, unknown))[0]}'")
-    texts: dict[str, str] = {}
-    for name in TEXTS:
-        if (text := entry.get(name)) is not None:
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{where}: '{name}' must be a text, and not an empty one")
-            texts[name] = text.strip()
+    _only_known(entry, _PRINCIPLE_FIELDS, where)
+    texts = {name: _text(entry[name], f"{where}: '{name}'") for name in TEXTS if entry.get(name) is not None}
     if not texts:
         raise InputError(f"{where} has none of {', '.join(TEXTS)}")
-    tags, weight = entry.get("tags", []), entry.get("weight", 1.0)
+    tags = entry.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise InputError(f"{where}: 'tags' must be a list of words")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+    return Principle(entry["id"], tags=tuple(tags), weight=_weight(entry.get("weight", 1.0), where), **texts)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where} must be a text, and not an empty one")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where} holds a lone surrogate (half of a character pair)") from None
+    return value.strip()
+
+
+def _weight(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise InputError(f"{where}: 'weight' must be a positive number")
-    return Principle(entry["id"], tags=tuple(tags), weight=float(weight), **texts)
+    return float(value)
+
+
+def _examples(entry: Any, source: str) -> Examples:
+    if not isinstance(entry, dict):
+        raise InputError(f"{source}: 'examples' must be a mapping of critique, comparison and reasoned to lists")
+    _only_known(entry, ("critique", "comparison", "reasoned"), f"{source}: 'examples'")
+
+    def each(kind: str) -> list[tuple[Any, str]]:
+        values = entry.get(kind) or []
+        if not isinstance(values, list):
+            raise InputError(f"{source}: the examples of '{kind}' must be a list")
+        return [(value, f"{source}: example {i} of '{kind}'") for i, value in enumerate(values, 1)]
+
+    return Examples(
+        tuple(_critique_example(value, where) for value, where in each("critique")),
+        tuple(_comparison_example(value, where) for value, where in each("comparison")),
+        tuple(_reasoned_example(value, where) for value, where in each("reasoned")),
+    )
+
+
+def _critique_example(value: Any, where: str) -> str:
+    _text(value, where)
+    try:
+        return transcripts.example(value)
+    except ValueError as problem:
+        raise InputError(f"{where}: {problem}") from None
+
+
+def _comparison_example(value: Any, where: str) -> Comparison:
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be a mapping of prompt, better and worse")
+    _only_known(value, ("prompt", "better", "worse"), where)
+    if error := records.prompt_error(value):
+        raise InputError(f"{where}: {error}")
+    better, worse = (_text(value.get(side), f"{where}: '{side}'") for side in ("better", "worse"))
+    return Comparison(records.as_messages(value["prompt"]), better, worse)
+
+
+def _reasoned_example(value: Any, where: str) -> str:
+    text = _text(value, where)
+    if text.count(foreign.REASONED_HOLE) != 1:
+        raise InputError(f"{where} needs '{{}}' once, where the principle goes")
+    return text

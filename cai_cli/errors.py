@@ -4,6 +4,8 @@ Messages are one sentence that says what is wrong and what to do. Everything els
 escapes is a bug, and `--debug` shows its traceback.
 """
 
+from typing import Any
+
 
 class CaiError(Exception):
     """The run failed: exit code 1."""
@@ -18,4 +20,11 @@ class InputError(CaiError):
 
 
 class SetAside(Exception):
-    """A sound record that this step can't process, for the reason given: it is named, counted and gives no output."""
+    """A sound record that this step can't process, for the reason given: it is named, counted and gives no output.
+
+    `record` is what had come of it so far, where that is more than what went in.
+    """
+
+    def __init__(self, reason: str, record: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.record = record

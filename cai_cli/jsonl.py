@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -182,16 +183,23 @@ def open_input(path: str) -> IO[bytes]:
         raise InputError(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
 
 
-def read_lines(path: str) -> Iterator[Line]:
-    """`parse` of a named input; a truncated or corrupt gzip file is an InputError."""
+@contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+    """`open_input`, closed at the end; a truncated or corrupt gzip file is an InputError."""
     stream = open_input(path)
     try:
-        yield from parse(stream)
-    except gzip.BadGzipFile as problem:
+        yield stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as problem:
         raise InputError(f"{path}: not a complete gzip file ({problem})") from None
     finally:
         if path != "-":
             stream.close()
+
+
+def read_lines(path: str) -> Iterator[Line]:
+    """`parse` of a named input."""
+    with opened(path) as stream:
+        yield from parse(stream)
 
 
 def read(path: str) -> Iterator[Record]:

@@ -21,11 +21,15 @@ COMMANDS = {
     "train-sft": "Fine-tune a model on revisions (SL-CAI).",
     "train-pm": "Train a preference model on soft labels.",
     "rl": "Reinforcement learning against a preference model (RL-CAI).",
+    "constitution": "List, show, check and convert constitutions.",
+    "prompts": "Make new prompts like those that you have, by few-shot generation.",
     "score": "Score any record's texts with a preference model.",
     "eval": "Compare models by what they wrote.",
     "import": "Turn other people's data into records.",
+    "export": "Turn records into the columns that TRL trains on.",
     "split": "Split records in two by a hash of the id.",
     "show": "Print records as a person would want to read them.",
+    "stats": "Count what a file of records holds: lengths, principles, flags, tokens, and where it came from.",
     "report": "Tabulate the steps of a run from their manifests.",
 }
 

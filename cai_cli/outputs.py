@@ -19,7 +19,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -134,6 +134,10 @@ class FileOutput:
             if path.exists():
                 os.truncate(path, size)
 
+    def written(self) -> Iterator[Record]:
+        """The records of the unfinished output so far."""
+        return (json.loads(line) for line in _lines(self.partial))
+
     def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
         """Everything that one input record gave, and the journal's line for it."""
         counts = self.counts
@@ -191,6 +195,10 @@ class StreamOutput:
         self.done: list[str] = []
         self._sha, self._began = sha256(), time.monotonic()
 
+    def written(self) -> Iterator[Record]:
+        """None: what went out can't be read again."""
+        return iter(())
+
     def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
         """Everything that one input record gave. Set-aside lines are only counted and named."""
         data = b"".join(map(jsonl.encode, outputs))
@@ -234,10 +242,24 @@ def source(path: str) -> dict[str, Any]:
     return {"path": path, "sha256": manifest.hash_file(path) if Path(path).is_file() else None}
 
 
-def write_file(path: str, lines: Iterable[bytes], about: Manifest) -> None:
+def write_text(path: str, text: str) -> None:
+    """Write a text to a file that appears only when complete, or to stdout or a device. No manifest."""
+    if path == "-" or (Path(path).exists() and not Path(path).is_file()):
+        with streams.claim_stdout() if path == "-" else open(path, "wb", buffering=0) as stream:
+            _write_all(stream, text.encode())
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_atomic(path, text.encode())
+    except OSError as problem:
+        raise _failed(path, problem) from None
+
+
+def write_file(path: str, lines: Iterable[bytes], about: Manifest, rejected: Sequence[Record] = ()) -> None:
     """Write whole lines to a file that appears only when complete, its manifest beside it, or to stdout or a device.
 
-    For the quick steps that need no model and so no resuming. `about` is read after the last line.
+    For the quick steps that need no model and so no resuming. `about` and `rejected`, which go to OUT.rejected.jsonl,
+    are read after the last line.
     """
     if path == "-" or (Path(path).exists() and not Path(path).is_file()):
         with streams.claim_stdout() if path == "-" else open(path, "wb", buffering=0) as stream:
@@ -255,6 +277,10 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest) -> None:
         made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
         content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
         manifest.write(f"{path}.manifest.json", content)
+        aside = Path(f"{path}.rejected.jsonl")
+        aside.unlink(missing_ok=True)
+        if rejected:
+            manifest.write_atomic(aside, b"".join(map(jsonl.encode, rejected)))
         os.replace(partial, path)
     except OSError as problem:
         raise _failed(path, problem) from None

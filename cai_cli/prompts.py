@@ -1,26 +1,32 @@
 """Every prompt that a model is shown, as pure functions: record + principle -> prompt.
 
-Two formats. `chat`: messages for the model's own chat template. `hh`: the paper's plain
-transcripts (`\\n\\nHuman:`, `\\n\\nAssistant:`, `CritiqueRequest:`, ...) for base models, with the stops
-they need. A round sees the conversation and the current answer, not earlier rounds (paper,
-section 3.1 and appendix A).
+Two formats. `chat`: messages for the model's own chat template, few-shot examples as turns. `hh`:
+the paper's plain transcripts for base models, with the stops they need. A round sees the few-shot
+examples, the conversation and the current answer, not earlier rounds (paper, section 3.1 and
+appendix A).
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cai_cli import transcripts
 from cai_cli.constitution import Principle
 from cai_cli.jsonl import Record
 from cai_cli.records import Messages, as_messages, current_answer
+from cai_cli.transcripts import (
+    ASSISTANT,
+    CRITIQUE,
+    CRITIQUE_REQUEST,
+    HUMAN,
+    REVISION,
+    REVISION_REQUEST,
+    STOPS,
+    inert,
+    transcript,
+)
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-CRITIQUE_REQUEST, CRITIQUE = "\n\nCritiqueRequest:", "\n\nCritique:"
-REVISION_REQUEST, REVISION = "\n\nRevisionRequest:", "\n\nRevision:"
-STOPS = (HUMAN, ASSISTANT, CRITIQUE_REQUEST, REVISION_REQUEST, CRITIQUE, REVISION)
-_MARKER = re.compile(r"(\n\s*)(Human|Assistant|CritiqueRequest|Critique|RevisionRequest|Revision):")
-_NAMES = {"user": HUMAN, "assistant": ASSISTANT}
 OPTIONS = ("A", "B")
 """The letters under which the two answers of a comparison stand."""
 
@@ -30,12 +36,14 @@ class Prompt:
     """What to put before a model: chat `messages`, or a plain `text`.
 
     `prefill` begins the assistant's answer (chat only). `stop` are strings that end a completion.
+    The first `shared` messages, or characters of `text`, stand in many prompts of a run.
     """
 
     messages: Messages | None = None
     text: str = ""
     prefill: str = ""
     stop: tuple[str, ...] = ()
+    shared: int = 0
 
 
 def merge_turns(messages: Messages) -> Messages:
@@ -49,24 +57,21 @@ def merge_turns(messages: Messages) -> Messages:
     return merged
 
 
-def inert(text: str) -> str:
-    """Text that can't begin a turn of a transcript: a space goes before each marker's name."""
-    return _MARKER.sub(r"\1 \2:", text)
+def example_turns(examples: Sequence[str]) -> Messages:
+    """Few-shot examples of rounds as chat messages: requests are the user's, all else the assistant's."""
+    asks = ("Human", "CritiqueRequest", "RevisionRequest")
+    found = [part for example in examples for part in transcripts.parts(example)]
+    return [{"role": "user" if name in asks else "assistant", "content": text} for name, text in found]
 
 
-def transcript(messages: Messages) -> str:
-    """The paper's plain form of a conversation, without a trailing `Assistant:`."""
-    parts = []
-    for message in messages:
-        name, content = _NAMES.get(message["role"]), message["content"]
-        parts.append(f"{name} {inert(content)}" if name else inert(f"\n\n{content}"))
-    return "".join(parts)
-
-
-def _prompt(messages: Messages, format: str, tail: str) -> Prompt:
+def _prompt(messages: Messages, format: str, tail: str, examples: Sequence[str] = ()) -> Prompt:
+    """A conversation in either format, after its few-shot examples; `tail` follows it in transcripts."""
     if format == "chat":
-        return Prompt(messages=merge_turns(messages))
-    return Prompt(text=transcript(messages) + tail, stop=STOPS)
+        merged, shown = merge_turns(messages), example_turns(examples)
+        first = 1 if merged and merged[0]["role"] == "system" else 0  # templates take a system message only at the start
+        return Prompt(messages=[*merged[:first], *shown, *merged[first:]], shared=0 if first else len(shown))
+    lead = "".join(examples)
+    return Prompt(text=lead + transcript(messages) + tail, stop=STOPS, shared=len(lead))
 
 
 def answer(record: Record, format: str) -> Prompt:
@@ -78,24 +83,33 @@ def _answered(record: Record, text: str) -> Messages:
     return [*as_messages(record["prompt"]), {"role": "assistant", "content": text}]
 
 
-def critique(record: Record, principle: Principle, format: str) -> Prompt:
+def critique(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
     """The conversation with its current answer, then the principle's critique request."""
     messages = _answered(record, current_answer(record))
     request = principle.critique or ""
     if format == "chat":
-        return _prompt([*messages, {"role": "user", "content": request}], format, "")
-    return _prompt(messages, format, f"{CRITIQUE_REQUEST} {request}{CRITIQUE}")
+        return _prompt([*messages, {"role": "user", "content": request}], format, "", examples)
+    return _prompt(messages, format, f"{CRITIQUE_REQUEST} {request}{CRITIQUE}", examples)
 
 
-def revision(record: Record, principle: Principle, critique_text: str, format: str) -> Prompt:
+def revision(record: Record, principle: Principle, critique_text: str, format: str, examples: Sequence[str] = ()) -> Prompt:
     """The critique's prompt, the critique, then the principle's revision request."""
     messages = _answered(record, current_answer(record))
     ask, request = principle.critique or "", principle.revision or ""
     if format == "chat":
         turns = [("user", ask), ("assistant", critique_text), ("user", request)]
-        return _prompt([*messages, *({"role": r, "content": c} for r, c in turns)], format, "")
+        return _prompt([*messages, *({"role": r, "content": c} for r, c in turns)], format, "", examples)
     tail = f"{CRITIQUE_REQUEST} {ask}{CRITIQUE} {inert(critique_text)}{REVISION_REQUEST} {request}{REVISION}"
-    return _prompt(messages, format, tail)
+    return _prompt(messages, format, tail, examples)
+
+
+def direct_revision(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
+    """The conversation with its current answer, then the revision request, without a critique (paper, figure 7)."""
+    messages = _answered(record, current_answer(record))
+    request, shown = principle.revision or "", [transcripts.direct(example) for example in examples]
+    if format == "chat":
+        return _prompt([*messages, {"role": "user", "content": request}], format, "", shown)
+    return _prompt(messages, format, f"{REVISION_REQUEST} {request}{REVISION}", shown)
 
 
 def comparison(prompt: str | Messages, first: str, second: str, principle: Principle, format: str) -> Prompt:
@@ -111,6 +125,19 @@ def comparison(prompt: str | Messages, first: str, second: str, principle: Princ
     if format == "chat":
         return Prompt(messages=[{"role": "user", "content": question.strip()}], prefill="The answer is: (")
     return Prompt(text=f"{question}\n\nThe answer is: (")
+
+
+def new_prompt(seeds: Sequence[str], format: str) -> Prompt:
+    """Seed prompts, and the request for one more of their kind (the paper's section 3.2 had most of its prompts so)."""
+    if format == "chat":
+        listed = "\n".join(f"- {' '.join(seed.split())}" for seed in seeds)
+        request = (
+            f"Here are messages that people sent to an assistant:\n\n{listed}\n\n"
+            "Write one more message of the same kind, on another subject. Reply with the message alone."
+        )
+        return Prompt(messages=[{"role": "user", "content": request}])
+    text = "".join(f"{HUMAN} {' '.join(inert(seed).split())}" for seed in seeds)
+    return Prompt(text=f"{text}{HUMAN}", stop=("\n", *STOPS))
 
 
 def judged(prompt: str | Messages, answer_text: str, format: str) -> Prompt:

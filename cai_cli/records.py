@@ -14,7 +14,7 @@ None, so that the caller can name the file and line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -36,6 +36,13 @@ def text_error(value: Any, field: str) -> str | None:
     if not isinstance(value, str):
         return f"'{field}' must be a string, found {type(value).__name__}"
     return None
+
+
+def texts_error(value: Any, field: str) -> str | None:
+    """What is wrong with a list of texts, or None."""
+    if not isinstance(value, list):
+        return f"'{field}' must be a list of strings"
+    return next((error for i, text in enumerate(value) if (error := text_error(text, f"{field}[{i}]"))), None)
 
 
 def messages_error(value: Any, field: str) -> str | None:
@@ -89,6 +96,10 @@ def rounds_error(record: Record) -> str | None:
         for field in ("principle", "critique", "revision"):
             if field in entry and (error := text_error(entry[field], f"rounds[{i}].{field}")):
                 return error
+        if not isinstance(entry.get("meta", {}), dict):
+            return f"'rounds[{i}].meta' must be an object"
+        if "flags" in entry and (error := texts_error(entry["flags"], f"rounds[{i}].flags")):
+            return error
         if "revision" not in entry and i < len(rounds) - 1:
             return f"'rounds[{i}]' has no 'revision', but a later round follows it"
     return None
@@ -128,10 +139,7 @@ def pair_error(record: Record) -> str | None:
         return "no 'responses' field: make pairs with `cai sample -n 2`"
     if not isinstance(responses, list) or len(responses) < 2:
         return "'responses' must be a list of at least two strings"
-    for i, response in enumerate(responses):
-        if error := text_error(response, f"responses[{i}]"):
-            return error
-    return None
+    return texts_error(responses, "responses")
 
 
 def preference_error(record: Record) -> str | None:
@@ -156,6 +164,20 @@ def preference_error(record: Record) -> str | None:
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
         return "'p_chosen' must be a number from 0 to 1"
     return None
+
+
+def shape_error(record: Record) -> str | None:
+    """What is wrong with the fields of a record of any kind that are there, or None."""
+    kept: Record = {field: record[field] for field in ("prompt", "response", "rounds", "meta") if field in record}
+    if error := rounds_error({"prompt": "-", "response": "", **kept}) or texts_error(record.get("responses", []), "responses"):
+        return error
+    if not isinstance(record.get("scores", {}), dict):
+        return "'scores' must be an object"
+    for field in ("messages", "completion"):
+        value = record.get(field, "")
+        if not isinstance(value, str) and (error := messages_error(value, field)):
+            return error
+    return preference_error(record) if "chosen" in record or "rejected" in record else None
 
 
 def as_messages(prompt: str | Messages) -> Messages:
@@ -201,11 +223,13 @@ class Ids:
         return None
 
 
-def read_with_ids(path: str, limit: int | None = None) -> Iterator[Record]:
-    """The records of an input, each with its id. The first bad line is an InputError that names file and line."""
+def read_with_ids(
+    path: str, limit: int | None = None, check: Callable[[Record], str | None] = lambda record: None
+) -> Iterator[Record]:
+    """The records of an input, each checked and with its id. The first bad line is an InputError that names file and line."""
     ids = Ids()
     for line in islice(jsonl.read_lines(path), limit):
-        error = line.error if line.record is None else ids.error(line.record, line.number)
+        error = line.error if line.record is None else check(line.record) or ids.error(line.record, line.number)
         if error or line.record is None:
             raise jsonl.bad_line(path, line.number, error or "")
         yield line.record

@@ -12,27 +12,21 @@ flight, feeds the engine, writes in input order, resumes, and leaves a manifest.
 
 from __future__ import annotations
 
-import queue
-import stat
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cai_cli import jsonl, manifest, streams
-from cai_cli.engines.base import Feed, Key, Request, Result
+from cai_cli.engines.base import Completion, Feed, Key, Request, Result
 from cai_cli.errors import InputError, SetAside
+from cai_cli.inputs import SKIP_BAD, WINDOW, Check, Source, is_pipe, line_error, preflight
 from cai_cli.jsonl import Line, Record
 from cai_cli.outputs import Counts, FileOutput, StreamOutput, count_fields
 from cai_cli.records import Ids
-
-WINDOW = 1024
-"""Records in flight at most."""
-SKIP_BAD = "; mend the line, or set such lines aside with --skip-bad"
 
 Program = Callable[[Record], Generator[list[Request], list[Any], list[Record]]]
 
@@ -44,16 +38,32 @@ class Job:
     `open_engine` is called when the first request is ready. `context` is the model's limit in
     tokens (an engine short of memory may hold less: its own `context` says). `options` are those
     that affect the output: they enter the fingerprint. `about` is what the manifest says of the
-    model and the constitution.
+    model and the constitution. `lines` are made in place of an input's. `sieve` sees each output
+    record in order, and says which to set aside.
     """
 
     name: str
-    check: Callable[[Record], str | None]
+    check: Check
     program: Program
     open_engine: Callable[[], Any]
     context: int
     options: dict[str, Any]
     about: dict[str, Any]
+    lines: Callable[[], Iterator[Line]] | None = None
+    sieve: Sieve | None = None
+
+
+class Sieve(Protocol):
+    """What keeps or sets aside output records, in output order. When `full`, the run is at its end."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it wants no more."""
+        ...
+
+    def reason(self, record: Record) -> str | None:
+        """Why a record is set aside; None to keep it."""
+        ...
 
 
 @dataclass
@@ -86,78 +96,12 @@ class _Item:
     tokens: tuple[int, int] = (0, 0)
 
 
-_END = object()
-
-
-class _Source:
-    """Input lines, taken without waiting where the input is a pipe that may be slow."""
-
-    def __init__(self, lines: Iterator[Line], slow: bool) -> None:
-        self.lines, self.slow, self.ended = lines, slow, False
-        if slow:
-            self.queue: queue.Queue[Any] = queue.Queue(maxsize=WINDOW)
-            threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for line in self.lines:
-                self.queue.put(line)
-            self.queue.put(_END)
-        except BaseException as problem:
-            self.queue.put(problem)
-
-    def take(self, wait: bool) -> Line | None:
-        """The next line. None: none yet (not with `wait`), or the end, when `ended` is set."""
-        if self.ended:
-            return None
-        if not self.slow:
-            taken = next(self.lines, _END)
-        else:
-            try:
-                taken = self.queue.get(block=wait)
-            except queue.Empty:
-                return None
-        if isinstance(taken, BaseException):
-            self.ended = True
-            raise taken
-        if taken is _END:
-            self.ended = True
-            return None
-        return taken  # type: ignore[return-value]
-
-
-def is_pipe(path: str) -> bool:
-    """Whether an input can be read only once, as it comes."""
-    if path == "-":
-        return True
-    mode = Path(path).stat().st_mode if Path(path).exists() else stat.S_IFREG
-    return not stat.S_ISREG(mode)
-
-
-def preflight(files: Files, check: Callable[[Record], str | None]) -> tuple[str | None, int | None]:
-    """Check a whole input file before any model is loaded: (SHA-256 of its bytes, records).
-
-    InputError at the first bad line, unless `skip_bad`. A pipe can't be checked ahead: (None, None).
-    """
-    if is_pipe(files.input):
-        return None, None
-    records, ids = 0, Ids()
-    for line in islice(jsonl.read_lines(files.input), files.limit):
-        records += 1
-        if (error := _line_error(line, check, ids)) and not files.skip_bad:
-            raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
-    return manifest.hash_file(files.input), records
-
-
-def _line_error(line: Line, check: Callable[[Record], str | None], ids: Ids) -> str | None:
-    if line.record is None:
-        return line.error
-    return check(line.record) or ids.error(line.record, line.number)
-
-
 def run(job: Job, files: Files) -> Counts:
     """Carry a job over its input. Returns what was done, over all resumed runs."""
-    input_hash, total = preflight(files, job.check)
+    if job.lines is None:
+        input_hash, total = preflight(files.input, job.check, files.limit, files.skip_bad)
+    else:
+        input_hash, total = (None if is_pipe(files.input) else manifest.hash_file(files.input)), None
     fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash}
     if files.dry_run is not None:
         return _dry_run(job, files)
@@ -218,26 +162,37 @@ def _dry_run(job: Job, files: Files) -> Counts:
     output = streams.claim_stdout()  # never -o, which may hold a finished output
     ids, left = Ids(), files.dry_run or 0
     with output:
-        for line in islice(jsonl.read_lines(files.input), files.limit):
+        for line in islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit):
             if left <= 0:
                 break
-            if error := _line_error(line, job.check, ids):
+            if error := line_error(line, job.check, ids):
                 if files.skip_bad:
                     continue
                 raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
             assert line.record is not None
             try:
-                requests = next(job.program(line.record))
-                require_fit(requests, job.context)
-            except StopIteration:
-                continue
+                for requests, depends in _rehearse(job.program(line.record)):
+                    require_fit(requests, job.context)
+                    for request in requests[:left]:
+                        output.write(jsonl.encode(request_record(line.record["id"], request, depends)))
+                    left = max(0, left - len(requests))
             except SetAside as reason:
                 streams.warn(f"{job.name}: sets aside {line.record['id']}: {reason}")
-                continue
-            for request in requests[:left]:
-                output.write(jsonl.encode(request_record(line.record["id"], request)))
-            left -= len(requests)
     return Counts()
+
+
+def _rehearse(program: Generator[list[Request], list[Any], list[Record]]) -> Iterator[tuple[list[Request], bool]]:
+    """A program's lists of requests, and whether each depends on a text before it, for which a placeholder stands."""
+    results: list[Any] | None = None
+    for number in count(1):
+        try:
+            requests = program.send(results)  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        yield requests, number > 1
+        if any(request.kind != "generate" for request in requests):
+            return  # a choice or a score can't be made up
+        results = [Completion(f"<the text of request {number}>", "stop", request.seed, 0, 0) for request in requests]
 
 
 def require_fit(requests: list[Request], context: int) -> None:
@@ -248,11 +203,13 @@ def require_fit(requests: list[Request], context: int) -> None:
             raise SetAside(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
 
 
-def request_record(identity: str, request: Request) -> Record:
-    """A request as --dry-run shows it."""
+def request_record(identity: str, request: Request, depends: bool = False) -> Record:
+    """A request as --dry-run shows it. `depends`: an earlier text stands in it, of which only the place is shown."""
     shown: Record = {"id": identity, "text": request.text}
     if request.options:
         shown["options"] = request.options
+    if depends:
+        shown["depends_on_earlier_text"] = True
     if request.kind == "generate":
         shown |= {"seed": request.seed, "max_tokens": request.max_tokens, "stop": list(request.stop)}
     return shown
@@ -263,8 +220,9 @@ class _Run:
 
     def __init__(self, job: Job, files: Files, output: FileOutput | StreamOutput, total: int | None) -> None:
         self.job, self.files, self.output = job, files, output
-        slow = is_pipe(files.input)
-        self.source = _Source(islice(jsonl.read_lines(files.input), files.limit), slow)
+        made = job.lines() if job.lines else None
+        slow = made is None and is_pipe(files.input)
+        self.source = Source(islice(made or jsonl.read_lines(files.input), files.limit), slow)
         self.window: deque[_Item] = deque()
         self.queues: dict[str, deque[tuple[Key, Request]]] = {k: deque() for k in ("generate", "choose", "score")}
         self.in_flight: dict[Key, _Item] = {}
@@ -279,18 +237,28 @@ class _Run:
         if self.skip:
             streams.say(f"cai {self.job.name}: going on after {len(self.skip)} finished records", self.files.quiet)
             self.progress.advance(len(self.skip), 0)
-        while self.admit(wait=True) or self.window:
+            if sieve := self.job.sieve:
+                for record in self.output.written():  # what an earlier run kept counts
+                    sieve.reason(record)
+        while not self.full and (self.admit(wait=True) or self.window):
             for kind, waiting in self.queues.items():
                 if waiting:
                     for key, result in getattr(self.engine, kind)(self.feed(kind)):
                         self.place(key, result)
-        if self.skip and not self.failure:
+                        if self.full:
+                            return
+        if self.skip and not self.failure and not self.full:
             raise InputError(
                 f"the input ended before the {len(self.output.done)} records that were finished before; "
                 "give the same input, or --restart"
             )
         if self.failure:
             raise self.failure
+
+    @property
+    def full(self) -> bool:
+        """Whether the sieve wants no more."""
+        return self.job.sieve is not None and self.job.sieve.full
 
     def feed(self, kind: str) -> Feed:
         """Requests of one kind, as the window lets them in. See `engines.base` for None."""
@@ -315,7 +283,7 @@ class _Run:
         line = self.source.take(wait)
         if line is None:
             return False
-        error = _line_error(line, self.job.check, self.ids)
+        error = line_error(line, self.job.check, self.ids)
         if self.skip:
             self._skip(line, error)
             return True
@@ -342,12 +310,13 @@ class _Run:
                 "give the same input, or --restart"
             )
 
-    def _reject(self, item: _Item, reason: str) -> None:
+    def _reject(self, item: _Item, reason: str, record: Record | None = None) -> None:
         name = item.record_id or f"line {item.line.number}"
         streams.warn(f"{self.job.name}: set aside {name}: {reason}")
         raw = item.line.raw.decode(errors="replace").rstrip("\n")[:10_000]
         entry: Record = {"line": item.line.number, "error": reason}
-        entry |= {"record": item.line.record} if item.line.record is not None else {"text": raw}
+        record = record or item.line.record
+        entry |= {"record": record} if record is not None else {"text": raw}
         item.rejects, item.done, item.program = [entry], True, None
 
     def place(self, key: Key, result: Result) -> None:
@@ -365,17 +334,17 @@ class _Run:
         while item.program is not None and not item.pending and not item.done:
             try:
                 requests = item.program.send(results)  # type: ignore[arg-type]
-                require_fit(requests, self.context)
+                self._require_fit(item.program, requests)
                 if requests and self.engine is None:
                     self.engine = self.job.open_engine()
                     self.context = min(self.context, self.engine.context)
                     self.progress.restart()
-                    require_fit(requests, self.context)
+                    self._require_fit(item.program, requests)
             except StopIteration as stop:
                 item.outputs, item.done, item.program = stop.value, True, None
                 break
             except SetAside as reason:
-                self._reject(item, str(reason))
+                self._reject(item, str(reason), reason.record)
                 break
             results = item.results = [None] * len(requests)
             item.pending = len(requests)
@@ -385,10 +354,20 @@ class _Run:
                 self.queues[request.kind].append((key, request))
         self.flush()
 
+    def _require_fit(self, program: Generator[list[Request], list[Any], list[Record]], requests: list[Request]) -> None:
+        """SetAside where requests are too long, by way of the program, which may know of work that is worth keeping."""
+        try:
+            require_fit(requests, self.context)
+        except SetAside as reason:
+            program.throw(reason)
+
     def flush(self) -> None:
         """Write every finished record at the head of the window."""
-        while self.window and self.window[0].done:
+        while self.window and self.window[0].done and not self.full:
             item = self.window.popleft()
+            for record in item.outputs:
+                if self.job.sieve and (reason := self.job.sieve.reason(record)):
+                    item.outputs, item.rejects = [], [{"error": reason, "record": record}]
             self.output.write(_digest(item.line), item.outputs, item.rejects, item.tokens)
             self.progress.advance(1, 0)
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import IO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -26,6 +26,14 @@ def say(message: str, quiet: bool = False) -> None:
 def warn(message: str) -> None:
     """A warning, on standard error, also under --quiet."""
     console.print(f"cai: warning: {message}", markup=False, style="yellow")
+
+
+def print_table(table: RenderableType) -> None:
+    """A table on standard output: as wide as the terminal, or as it needs where there is none (a file, a pipe)."""
+    out = Console(highlight=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = 1000
+    out.print(table)
 
 
 def claim_stdout() -> IO[bytes]:

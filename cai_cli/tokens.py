@@ -9,6 +9,7 @@ as text.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
+        self._leads: dict[str, list[int]] = {}
 
     @property
     def has_template(self) -> bool:
@@ -91,6 +93,19 @@ class Renderer:
         text = str(shown) + prompt.prefill
         return self._encode(text, mark), text.replace(mark, "")
 
+    def _shared(self, prompt: Prompt, ids: list[int]) -> int:
+        """How many of a prompt's `ids` belong to the part of it that it shares with other prompts."""
+        if not prompt.shared:
+            return 0
+        if prompt.messages is None:
+            lead = replace(prompt, text=prompt.text[: prompt.shared])
+        else:
+            lead = replace(prompt, messages=prompt.messages[: prompt.shared])
+        key = lead.text if lead.messages is None else "\0".join(m["content"] for m in lead.messages)
+        if key not in self._leads:
+            self._leads[key] = self.render(lead, complete=True)[0]
+        return next((i for i, (a, b) in enumerate(zip(self._leads[key], ids, strict=False)) if a != b), len(self._leads[key]))
+
     def plain(self, text: str) -> list[int]:
         """Token ids of a piece of text from a record, with nothing put before or after it."""
         mark = next(cut for cut in _CUTS if cut not in text)
@@ -119,7 +134,7 @@ class Renderer:
     def request(self, prompt: Prompt, seed: int, max_tokens: int, temperature: float, top_p: float) -> Request:
         """A request to continue a prompt."""
         ids, text = self.render(prompt)
-        return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop)
+        return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop, shared=self._shared(prompt, ids))
 
     def choice(self, prompt: Prompt, letters: tuple[str, ...]) -> Request:
         """A request to weigh the letters that may come next."""

@@ -19,7 +19,12 @@ INTRODUCTION = """# Commands
 
 Every command's help, written by `python docs/generate.py`. The same flag means the same everywhere.
 """
-SUBCOMMANDS = {"eval": ["scores"]}
+SUBCOMMANDS = {
+    "constitution": ["list", "show", "check", "convert"],
+    "eval": ["scores"],
+    "export": ["sft", "preferences"],
+    "import": ["hh-rlhf", "red-team-attempts", "csv", "tsv", "text", "dataset"],
+}
 
 
 def help_of(*words: str) -> str:

@@ -15,6 +15,7 @@ LIMIT ?=
 RUN ?= runs/demo
 SEED ?= 0
 MAX_TOKENS ?= 64
+TEMPERATURE ?= 0.7
 STEPS ?= 20
 
 # What a step depends on: its settings, and the model's directory where there is one (a hub name has none here).
@@ -22,9 +23,10 @@ S = $(addprefix $(RUN)/settings/,$(1))
 MODEL_FILE := $(if $(filter $(SMOLLM2),$(MODEL)),$(SMOLLM2)/config.json,$(wildcard $(MODEL)/config.json))
 M := $(MODEL_FILE) $(call S,MODEL)
 C := $(call S,CONSTITUTION) $(wildcard $(CONSTITUTION) constitutions/$(CONSTITUTION).yaml)
-TEXT := $(call S,SEED MAX_TOKENS)
+TEXT := $(call S,SEED MAX_TOKENS TEMPERATURE)
 TRAIN := $(call S,SEED STEPS)
-GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS)
+# At the paper's temperature of 1 so small a model writes next to nothing that makes sense.
+GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS) --temperature $(TEMPERATURE)
 FIT = --seed $(SEED) --steps $(STEPS)
 LIMITED = $(if $(LIMIT),--limit $(LIMIT))
 

@@ -51,7 +51,7 @@ def test_three_commands_in_a_pipe_equal_three_files(tiny: str, tmp_path: Path) -
     ).stdout
     rows = [json.loads(line) for line in piped.splitlines()]  # nothing but records stands on standard output
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(5)]
-    assert all(set(row["rounds"][0]) == {"principle", "critique", "revision", "meta"} for row in rows)
+    assert all(set(row["rounds"][0]) == {"principle", "critique", "revision", "flags", "meta"} for row in rows)
     again = shell(
         f"cd {tmp_path}; cai sample p.jsonl -m {tiny} {EXACT} -o r && cai critique r -m {tiny} {EXACT} -o c && cai revise c -m {tiny} {EXACT}"
     ).stdout

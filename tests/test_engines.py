@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,31 @@ def plain(tiny: str) -> Any:
 
 def make(tiny: str, batch_size: int = 4, deterministic: bool = False) -> TransformersEngine:
     return TransformersEngine(Path(tiny), models.load_tokenizer(Path(tiny)), torch.float32, batch_size, deterministic)
+
+
+def test_a_shared_beginning_is_computed_once_and_changes_nothing(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two beginnings in turn, in batches of four: probabilities to 1e-4, the same tokens, and each computed once."""
+    engine = make(tiny)
+    leads = [[draw.randint(10, 380) for _ in range(50)] for draw in (random.Random(7), random.Random(8))]
+    plain = [Request("generate", leads[i % 2] + r.ids, "", r.seed, 12) for i, r in enumerate(requests(13))]
+    shared = [replace(r, shared=50) for r in plain]
+    want = by_number(engine.generate(feed(plain)))
+    forward, widths = engine.model.forward, list[tuple[int, int]]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        widths.append(tuple(more["input_ids"].shape))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    assert by_number(engine.generate(feed(shared))) == want
+    assert widths.count((1, 50)) == 2
+    assert max(columns for _, columns in widths) <= 60  # and no prompt's beginning goes forward with it
+    options = {"A": 65, "B": 66}
+    ours, theirs = (
+        by_number(engine.choose(feed([replace(r, kind="choose", options=options) for r in rows]))) for rows in (shared, plain)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["all at once", "one by one"])

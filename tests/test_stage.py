@@ -72,15 +72,79 @@ def test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte(
         steps = [tmp_path / f"{name}-{i}.jsonl" for i in range(5)]
         here("sample", prompts, "-m", tiny, *EXACT, "-o", steps[0])
         for i, command in enumerate(["critique", "revise", "critique", "revise"]):
-            here(command, steps[i], "-m", tiny, *EXACT, "-o", steps[i + 1])
+            here(command, steps[i], "-m", tiny, *EXACT, "--few-shot", 1, "-o", steps[i + 1])
         return steps[-1]
 
     first, second = chain("a"), chain("b")
     assert first.read_bytes() == second.read_bytes()
     rows = read_jsonl(first)
-    assert all([set(r) for r in row["rounds"]] == [{"principle", "critique", "revision", "meta"}] * 2 for row in rows)
+    assert all([set(r) for r in row["rounds"]] == [{"principle", "critique", "revision", "flags", "meta"}] * 2 for row in rows)
     assert any(row["rounds"][0]["principle"] != row["rounds"][1]["principle"] for row in rows)
     assert len({row["rounds"][0]["principle"] for row in rows}) > 3
+
+
+def test_rounds_in_one_process_equal_chained_commands_byte_for_byte(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    names = [tmp_path / f"{i}.jsonl" for i in range(6)]
+    here("sample", prompts, "-m", tiny, *EXACT, "-o", names[0])
+    for i, command in enumerate(["critique", "revise", "critique", "revise"]):
+        here(command, names[i], "-m", tiny, *EXACT, "--few-shot", 1, "--retry", 1, "-o", names[i + 1])
+    here("revise", names[0], "-m", tiny, *EXACT, "--few-shot", 1, "--retry", 1, "--from-response", "--rounds", 2, "-o", names[5])
+    assert names[5].read_bytes() == names[4].read_bytes()
+    assert any(entry["flags"] for row in read_jsonl(names[5]) for entry in row["rounds"])  # eight tokens are few
+
+
+def test_a_flagged_text_is_sampled_again(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    responses = write_jsonl(tmp_path / "r.jsonl", [{**row, "response": "Hi."} for row in read_jsonl(prompts)])
+    options = ("-m", tiny, "--engine", "transformers", "--dtype", "float32", "--few-shot", 0, "--max-tokens", 60)
+    once, again = (
+        [row["rounds"][0] for row in map(json.loads, here("critique", responses, *options, "--retry", n).out.splitlines())]
+        for n in (0, 4)
+    )
+    taken = [i for i, entry in enumerate(again) if entry["meta"]["critique"].get("attempt")]
+    assert taken
+    assert all(len(again[i]["flags"]) < len(once[i]["flags"]) for i in taken)
+    assert all(again[i] == once[i] for i in range(12) if i not in taken)
+
+
+def test_direct_revisions_have_no_critique(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    responses, out = tmp_path / "r.jsonl", tmp_path / "out.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-o", responses)
+    here("revise", responses, "-m", tiny, *EXACT, "--direct", "--rounds", 2, "--few-shot", 1, "-o", out)
+    shapes = [[set(r) for r in row["rounds"]] for row in read_jsonl(out)]
+    assert shapes == [[{"principle", "revision", "flags", "meta"}] * 2] * 12
+    [shown] = here(
+        "revise", responses, "-m", tiny, "--direct", "--few-shot", 0, "--format", "hh", "--dry-run", 1
+    ).out.splitlines()
+    assert "Critique" not in json.loads(shown)["text"]
+    assert "--rounds needs --from-response" in here("revise", responses, "-m", tiny, "--rounds", 2, code=2).err
+    assert "give one of the two" in here("revise", responses, "-m", tiny, "--direct", "--from-response", code=2).err
+    assert "--retry with --temperature 0" in here("revise", responses, "-m", tiny, "--retry", 1, "--temperature", 0, code=2).err
+
+
+def test_a_dry_run_of_rounds_marks_what_depends_on_earlier_texts(here: Here, broken_model: str, tmp_path: Path) -> None:
+    responses = write_jsonl(tmp_path / "r.jsonl", [{"id": "a", "prompt": "Hello?", "response": "Hi."}])
+    out = here("revise", responses, "-m", broken_model, "--from-response", "--rounds", 2, "--few-shot", 0, "--dry-run", 9).out
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert [row.get("depends_on_earlier_text", False) for row in shown] == [False, True, True, True]
+    assert "<the text of request 1>" in shown[1]["text"]
+    assert "Hi." in shown[1]["text"]
+    assert "<the text of request 2>" in shown[2]["text"]
+    assert "Hi." not in shown[2]["text"]
+
+
+def test_rounds_that_were_made_are_kept_when_a_later_one_does_not_fit(here: Here, tiny: str, tmp_path: Path) -> None:
+    config = json.loads((Path(tiny) / "config.json").read_text())
+    small = tmp_path / "small"
+    shutil.copytree(tiny, small)
+    responses = write_jsonl(tmp_path / "r.jsonl", [{"id": "a", "prompt": "Hello?", "response": "Hi."}])
+    exact = ("--engine", "transformers", "--dtype", "float32", "--format", "hh", "--few-shot", 0, "--max-tokens", 100)
+    [row] = (json.loads(line) for line in here("revise", responses, "-m", tiny, *exact, "--from-response").out.splitlines())
+    used = row["rounds"][0]["meta"]["revision"]["prompt_tokens"] + 100
+    (small / "config.json").write_text(json.dumps({**config, "max_position_embeddings": used + 20}))
+    here("revise", responses, "-m", small, *exact, "--from-response", "--rounds", 6, "-o", tmp_path / "out.jsonl")
+    [aside] = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
+    assert "exceed the model's context" in aside["error"]
+    assert aside["record"]["rounds"][0] == row["rounds"][0]
 
 
 def test_a_record_draws_the_same_whatever_else_is_in_the_file(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
@@ -324,14 +388,14 @@ def test_what_came_before_a_bad_line_of_a_pipe_is_written(here: Here, prompts: s
 
 def test_a_prompt_too_long_is_set_aside_named_and_never_cut(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
     rows = read_jsonl(prompts)
-    rows[4]["prompt"] = "long " * 2000
+    rows[4]["prompt"] = "long " * 4000
     write_jsonl(Path(prompts), rows)
     out = tmp_path / "out.jsonl"
     done = here("sample", prompts, "-m", tiny, *EXACT, "-o", out)
     assert [row["id"] for row in read_jsonl(out)] == [f"q{i}" for i in range(12) if i != 4]
     [aside] = read_jsonl(tmp_path / "out.jsonl.rejected.jsonl")
     assert aside["record"]["id"] == "q4"
-    assert "exceed the model's context of 512" in aside["error"]
+    assert "exceed the model's context of 4096" in aside["error"]
     assert "set aside q4" in done.err
     assert json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["counts"]["set_aside"] == 1
 
@@ -357,7 +421,7 @@ def test_dry_run_shows_the_requests_and_loads_no_weights(here: Here, prompts: st
 
 
 def test_a_dry_run_passes_over_what_the_run_would_set_aside(here: Here, prompts: str, broken_model: str) -> None:
-    long = {"id": "long", "prompt": "long " * 2000}
+    long = {"id": "long", "prompt": "long " * 4000}
     write_jsonl(Path(prompts), [{"id": "bad"}, long, *read_jsonl(prompts)])
     done = here("sample", prompts, "-m", broken_model, "--dry-run", 1, "--skip-bad")
     assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0"]

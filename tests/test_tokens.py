@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cai_cli import models
 from cai_cli.errors import InputError, SetAside
-from cai_cli.prompts import OPTIONS, Prompt, transcript
+from cai_cli.prompts import OPTIONS, Prompt
 from cai_cli.tokens import Renderer
+from cai_cli.transcripts import transcript
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
 

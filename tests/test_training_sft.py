@@ -57,6 +57,13 @@ def test_only_the_answer_and_its_end_are_learnt(tiny: str) -> None:
     assert example["input_ids"].count(stop) == 2
 
 
+def test_every_answer_of_a_record_is_learnt(tiny: str) -> None:
+    two = {"id": "a", "prompt": "Hi", "responses": ["One.", "Two."]}
+    assert data.sft_error(two) is None
+    assert [answer for _, answer in data.conversations(two, "all")] == ["One.", "Two."]
+    assert data.sft_error({**two, "responses": "One."}) == "'responses' must be a list of strings"
+
+
 def test_trains_a_model_that_loads(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

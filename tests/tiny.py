@@ -60,7 +60,7 @@ def _config(tokenizer: Any, hidden: int, layers: int, **more: Any) -> Any:
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,  # heads of 32: the CPU kernels of vLLM refuse smaller ones
         num_key_value_heads=hidden // 32,
-        max_position_embeddings=512,
+        max_position_embeddings=4096,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -3,8 +3,10 @@
     cai critique responses.jsonl -m MODEL -o critiques.jsonl
     cai critique revisions.jsonl -m MODEL -o critiques-2.jsonl      the next round
 
-Paper, section 3.1: the text under criticism is the last revision, else the response; a principle
-is drawn anew for every round, here from (seed, id, round). Departure: no few-shot examples yet.
+Paper, section 3.1: the model is shown few-shot examples, the conversation, and the principle's
+critique request. The text under criticism is the last revision, else the response; a principle is
+drawn anew for every round, here from (seed, id, round). Departures: small models' leaks are
+stripped or flagged (`cai_cli/clean.py`), and the examples are the constitution's own.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-from cai_cli import constitution as constitutions
-from cai_cli import prompts
-from cai_cli.commands.options import IO, ConstitutionName, Model, Sampling, command
+from cai_cli.commands.options import IO, FewShot, Model, Principles, Retry, Sampling, command
+from cai_cli.commands.rounds import Rounds
 from cai_cli.commands.session import Session
 from cai_cli.jsonl import Record
 from cai_cli.records import critique_input_error
@@ -24,18 +25,12 @@ from cai_cli.records import critique_input_error
     "Criticise each record's answer by a principle of the constitution (opens a round).",
     "cai critique responses.jsonl -m models/SmolLM2-135M-Instruct -o critiques.jsonl",
 )
-def app(files: IO, model: Model, sampling: Sampling, constitution: ConstitutionName = constitutions.DEFAULT) -> None:
+def app(files: IO, model: Model, sampling: Sampling, charter: Principles, few_shot: FewShot = None, retry: Retry = 0) -> None:
     """Open a round."""
     session = Session(files, model, sampling)
-    principles = constitutions.load(constitution)
-    principles.require("critique")
+    rounds = Rounds(session, charter.load(), few_shot, retry, "critique")
 
     def program(record: Record) -> Generator[list[Any], list[Any], list[Record]]:
-        rounds = record.get("rounds") or []
-        principle = principles.draw(sampling.seed, record["id"], len(rounds))
-        prompt = prompts.critique(record, principle, session.format)
-        [done] = yield [session.request(prompt, "critique", record["id"], len(rounds), 0)]
-        entry = {"principle": principle.id, "critique": done.text.strip(), "meta": {"critique": done.meta()}}
-        return [{**record, "rounds": [*rounds, entry]}]
+        return [(yield from rounds.critique(record))]
 
-    session.run("critique", critique_input_error, program, principles)
+    session.run("critique", critique_input_error, program, rounds.constitution, few_shot=few_shot, retry=retry)

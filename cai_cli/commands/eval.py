@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import jsonl, records, streams
@@ -82,7 +82,7 @@ def table(rows: list[Record], by: str | None) -> Table:
         cells = [f"{row['mean']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"]
         if "difference" in row:
             cells += [f"{row['difference']:+.2f}", f"{row['difference_low']:+.2f} to {row['difference_high']:+.2f}"]
-        shown.add_row(name if name != ALL else "", row["model"], str(row["records"]), *cells)
+        shown.add_row(Text(name if name != ALL else ""), Text(row["model"]), str(row["records"]), *cells)
         previous = row["group"]
     return shown
 
@@ -114,4 +114,4 @@ def scores(
     if output:
         inputs = [source(entry.partition("=")[2]) for entry in files]
         write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": inputs})
-    Console(highlight=False).print(table(rows, by))
+    streams.print_table(table(rows, by))

@@ -1,82 +1,161 @@
-"""Turn other people's data into records.
+"""Turn other people's data into prompt records.
 
     cai import hh-rlhf harmless-base.jsonl.gz -o prompts.jsonl
+    cai import csv prompts.csv --column question -o prompts.jsonl
 
-hh-rlhf: each line holds a `chosen` and a `rejected` transcript. The prompt is everything up to
-the last assistant's turn; a prompt that came before is left out, a pair whose prompts differ or
-that isn't a transcript is set aside and named.
+A prompt that came before is left out; an entry that is malformed is set aside and named by its line, with what is
+wrong with it. hh-rlhf's prompt is everything up to the last assistant's turn. Files ending in .gz are read through gzip.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from enum import Enum
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import typer
 from typer import Argument, Option
 
-from cai_cli import hh, jsonl, outputs, streams
-from cai_cli.commands.options import Limit, Output, Quiet, command, require_input
+from cai_cli import importers, jsonl, outputs, streams
+from cai_cli.commands.options import Limit, Output, Quiet, add_command, require_input
 from cai_cli.errors import InputError
+from cai_cli.importers import Item
 from cai_cli.jsonl import Record
-from cai_cli.records import digest
+from cai_cli.records import Ids, digest
 
 NAMED = 10
-"""Lines set aside that are named one by one; the rest are only counted."""
+"""Entries set aside or odd for one reason that are named on the terminal; OUT.rejected.jsonl names all that are set aside."""
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+Column = Annotated[str, Option("--column", help="The column that holds the prompt.")]
 
 
-class Source(str, Enum):
-    """The forms that can be imported."""
+@app.callback()
+def group() -> None:
+    """Turn other people's data into prompt records."""
 
-    hh_rlhf = "hh-rlhf"
+
+@dataclass
+class Files:
+    """What every form has."""
+
+    input: Annotated[str, Argument(help="A file (.gz too); - is standard input.")] = "-"
+    output: Output = "-"
+    limit: Limit = None
+    kind: Annotated[str | None, Option("--kind", help="A `kind` to give every record, by which `cai eval` can group.")] = None
+    quiet: Quiet = False
 
 
-@command(
-    "Turn other people's data into prompt records.",
-    "cai import hh-rlhf harmless-base.jsonl.gz --limit 200 -o prompts.jsonl",
+def take(
+    form: str, prefix: str, items: Iterator[Item], files: Files, counts: dict[str, int], rejected: list[Record]
+) -> Iterator[Record]:
+    """The records of the items, each once, with ids; what is odd or set aside is named and counted."""
+    ids, seen, named = Ids(), set[str](), Counter[str]()
+
+    def name_it(key: str, what: str, item: Item, reason: str) -> None:
+        counts[key] += 1
+        named[reason] += 1
+        if named[reason] <= NAMED:
+            streams.warn(f"import: {what} {form} {item.number}: {reason}")
+        if key == "set_aside":
+            rejected.append({form: item.number, "error": reason})
+
+    for item in items:
+        if files.limit is not None and counts["records_out"] >= files.limit:
+            return
+        counts["records_in"] += 1
+        if item.record is None:
+            name_it("set_aside", "set aside", item, item.error)
+            continue
+        content = digest(item.record["prompt"])
+        if content in seen:
+            counts["repeated"] += 1
+            continue
+        given = {"id": item.record.get("id") or f"{prefix}-{content[:12]}", **({"kind": files.kind} if files.kind else {})}
+        record = {**given, **item.record}
+        if error := ids.error(record, item.number):
+            name_it("set_aside", "set aside", item, error)
+            continue
+        seen.add(content)
+        if item.note:
+            name_it("odd", "kept", item, item.note)
+        counts["records_out"] += 1
+        yield record
+    if counts["set_aside"] and not counts["records_out"]:
+        raise InputError(f"{files.input}: nothing in it is a prompt of this form; is it another form of data?")
+
+
+def run(form: str, prefix: str, items: Iterator[Item], files: Files) -> None:
+    """Write the records of the items, and say what came of them. `form` is what an entry is called."""
+    counts = dict.fromkeys(("records_in", "records_out", "set_aside", "repeated", "odd"), 0)
+    about: dict[str, Any] = {"step": "import", "inputs": [outputs.source(files.input)], "counts": counts}
+    rejected: list[Record] = []
+    outputs.write_file(files.output, map(jsonl.encode, take(form, prefix, items, files, counts, rejected)), about, rejected)
+    kinds = (("repeated", "repeated prompts left out"), ("set_aside", "set aside"), ("odd", "kept that are odd"))
+    notes = [f"{counts[key]} {text}" for key, text in kinds if counts[key]]
+    lead = f"cai import: {counts['records_out']} prompts of {counts['records_in']} {form}s"
+    streams.say("; ".join([lead, *notes]), files.quiet)
+
+
+@add_command(
+    app,
+    "hh-rlhf",
+    "Anthropic's hh-rlhf: pairs of transcripts. The prompt is everything up to the last assistant's turn.",
+    "cai import hh-rlhf harmless-base.jsonl.gz --kind red-team --limit 200 -o prompts.jsonl",
 )
-def app(
-    source: Annotated[Source, Argument(help="The form of the data.")],
-    input: Annotated[str, Argument(help="A file (.gz too); - is standard input.")] = "-",
-    output: Output = "-",
-    limit: Limit = None,
-    kind: Annotated[str | None, Option("--kind", help="A `kind` to give every record, by which `cai eval` can group.")] = None,
-    quiet: Quiet = False,
+def hh_rlhf(files: Files) -> None:
+    """Import."""
+    require_input(files.input)
+    run("line", "hh", importers.hh_rlhf(files.input), files)
+
+
+@add_command(
+    app,
+    "red-team-attempts",
+    "hh-rlhf's red-team attempts: transcripts with a rating and a task, which are kept.",
+    "cai import red-team-attempts red_team_attempts.jsonl.gz --kind red-team -o prompts.jsonl",
+)
+def red_team_attempts(files: Files) -> None:
+    """Import."""
+    require_input(files.input)
+    run("entry", "rt", importers.red_team_attempts(files.input), files)
+
+
+@add_command(app, "csv", "A CSV file with a header.", "cai import csv prompts.csv --column question -o prompts.jsonl")
+def csv(files: Files, column: Column = "prompt") -> None:
+    """Import."""
+    require_input(files.input)
+    run("line", "p", importers.table(files.input, column, ","), files)
+
+
+@add_command(app, "tsv", "Tab-separated values with a header.", "cai import tsv prompts.tsv --column question -o prompts.jsonl")
+def tsv(files: Files, column: Column = "prompt") -> None:
+    """Import."""
+    require_input(files.input)
+    run("line", "p", importers.table(files.input, column, "\t"), files)
+
+
+@add_command(app, "text", "A prompt a line.", "cai import text prompts.txt -o prompts.jsonl")
+def text(files: Files) -> None:
+    """Import."""
+    require_input(files.input)
+    run("line", "p", importers.text(files.input), files)
+
+
+@add_command(
+    app,
+    "dataset",
+    "A dataset of the Hugging Face hub by its name, or a saved directory or a data file by its path.",
+    "cai import dataset OWNER/NAME --split train --column prompt -o prompts.jsonl",
+)
+def dataset(
+    files: Files,
+    column: Column = "prompt",
+    split: Annotated[str, Option("--split", help="Which split.")] = "train",
+    subset: Annotated[str | None, Option("--subset", help="Which of its configurations, where it has several.")] = None,
 ) -> None:
     """Import."""
-    require_input(input)
-    counts = {"records_in": 0, "records_out": 0, "set_aside": 0, "repeated": 0}
-
-    def records() -> Iterator[Record]:
-        seen: set[str] = set()
-        for line in jsonl.read_lines(input):
-            if limit is not None and counts["records_out"] >= limit:
-                return
-            counts["records_in"] += 1
-            if line.record is None:
-                raise jsonl.bad_line(input, line.number, line.error or "")
-            try:
-                prompt = hh.pair_prompt(line.record)
-            except ValueError as problem:
-                counts["set_aside"] += 1
-                if counts["set_aside"] <= NAMED:
-                    streams.warn(f"import: set aside line {line.number}: {problem}")
-                continue
-            name = digest(prompt)
-            if name in seen:
-                counts["repeated"] += 1
-                continue
-            seen.add(name)
-            counts["records_out"] += 1
-            yield {"id": f"hh-{name[:12]}", **({"kind": kind} if kind else {}), "prompt": prompt}
-        if counts["set_aside"] and not counts["records_out"]:
-            raise InputError(f"{input}: no line of it is a pair of hh-rlhf transcripts; is it another form of data?")
-
-    about = {"step": "import", "inputs": [outputs.source(input)], "counts": counts}
-    outputs.write_file(output, map(jsonl.encode, records()), about)
-    notes = [
-        f"{counts[key]} {text}"
-        for key, text in (("repeated", "repeated prompts left out"), ("set_aside", "set aside"))
-        if counts[key]
-    ]
-    streams.say("; ".join([f"cai import: {counts['records_out']} prompts of {counts['records_in']} lines", *notes]), quiet)
+    if files.input == "-":
+        raise InputError("give a dataset's name, directory or file")
+    run("row", "p", importers.dataset(files.input, column, split, subset), files)

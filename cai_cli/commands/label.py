@@ -15,9 +15,8 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from cai_cli import constitution as constitutions
 from cai_cli import feedback, prompts
-from cai_cli.commands.options import IO, ConstitutionName, Format, Model, Sampling, Seed, command
+from cai_cli.commands.options import IO, Format, Model, Principles, Sampling, Seed, command
 from cai_cli.commands.session import Session
 from cai_cli.jsonl import Record
 from cai_cli.records import pair_error
@@ -30,7 +29,7 @@ from cai_cli.records import pair_error
 def app(
     files: IO,
     model: Model,
-    constitution: ConstitutionName = constitutions.DEFAULT,
+    charter: Principles,
     seed: Seed = 0,
     format: Annotated[
         Format, Option("--format", help="chat: the model's template. hh: plain text. auto: chat where there is a template.")
@@ -38,7 +37,7 @@ def app(
 ) -> None:
     """Label pairs."""
     session = Session(files, model, Sampling(max_tokens=1, seed=seed, format=format))
-    principles = constitutions.load(constitution)
+    principles = charter.load()
     principles.require("compare")
 
     def program(record: Record) -> Generator[list[Any], list[Any], list[Record]]:

@@ -26,7 +26,8 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from cai_cli import streams
+from cai_cli import constitution, streams
+from cai_cli.constitution import Constitution
 from cai_cli.errors import CaiError, InputError
 
 
@@ -57,7 +58,16 @@ class Format(str, Enum):
 
 Seed = Annotated[int, Option("--seed", help="Every random draw comes from it and the record's id.")]
 Limit = Annotated[int | None, Option("--limit", min=1, help="Only the first N records.", metavar="N")]
-ConstitutionName = Annotated[str, Option("--constitution", "-c", help="A packaged constitution's name, or a YAML file.")]
+Constitutions = Annotated[
+    list[str] | None,
+    Option(
+        "--constitution", "-c", help="A packaged name (`default` unless given), a YAML file, or JSON of another form; repeatable."
+    ),
+]
+FewShot = Annotated[
+    int | None, Option("--few-shot", min=0, metavar="N", help="Show the constitution's first N examples; by default all.")
+]
+Retry = Annotated[int, Option("--retry", min=0, metavar="N", help="Sample a flagged text again, up to N times.")]
 Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")]
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
 Output = Annotated[str, Option("--output", "-o", help="Where the records go; - is standard output.")]
@@ -116,6 +126,22 @@ class Sampling:
     ] = Format.auto
 
 
+@dataclass
+class Principles:
+    """Which constitution, and which of its principles."""
+
+    constitution: Constitutions = None
+    principles: Annotated[str | None, Option("--principles", metavar="ID,ID", help="Draw from these principles alone.")] = None
+    tags: Annotated[str | None, Option("--tags", metavar="TAG,TAG", help="Draw from the principles that bear one of these.")] = (
+        None
+    )
+
+    def load(self) -> Constitution:
+        """The constitution of these flags. InputError says what is wrong with it."""
+        ids, tags = ([part.strip() for part in (text or "").split(",") if part.strip()] for text in (self.principles, self.tags))
+        return constitution.load(*(self.constitution or [constitution.DEFAULT])).select(ids, tags)
+
+
 def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
     """--config: a YAML mapping of this command's flags (without dashes); flags given win."""
     if value is None:
@@ -130,10 +156,13 @@ def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
         raise typer.BadParameter(f"{value}: not valid YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
         raise typer.BadParameter(f"{value}: must be a mapping of flags to values")
-    known = {param.name for param in ctx.command.params}
+    known = {param.name: param for param in ctx.command.params}
     given = {str(key).replace("-", "_"): setting for key, setting in content.items()}
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(set(given) - set(known)):
         raise typer.BadParameter(f"{value}: this command has no flag '{unknown[0]}'")
+    for name, setting in given.items():
+        if getattr(known[name], "multiple", False) and not isinstance(setting, list):
+            given[name] = [setting]
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return value
 

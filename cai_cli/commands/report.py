@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer import Argument
 
 from cai_cli import manifest
 from cai_cli.commands.options import command
 from cai_cli.errors import InputError
 from cai_cli.manifest import Manifest
+from cai_cli.streams import print_table
 
 
 def steps(folder: Path) -> list[tuple[str, Manifest]]:
@@ -43,7 +44,7 @@ def table(found: list[tuple[str, Manifest]]) -> Table:
         tokens = counts.get("tokens", counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0))
         total = [total[0] + tokens, total[1] + counts["seconds"]]
         numbers = (counts["records_in"], counts["records_out"], counts["set_aside"] or "", counts.get("steps", ""), f"{tokens:,}")
-        shown.add_row(name, content["step"], *map(str, numbers), f"{counts['seconds']:.1f}")
+        shown.add_row(Text(name), Text(str(content["step"])), *map(str, numbers), f"{counts['seconds']:.1f}")
     shown.add_section()
     shown.add_row("all", "", "", "", "", "", f"{total[0]:,}", f"{total[1]:.1f}", style="bold")
     return shown
@@ -57,4 +58,4 @@ def app(folder: Annotated[str, Argument(help="The folder that holds the run's fi
     found = steps(Path(folder))
     if not found:
         raise InputError(f"{folder}: no step has left a manifest there")
-    Console(highlight=False).print(table(found))
+    print_table(table(found))

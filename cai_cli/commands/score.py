@@ -20,7 +20,7 @@ from cai_cli.commands.options import IO, Dtype, Format, command, require_input
 from cai_cli.engines.base import Request
 from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
-from cai_cli.records import preference_error, rounds_error, text_error
+from cai_cli.records import preference_error, rounds_error, texts_error
 
 
 def check(record: Record) -> str | None:
@@ -30,9 +30,8 @@ def check(record: Record) -> str | None:
         return "nothing to score: no 'response', 'responses', or 'chosen' and 'rejected'"
     if preference and (error := preference_error(record)):
         return error
-    responses = record.get("responses", [])
-    if not isinstance(responses, list) or any(text_error(text, "responses") for text in responses):
-        return "'responses' must be a list of strings"
+    if error := texts_error(record.get("responses", []), "responses"):
+        return error
     alone = preference and not any(field in record for field in ("response", "responses", "rounds"))
     return None if alone else rounds_error({"response": "", **record})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import Enum
 from functools import cached_property
@@ -12,7 +12,7 @@ from cai_cli import manifest, models, stage
 from cai_cli.commands.options import IO, Model, Sampling, require_input
 from cai_cli.constitution import Constitution
 from cai_cli.engines.base import Engine, Request
-from cai_cli.jsonl import Record
+from cai_cli.jsonl import Line, Record
 from cai_cli.prompts import Prompt
 from cai_cli.seeds import draw
 
@@ -76,9 +76,12 @@ class Session:
         check: Callable[[Record], str | None],
         program: stage.Program,
         constitution: Constitution | None = None,
+        lines: Callable[[], Iterator[Line]] | None = None,
+        sieve: stage.Sieve | None = None,
+        window: int = stage.WINDOW,
         **extra: Any,
     ) -> None:
-        """Run the step over the input. `extra` are further options that affect the output."""
+        """Run the step over the input. `extra` are further options that affect the output; see `stage.Job` for the rest."""
         if self.files.dry_run is None:
             _ = self.engine  # an engine that can't run here is known before any input is read
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
@@ -93,9 +96,11 @@ class Session:
             "deterministic": self.model.deterministic,
         }
         if constitution:
-            about["constitution"] = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
-            options["constitution"] = constitution.sha256
-        job = stage.Job(
-            name, check, program, self.open, models.context_length(self.folder), options, {**about, "seed": self.sampling.seed}
-        )
-        stage.run(job, stage.Files(**asdict(self.files)))
+            drawn = list(constitution.by_id)
+            named = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
+            about["constitution"] = {**named, "principles": drawn}
+            options |= {"constitution": constitution.sha256, "principles": drawn}
+        about["seed"] = self.sampling.seed
+        context = models.context_length(self.folder)
+        job = stage.Job(name, check, program, self.open, context, options, about, lines, sieve)
+        stage.run(job, stage.Files(**asdict(self.files), window=window))

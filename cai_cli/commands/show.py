@@ -1,27 +1,37 @@
 """Print records as a person would want to read them.
 
-    cai show revisions.jsonl --limit 3
+    cai show revisions.jsonl --random 5
+    cai show revisions.jsonl --flagged --principle honesty
     cai show preferences.jsonl --id red-007/0-1
 
-Texts are printed as they stand, except that control characters, which could move the cursor or
-change the terminal, are spelled out.
+Each round shows its principle, critique and revision, and in the revision the words that it took out of the answer
+before it [-so-] and put into it {+so+}, unless hardly a word stayed. Texts are printed as they stand, except that control
+characters, which could move the cursor or change the terminal, are spelled out.
 """
 
 from __future__ import annotations
 
+import difflib
+import random
 import re
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 from rich.console import Console
 from rich.text import Text
 from typer import Argument, Option
 
+from cai_cli import streams
 from cai_cli.commands.options import Limit, command, require_input
 from cai_cli.errors import InputError
 from cai_cli.jsonl import Record
-from cai_cli.records import as_messages, read_with_ids
+from cai_cli.records import as_messages, read_with_ids, shape_error
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+ALIKE = 0.5
+"""Likeness, of 1, from which a revision is shown by its differences: below it hardly a word stays."""
 
 
 def visible(text: str) -> str:
@@ -29,49 +39,118 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
-def parts(record: Record) -> list[tuple[str, str]]:
-    """(heading, text) of what a record holds, in reading order."""
-    found = [(m["role"], m["content"]) for m in as_messages(record.get("prompt") or [])]
-    scores = record.get("scores", {})
+def word_diff(before: str, after: str) -> Text:
+    """`after`, with the words that `before` lacks as {+came+}, and those that went as [-went-] in their place.
+
+    `after` alone where they have little in common.
+    """
+    old, new = (re.findall(r"\s+|\S+", visible(text)) for text in (before, after))
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    if matcher.ratio() < ALIKE:
+        return Text(visible(after))
+    shown = Text()
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            shown.append("".join(new[c:d]))
+            continue
+        if went := "".join(old[a:b]):
+            shown.append(f"[-{went}-]", "red")
+        if came := "".join(new[c:d]):
+            shown.append(f"{{+{came}+}}", "green")
+    return shown
+
+
+def parts(record: Record) -> list[tuple[str, str, str | None]]:
+    """(heading, text, the answer that it revises) of what a record holds, in reading order."""
+    turns = [*as_messages(record.get("prompt") or []), *record.get("messages", [])]
+    completion = record.get("completion", [])
+    turns += [{"role": "completion", "content": completion}] if isinstance(completion, str) else completion
+    found: list[tuple[str, str, str | None]] = [(turn["role"], turn["content"], None) for turn in turns]
+    scores = record.get("scores") or {}
+
+    def score(field: str, i: int) -> float | None:
+        return next(iter((scores.get(field) or [])[i : i + 1]), None)
 
     def scored(name: str, score: float | None) -> str:
         return name if score is None else f"{name} (score {score:.2f})"
 
     if "response" in record:
-        found.append((scored("response", scores.get("response")), record["response"]))
+        found.append((scored("response", scores.get("response")), record["response"], None))
     for i, text in enumerate(record.get("responses", [])):
-        found.append((scored(f"response {i}", (scores.get("responses") or {i: None})[i]), text))
+        found.append((scored(f"response {i}", score("responses", i)), text, None))
+    current = record.get("response")
     for i, entry in enumerate(record.get("rounds") or []):
-        found.append((f"critique {i + 1}, by {entry.get('principle', '?')}", entry.get("critique", "")))
+        by = f", by {entry.get('principle', '?')}"
+        flags = f" [{', '.join(entry['flags'])}]" if entry.get("flags") else ""
+        if "critique" in entry:
+            found.append((f"critique {i + 1}{by}{flags if 'revision' not in entry else ''}", entry["critique"], None))
         if "revision" in entry:
-            found.append((scored(f"revision {i + 1}", (scores.get("rounds") or {i: None})[i]), entry["revision"]))
+            name = f"revision {i + 1}{by if 'critique' not in entry else ''}"
+            found.append((scored(name, score("rounds", i)) + flags, entry["revision"], current))
+            current = entry["revision"]
     for side in ("chosen", "rejected"):
         if side in record:
-            turns = as_messages(record[side])
             name = f"{side}, p {record['p_chosen']:.3f}" if side == "chosen" and "p_chosen" in record else side
-            found.append((scored(name, scores.get(side)), turns[-1]["content"]))
+            found.append((scored(name, scores.get(side)), as_messages(record[side])[-1]["content"], None))
     return found
 
 
-@command("Print records as a person would want to read them.", "cai show revisions.jsonl --limit 3")
+def wanted(id: str | None, grep: str | None, principle: str | None, flagged: bool) -> Callable[[Record], bool]:
+    """Whether a record is one that was asked for. InputError for a bad pattern."""
+    try:
+        pattern = re.compile(grep or "", re.I)
+    except re.error as problem:
+        raise InputError(f"--grep: not a regular expression ({problem})") from None
+
+    def test(record: Record) -> bool:
+        rounds = record.get("rounds") or []
+        return (
+            (id is None or record["id"] == id)
+            and (principle is None or any(entry.get("principle") == principle for entry in rounds))
+            and (not flagged or any(entry.get("flags") for entry in rounds))
+            and (grep is None or any(pattern.search(text) for _, text, _ in parts(record)))
+        )
+
+    return test
+
+
+@command("Print records as a person would want to read them.", "cai show revisions.jsonl --random 5")
 def app(
     input: Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")] = "-",
     limit: Limit = None,
     id: Annotated[str | None, Option("--id", help="Only the record of this id.")] = None,
+    grep: Annotated[str | None, Option("--grep", metavar="REGEX", help="Only records in a text of which this is found.")] = None,
+    principle: Annotated[str | None, Option("--principle", metavar="ID", help="Only records with a round by this one.")] = None,
+    flagged: Annotated[bool, Option("--flagged", help="Only records with a flag in one of their rounds.")] = False,
+    sample: Annotated[int | None, Option("--random", min=1, metavar="N", help="N of them, drawn at random by --seed.")] = None,
+    seed: Annotated[int, Option("--seed", help="Of --random.")] = 0,
 ) -> None:
     """Show records."""
     require_input(input)
     console = Console(highlight=False)
-    found = False
-    for record in read_with_ids(input, limit):
-        if id is not None and record["id"] != id:
-            continue
-        found = True
-        title = " ".join(str(record[key]) for key in ("id", "kind") if key in record)
-        console.rule(Text(visible(title), style="bold"), align="left")
-        for heading, text in parts(record):
-            console.print(Text(visible(heading), style="bold cyan"))
-            console.print(Text(visible(text)), soft_wrap=not console.is_terminal)
-            console.print()
-    if id is not None and not found:
+    test = wanted(id, grep, principle, flagged)
+    found: Iterable[Record] = (record for record in read_with_ids(input, check=shape_error) if test(record))
+    if sample:
+        drawn = list(found)
+        found = random.Random(seed).sample(drawn, min(sample, len(drawn)))
+    shown = 0
+    for record in found:
+        print_record(console, record)
+        shown += 1
+        if limit is not None and shown >= limit:
+            break
+    if id is not None and not shown:
         raise InputError(f"{input}: no record has the id '{id}'")
+    if not shown:
+        streams.warn("show: no record is like that" if grep or principle or flagged else "show: the input is empty")
+
+
+def print_record(console: Console, record: Record) -> None:
+    """One record, under a rule with its id."""
+    title = " ".join(str(record[key]) for key in ("id", "kind") if key in record)
+    console.rule(Text(visible(title), style="bold"), align="left")
+    for heading, text, before in parts(record):
+        console.print(Text(visible(heading), style="bold cyan"))
+        body = Text(visible(text)) if before is None else word_diff(before, text)
+        console.print(body, soft_wrap=not console.is_terminal)
+        console.print()

@@ -25,7 +25,8 @@ class Request:
     """One prompt as the model gets it: `ids` are its tokens, `text` the same for people.
 
     `options` maps each answer that `choose` weighs to the one token that spells it. `seed`,
-    `max_tokens`, `temperature`, `top_p` and `stop` concern `generate` alone.
+    `max_tokens`, `temperature`, `top_p` and `stop` concern `generate` alone. The first `shared` of
+    `ids` are those of many requests of a run: an engine may compute them once.
     """
 
     kind: Literal["generate", "choose", "score"]
@@ -37,6 +38,7 @@ class Request:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     options: dict[str, int] | None = None
+    shared: int = 0
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,19 @@ def can_change_rows(cache: Cache) -> bool:
     return bool(cache.layers) and all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
+def spread(cache: Cache, rows: int, room: int) -> Cache:
+    """A copy of a one-row cache for this many rows, with room for more columns."""
+    copy = DynamicCache()
+    copy.layers = []
+    for layer in _layers(cache):
+        new = RoomyLayer()
+        new.lazy_initialization(layer.keys, layer.values)
+        keys, values = (states.expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
+        new.replace(keys, values, room)
+        copy.layers.append(new)
+    return copy
+
+
 def _layers(cache: Cache) -> list[Any]:
     return list(cache.layers)
 

@@ -24,6 +24,10 @@ from cai_cli.errors import CaiError
 
 PREFILL_TOKENS = 16_384
 """Padded prompt tokens computed in one pass at most, to bound memory."""
+SHARED_TOKENS = 32
+"""The shortest beginning that is worth computing once for many requests."""
+LEADS = 16
+"""Such beginnings whose keys and values are kept."""
 
 
 class Pool:
@@ -45,15 +49,16 @@ class Pool:
             self.waiting.append(entry)
 
     def take(self, rows: int) -> list[tuple[Key, Request]]:
-        """The oldest request and those nearest to it in length, `rows` at most."""
+        """The oldest request and those nearest to it in length that share its beginning, `rows` at most."""
         if not self.waiting or rows < 1:
             return []
-        length = len(self.waiting[0][1].ids)
-        order = sorted(range(len(self.waiting)), key=lambda i: abs(len(self.waiting[i][1].ids) - length))
+        oldest = self.waiting[0][1]
+        alike = [i for i, (_, request) in enumerate(self.waiting) if lead_of(request) == lead_of(oldest)]
+        order = sorted(alike, key=lambda i: abs(len(self.waiting[i][1].ids) - len(oldest.ids)))
         chosen: list[int] = []
         longest = 0
         for i in order[:rows]:
-            longest = max(longest, len(self.waiting[i][1].ids))
+            longest = max(longest, len(self.waiting[i][1].ids) - oldest.shared)
             if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
                 break
             chosen.append(i)
@@ -61,6 +66,11 @@ class Pool:
         gone = set(chosen)
         self.waiting = [entry for i, entry in enumerate(self.waiting) if i not in gone]
         return taken
+
+
+def lead_of(request: Request) -> list[int]:
+    """The tokens that a request shares with others, short of its last, which must be computed for itself."""
+    return request.ids[: min(request.shared, len(request.ids) - 1)] if request.shared >= SHARED_TOKENS else []
 
 
 @dataclass
@@ -129,6 +139,7 @@ class TransformersEngine:
             raise CaiError(f"{folder}: the model can't be loaded ({' '.join(str(problem).split())[:300]})") from None
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         self.end_tokens = end_tokens(self.model, tokenizer)
+        self._leads: dict[tuple[int, ...], kv.Cache] = {}
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
         """Decode requests in a batch whose rows leave and join. Yields each as it finishes."""
@@ -178,24 +189,44 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor]:
-        """(logits of the next token [rows, vocabulary], cache, mask [rows, columns]) of left-padded prompts."""
-        columns = max(len(request.ids) for request in requests)
+        """(logits of the next token [rows, vocabulary], cache, mask [rows, columns]) of left-padded prompts.
+
+        The beginning that all of them share comes first, then each one's padding and its own tokens.
+        """
+        lead, cache = self._lead(requests[0])
+        own = [request.ids[lead:] for request in requests]
+        columns = max(map(len, own))
         ids = torch.zeros(len(requests), columns, dtype=torch.long)
-        mask = torch.zeros(len(requests), columns, dtype=torch.long)
-        for i, request in enumerate(requests):
-            ids[i, columns - len(request.ids) :] = torch.tensor(request.ids)
-            mask[i, columns - len(request.ids) :] = 1
-        cache = kv.new_cache(self.model)
+        mask = torch.ones(len(requests), lead + columns, dtype=torch.long)
+        for i, tokens in enumerate(own):
+            ids[i, columns - len(tokens) :] = torch.tensor(tokens)
+            mask[i, lead : lead + columns - len(tokens)] = 0
+        cache = kv.spread(cache, len(requests), columns) if lead else kv.new_cache(self.model)
         mask = mask.to(self.device)
         out = self.model(
             input_ids=ids.to(self.device),
             attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, lead:],
             cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )
         return out.logits[:, -1], cache, mask
+
+    @torch.inference_mode()
+    def _lead(self, request: Request) -> tuple[int, kv.Cache]:
+        """(tokens, keys and values of one row) of a request's shared beginning, computed once; 0 tokens where there is none."""
+        tokens = tuple(lead_of(request))
+        if tokens not in self._leads:
+            cache = kv.new_cache(self.model)
+            if not tokens or not kv.can_change_rows(cache):
+                return 0, cache
+            ids = torch.tensor([tokens], device=self.device)
+            self.model(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1)
+            while len(self._leads) >= LEADS:
+                self._leads.pop(next(iter(self._leads)))
+            self._leads[tokens] = cache
+        return len(tokens), self._leads[tokens]
 
     @torch.inference_mode()
     def _step(self, rows: list[_Row], cache: kv.Cache, mask: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from cai_cli.prompts import Prompt
 from cai_cli.records import Messages, as_messages
 from cai_cli.seeds import draw, uniform
 from cai_cli.tokens import Renderer
+from cai_cli.transcripts import inert
 
 NAMED = 10
 """Rows set aside that are named one by one on standard error; the rest are only counted."""
@@ -165,7 +166,7 @@ def prepare(
 def sft_error(record: Record) -> str | None:
     """What keeps a record from being a supervised example, or None.
 
-    Takes revision and response records, and TRL's `messages` and `prompt` + `completion`.
+    Takes revision and response records, records of several responses, and TRL's `messages` and `prompt` + `completion`.
     """
     if "messages" in record:
         if error := records.messages_error(record["messages"], "messages"):
@@ -181,6 +182,8 @@ def sft_error(record: Record) -> str | None:
             if len(completion) != 1 or completion[0]["role"] != "assistant":
                 return "'completion' must be one assistant's message (or a string)"
         return records.prompt_error(record)
+    if "responses" in record and "response" not in record:
+        return records.prompt_error(record) or records.texts_error(record["responses"], "responses")
     if records.prompt_error(record) is None and "response" not in record:
         return "no 'response', 'completion' or 'messages' field: nothing to learn from it"
     if error := records.rounds_error(record):
@@ -189,13 +192,15 @@ def sft_error(record: Record) -> str | None:
 
 
 def conversations(record: Record, revisions: str) -> list[tuple[Messages, str]]:
-    """(prompt, answer) for each example of a record: every round's revision, or with "last" the last alone."""
+    """(prompt, answer) for each example of a record: every round's revision, or with "last" the last alone; every response."""
     if "messages" in record:
         return [(record["messages"][:-1], record["messages"][-1]["content"])]
     prompt = as_messages(record["prompt"])
     if "completion" in record:
         completion = record["completion"]
         return [(prompt, completion if isinstance(completion, str) else completion[0]["content"])]
+    if "responses" in record and "response" not in record:
+        return [(prompt, text) for text in record["responses"]]
     revised = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
     if not revised:
         return [(prompt, record["response"])]
@@ -226,7 +231,7 @@ def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messa
     if not answer.strip():
         raise SetAside("its answer is empty")
     ids, _ = renderer.render(prompts.answer({"prompt": messages}, format))
-    text = answer if format == "chat" else f" {prompts.inert(answer)}"
+    text = answer if format == "chat" else f" {inert(answer)}"
     completion = renderer.plain(text) + end
     require_fit(len(ids) + len(completion), longest)
     return {"input_ids": ids + completion, "labels": [-100] * len(ids) + completion}

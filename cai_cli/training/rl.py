@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cai_cli import manifest, models, prompts
+from cai_cli import manifest, models
 from cai_cli.engines.preference import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
 from cai_cli.records import prompt_error
@@ -17,6 +17,7 @@ from cai_cli.seeds import draw
 from cai_cli.tokens import Renderer
 from cai_cli.training import common, data, libraries
 from cai_cli.training.common import Settings, Workspace
+from cai_cli.transcripts import STOPS
 
 
 @dataclass
@@ -92,7 +93,7 @@ def train(settings: Settings, rollout: Rollout) -> None:
         disable_dropout=True,  # so that the KL is zero where the weights are the same
         model_init_kwargs={"use_safetensors": True},
     )
-    stops = () if format == "chat" else prompts.STOPS
+    stops = () if format == "chat" else STOPS
     pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
     reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
     with libraries.loading(folder):

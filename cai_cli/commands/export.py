@@ -1,0 +1,138 @@
+"""Turn records into the columns that TRL trains on.
+
+    cai export sft revisions.jsonl --drop-flags empty,cut -o sft.jsonl
+    cai export preferences preferences.jsonl -o preferences-trl.jsonl
+
+`cai train-sft` and `cai train-pm` read records as they are: this is for training elsewhere, and for
+deciding which flagged texts to leave out. What is left out is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import Enum
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from cai_cli import outputs, streams
+from cai_cli.clean import FLAGS
+from cai_cli.commands.options import Limit, Output, Quiet, add_command, require_input
+from cai_cli.commands.train_sft import Revisions
+from cai_cli.errors import InputError
+from cai_cli.jsonl import Record, encode
+from cai_cli.records import as_messages, preference_error, read_with_ids
+from cai_cli.training.data import conversations, sft_error
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+Input = Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")]
+
+
+class Form(str, Enum):
+    """--form."""
+
+    completion = "completion"
+    messages = "messages"
+
+
+@app.callback()
+def group() -> None:
+    """Turn records into the columns that TRL trains on."""
+
+
+def dropped_flags(entry: Record, drop: set[str]) -> list[str]:
+    """The flags of a round for which it is left out: named whole, without critique- or revision-, or `all`."""
+    return [flag for flag in entry.get("flags", []) if drop & {flag, flag.partition("-")[2], "all"}]
+
+
+def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: Counter[str]) -> Iterator[Record]:
+    """One row an answer that is learnt: `messages`, or `prompt` and `completion`, and the id it came from."""
+    rounds = record.get("rounds") or []
+    reasons = [dropped_flags(entry, drop) for entry in rounds]
+    kept = [i for i, flags in enumerate(reasons) if not flags]
+    counts["left out"] += len(rounds) - len(kept)
+    counts.update(flag for flags in reasons for flag in flags)
+    if rounds and not kept:
+        return
+    numbers = kept[-1:] if revisions == "last" else kept
+    found = conversations({**record, "rounds": [rounds[i] for i in kept]}, revisions)
+    for i, (prompt, answer) in enumerate(found):
+        turn = [{"role": "assistant", "content": answer}]
+        identity = {"id": f"{record['id']}/{(numbers[i] if rounds else i) + 1}", "source_id": record["id"]}
+        yield (
+            {**identity, "messages": [*prompt, *turn]}
+            if form == "messages"
+            else {**identity, "prompt": prompt, "completion": turn}
+        )
+
+
+@add_command(
+    app,
+    "sft",
+    "Revisions (or responses) as `prompt` and `completion`, or as `messages`.",
+    "cai export sft revisions.jsonl --drop-flags empty,cut,unchanged -o sft.jsonl",
+)
+def sft(
+    input: Input = "-",
+    output: Output = "-",
+    revisions: Annotated[
+        Revisions, Option("--revisions", help="Each round's revision, or the last that is kept.")
+    ] = Revisions.all,
+    drop_flags: Annotated[
+        str,
+        Option("--drop-flags", metavar="FLAG,FLAG", help="Leave out rounds with these flags (`cai stats` counts them), or all."),
+    ] = "",
+    form: Annotated[Form, Option("--form", help="`prompt` and `completion`, or `messages`.")] = Form.completion,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
+    """Export."""
+    require_input(input)
+    drop = {flag.strip() for flag in drop_flags.split(",") if flag.strip()}
+    known = {"all", *FLAGS, *(f"{kind}-{flag}" for kind in ("critique", "revision") for flag in FLAGS)}
+    if unknown := sorted(drop - known):
+        names = ", ".join(FLAGS)
+        raise InputError(f"--drop-flags: no flag '{unknown[0]}'; there are {names} (with critique- or revision- before), and all")
+    counts: Counter[str] = Counter()
+
+    def rows() -> Iterator[bytes]:
+        for record in read_with_ids(input, limit, sft_error):
+            for row in sft_rows(record, revisions.value, form.value, drop, counts):
+                counts["rows"] += 1
+                yield encode(row)
+
+    outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)], "counts": counts})
+    left_out = counts.pop("left out", 0)
+    why = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "rows")
+    more = f"; {left_out} rounds left out ({why})" if left_out else ""
+    streams.say(f"cai export: {counts['rows']} rows{more}", quiet)
+
+
+@add_command(
+    app,
+    "preferences",
+    "Preferences as `prompt`, `chosen` and `rejected` messages, with `p_chosen`.",
+    "cai export preferences preferences.jsonl -o preferences-trl.jsonl",
+)
+def preferences(input: Input = "-", output: Output = "-", limit: Limit = None, quiet: Quiet = False) -> None:
+    """Export."""
+    require_input(input)
+    count = 0
+
+    def rows() -> Iterator[bytes]:
+        nonlocal count
+        for record in read_with_ids(input, limit, preference_error):
+            count += 1
+            row = {"id": record["id"], **({"prompt": as_messages(record["prompt"])} if "prompt" in record else {})}
+            row |= {side: _side(record, side) for side in ("chosen", "rejected")}
+            yield encode({**row, "p_chosen": record.get("p_chosen", 1.0)})
+
+    outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)]})
+    streams.say(f"cai export: {count} preferences", quiet)
+
+
+def _side(record: Record, side: str) -> object:
+    value = record[side]
+    return [{"role": "assistant", "content": value}] if isinstance(value, str) and "prompt" in record else value

@@ -1,0 +1,99 @@
+"""Other people's constitution files, brought into the form of ours.
+
+The paper's, as published with it (JSON):
+    CritiqueRevisionInstructions     {"harmful0": {"prompt": ["\n\nCritiqueRequest: ...\n\nCritique:"], "edit_request": ...}, ...}
+    CritiqueRevisionFewShotPrompts   ["\n\nHuman: ...\n\nAssistant: ...\n\nCritiqueRequest: ...", ...]
+    RLMadisonInstructions            ["\nPlease choose the assistant response ... Options:", ...]
+    RLMadisonFewShotPrompts          [{"prompt": "\n\nHuman: ...\n\nAssistant:", "corrects": [...], "incorrects": [...]}, ...]
+    RLMadisonPrecogFewShotPrompts    [{"prompt": "\n\nHuman: Consider ...{}\n (A) [[[...]]] ... So the answer is: (B)"}, ...]
+
+The one that Hugging Face's scripts read:
+    {"constitutions": [{"critic": ..., "revision": ...}], "system_chat": [[{"role", "content"} x 6], ...]}
+
+The paper numbers its critiques and its comparisons alike, 0 to 15: given together they are joined by number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cai_cli import transcripts
+from cai_cli.errors import InputError
+from cai_cli.transcripts import CRITIQUE, CRITIQUE_REQUEST, REVISION, REVISION_REQUEST
+
+OPTIONS = " Options:"
+REASONED_HOLE = "{}"
+"""Where a reasoned example takes its principle."""
+_CHAT_PARTS = (CRITIQUE_REQUEST, CRITIQUE, REVISION_REQUEST, REVISION)
+
+
+def content(data: Any, source: str) -> dict[str, Any]:
+    """A JSON constitution as the content of a YAML one. InputError where it is of no known form."""
+    try:
+        if isinstance(data, dict) and data.keys() & {"principles", "include", "examples"}:
+            return data
+        if isinstance(data, dict) and "constitutions" in data:
+            return _hugging_face(data)
+        if (
+            isinstance(data, dict)
+            and data
+            and all(isinstance(entry, dict) and "edit_request" in entry for entry in data.values())
+        ):
+            return {"principles": [_instruction(name, entry) for name, entry in data.items()]}
+        if isinstance(data, list) and data:
+            if all(isinstance(entry, str) for entry in data):
+                return _texts(data)
+            if all("corrects" in entry for entry in data):
+                return {"examples": {"comparison": [_comparison(entry) for entry in data]}}
+            return {"examples": {"reasoned": [entry["prompt"] for entry in data]}}
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as problem:
+        raise InputError(f"{source}: not a constitution in a form that is known ({type(problem).__name__}: {problem})") from None
+    raise InputError(f"{source}: not a constitution in a form that is known; docs/constitutions.md lists them")
+
+
+def _between(text: str, start: str, end: str) -> str:
+    """What stands between two markers that a text must begin and end with."""
+    if not text.startswith(start) or not text.endswith(end):
+        raise ValueError(f"a text must begin with {start!r} and end with {end!r}")
+    return text[len(start) : len(text) - len(end)]
+
+
+def _instruction(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    [ask] = entry["prompt"]
+    return {
+        "id": name,
+        "critique": _between(ask, CRITIQUE_REQUEST, CRITIQUE),
+        "revision": _between(entry["edit_request"], REVISION_REQUEST, REVISION),
+    }
+
+
+def _texts(data: list[str]) -> dict[str, Any]:
+    if all(CRITIQUE_REQUEST in text for text in data):
+        return {"examples": {"critique": data}}
+    return {"principles": [{"id": f"harmful{i}", "compare": _between(text, "", OPTIONS)} for i, text in enumerate(data)]}
+
+
+def _comparison(entry: dict[str, Any]) -> dict[str, Any]:
+    [better], [worse] = entry["corrects"], entry["incorrects"]
+    *prompt, last = transcripts.messages(entry["prompt"])
+    if last != {"role": "assistant", "content": ""}:
+        raise ValueError("an example's 'prompt' must end with 'Assistant:'")
+    return {"prompt": prompt, "better": better, "worse": worse}
+
+
+def _hugging_face(data: dict[str, Any]) -> dict[str, Any]:
+    principles = [
+        {"id": f"principle-{i}", "critique": entry["critic"], "revision": entry["revision"]}
+        for i, entry in enumerate(data["constitutions"], 1)
+    ]
+    return {"principles": principles, "examples": {"critique": [_chat(turns) for turns in data.get("system_chat") or []]}}
+
+
+def _chat(turns: list[dict[str, str]]) -> str:
+    """A conversation whose last four messages are critique request, critique, revision request and revision."""
+    talk, round_ = turns[:-4], turns[-4:]
+    if len(round_) < 4 or not talk:
+        raise ValueError("a conversation of 'system_chat' needs six messages")
+    return transcripts.transcript(talk) + "".join(
+        f"{part} {transcripts.inert(turn['content'])}" for part, turn in zip(_CHAT_PARTS, round_, strict=True)
+    )
