@@ -29,7 +29,7 @@ def resolve(name: str) -> Path:
     """
     path = Path(name)
     if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
             raise InputError(f"{name}: no such model directory; give a directory with safetensors, or a hub name OWNER/MODEL")
         path = _fetch(name)
     if not path.is_dir():

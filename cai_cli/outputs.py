@@ -30,6 +30,7 @@ from cai_cli import jsonl, manifest, streams
 from cai_cli.errors import CaiError, InputError
 from cai_cli.jsonl import Record
 from cai_cli.manifest import Manifest
+from cai_cli.streams import plural
 
 
 @dataclass
@@ -183,7 +184,8 @@ class FileOutput:
 
     def how_to_go_on(self) -> str:
         """A clause for the message of an interrupted run."""
-        return f"{self.counts.records_in} records are safe in {self.partial}; the same command goes on from there"
+        done = plural(self.counts.records_in, "finished record")
+        return f"{self.partial} holds {done}; the same command goes on from there"
 
 
 class StreamOutput:

@@ -35,11 +35,11 @@ Program = Callable[[Record], Generator[list[Request], list[Any], list[Record]]]
 class Job:
     """One step: what it checks, what it does, and with what.
 
-    `open_engine` is called when the first request is ready. `context` is the model's limit in
-    tokens (an engine short of memory may hold less: its own `context` says). `options` are those
-    that affect the output: they enter the fingerprint. `about` is what the manifest says of the
-    model and the constitution. `lines` are made in place of an input's. `sieve` sees each output
-    record in order, and says which to set aside.
+    `open_engine` is called when the first request is ready, `model` is what it loads, as a person is
+    told. `context` is the model's limit in tokens (an engine short of memory may hold less: its own
+    `context` says). `options` are those that affect the output: they enter the fingerprint. `about`
+    is what the manifest says of the model and the constitution. `lines` are made in place of an
+    input's. `sieve` sees each output record in order, and says which to set aside.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Job:
     context: int
     options: dict[str, Any]
     about: dict[str, Any]
+    model: str = "the model"
     lines: Callable[[], Iterator[Line]] | None = None
     sieve: Sieve | None = None
 
@@ -235,7 +236,9 @@ class _Run:
 
     def run(self) -> None:
         if self.skip:
-            streams.say(f"cai {self.job.name}: going on after {len(self.skip)} finished records", self.files.quiet)
+            streams.say(
+                f"cai {self.job.name}: going on after {streams.plural(len(self.skip), 'finished record')}", self.files.quiet
+            )
             self.progress.advance(len(self.skip), 0)
             if sieve := self.job.sieve:
                 for record in self.output.written():  # what an earlier run kept counts
@@ -336,6 +339,7 @@ class _Run:
                 requests = item.program.send(results)  # type: ignore[arg-type]
                 self._require_fit(item.program, requests)
                 if requests and self.engine is None:
+                    streams.say(f"cai {self.job.name}: loading {self.job.model}", self.files.quiet)
                     self.engine = self.job.open_engine()
                     self.context = min(self.context, self.engine.context)
                     self.progress.restart()

@@ -28,6 +28,11 @@ def warn(message: str) -> None:
     console.print(f"cai: warning: {message}", markup=False, style="yellow")
 
 
+def plural(count: int, name: str) -> str:
+    """A count with its noun: "1 record", "2 records"."""
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
 def print_table(table: RenderableType) -> None:
     """A table on standard output: as wide as the terminal, or as it needs where there is none (a file, a pipe)."""
     out = Console(highlight=False)

@@ -34,6 +34,8 @@ def main(out: Path) -> None:
     )
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    for path in partial.glob("*.safetensors"):
+        path.chmod(0o644)  # safetensors writes for its owner alone
     shutil.rmtree(out, ignore_errors=True)  # what a run that was cut short left there
     os.replace(partial, out)
     print(f"{out}: {model.num_parameters() / 1e6:.0f} million parameters", file=sys.stderr)

@@ -32,6 +32,7 @@ LIMITED = $(if $(LIMIT),--limit $(LIMIT))
 
 .PHONY: demo FORCE
 demo: $(RUN)/report.txt
+	@echo "$< holds the result; a step is made again when what it depends on changes"
 
 $(RUN)/settings/%: FORCE
 	@mkdir -p $(@D)

@@ -1,6 +1,6 @@
 """A Markdown table of what was flagged and stripped in files of revisions: a column a file, shares of their rounds.
 
-    python examples/fault_table.py runs/faults/*-examples.jsonl
+python examples/fault_table.py runs/faults/*-examples.jsonl
 """
 
 import sys

@@ -54,7 +54,7 @@ def test_hard_labels_are_trls_own_loss(tiny: str, tmp_path: Path) -> None:
     ours = read_jsonl(tmp_path / "out" / "metrics.jsonl")
 
     config = RewardConfig(
-        output_dir=str(tmp_path / "trl"), max_steps=8, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=pm.WARMUP,
+        output_dir=str(tmp_path / "trl"), max_steps=8, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0,
         per_device_train_batch_size=4, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
         save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip

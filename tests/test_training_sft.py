@@ -16,7 +16,7 @@ import pytest
 from cai_cli import models
 from cai_cli.errors import InputError
 from cai_cli.tokens import Renderer
-from cai_cli.training import data, sft
+from cai_cli.training import common, data, sft
 from cai_cli.training.common import Settings
 from tests.tiny import ROOT, cai, environment, read_jsonl, write_jsonl
 
@@ -113,6 +113,13 @@ def test_revisions_and_weights(tiny: str, tmp_path: Path) -> None:
     assert taken[:10] == names
     assert len(set(taken[10:])) == 5
     assert taken == data.weigh(names, 1.5, 0, str)
+
+
+def test_a_run_of_few_steps_learns_from_the_first(tiny: str, tmp_path: Path) -> None:
+    sft.train(settings([write_jsonl(tmp_path / "a.jsonl", rows(8))], tiny, tmp_path / "out", steps=1))
+    assert [line["learning_rate"] for line in read_jsonl(tmp_path / "out" / "metrics.jsonl")] == [1e-3]
+    few, many = (common.warmup_steps(settings([], tiny, tmp_path, steps=n), sft.WARMUP, 0) for n in (20, 100))
+    assert (few, many) == (0, 5)
 
 
 BAD = {

@@ -85,6 +85,16 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
 
 
+def test_seeded_prompts_that_are_more_than_one_pass_can_hold(engines: tuple[Any, Any], renderer: Renderer) -> None:
+    """Twenty prompts of a thousand tokens and more, sampled: each draws the same as it does alone."""
+    rows = [{**record, "prompt": f"{record['prompt']} {'Take your time and tell me why. ' * 150}"} for record in questions(20)]
+    asked = [renderer.request(prompts.answer(record, "chat"), i, 4, 1.0, 1.0) for i, record in enumerate(rows)]
+    assert min(len(request.ids) for request in asked) > 1000
+    together = by_number(engines[1].generate(feed(asked)))
+    assert [done.completion_tokens <= 4 for done in together] == [True] * 20
+    assert by_number(engines[1].generate(feed(asked[7:8])))[0].text == together[7].text
+
+
 def test_results_come_as_they_finish(engines: tuple[Any, Any], renderer: Renderer) -> None:
     """A short request that enters last leaves first."""
     asked = [

@@ -98,5 +98,6 @@ def app(
         models.context_length(folder),
         options,
         about,
+        model,
     )
     stage.run(job, stage.Files(**asdict(files)))

@@ -102,5 +102,7 @@ class Session:
             options |= {"constitution": constitution.sha256, "principles": drawn}
         about["seed"] = self.sampling.seed
         context = models.context_length(self.folder)
-        job = stage.Job(name, check, program, self.open, context, options, about, lines, sieve)
+        job = stage.Job(
+            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, sieve
+        )
         stage.run(job, stage.Files(**asdict(self.files), window=window))

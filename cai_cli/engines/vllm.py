@@ -51,7 +51,10 @@ class VllmEngine:
             os.environ.setdefault(
                 "VLLM_USE_AOT_COMPILE", "0"
             )  # the CPU build can't load what it stored, and compiles for a minute
-            limits = {} if os.environ.get("VLLM_CPU_KVCACHE_SPACE") else {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+            # a prompt that is computed in parts draws once a part, and has its generator set back: on a CPU that fails
+            limits = {"enable_chunked_prefill": False}
+            if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                limits["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         if deterministic:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
         name: Any = str(dtype).removeprefix("torch.")  # for vLLM a literal, which is unknown where it isn't installed

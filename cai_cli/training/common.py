@@ -100,7 +100,13 @@ def precision(dtype: str) -> str:
     return dtype
 
 
-def arguments(settings: Settings, workspace: Workspace, warmup: float, scheduler: str) -> dict[str, Any]:
+def warmup_steps(settings: Settings, share: float, examples: int) -> int:
+    """Steps over which the learning rate rises: a share of all, and none where that is one, which would be at rate 0."""
+    total = settings.steps or examples * settings.epochs / (settings.batch_size * settings.grad_accum)
+    return steps if (steps := int(share * total)) > 1 else 0
+
+
+def arguments(settings: Settings, workspace: Workspace, warmup: int, scheduler: str) -> dict[str, Any]:
     """The TrainingArguments that every trainer has in common. Saving and evaluation are `Watch`'s."""
     cpu = models.device() == "cpu"
     compute = precision(settings.dtype)

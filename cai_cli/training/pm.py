@@ -75,7 +75,7 @@ def train(settings: Settings) -> None:
     from cai_cli.training.soft_labels import SoftCollator, SoftRewardTrainer
 
     arguments = RewardConfig(
-        **common.arguments(settings, workspace, WARMUP, "cosine"),
+        **common.arguments(settings, workspace, common.warmup_steps(settings, WARMUP, len(training)), "cosine"),
         max_length=None,  # what is too long was set aside; TRL would drop it without a word
         pad_token=pad_token,
         model_init_kwargs={"use_safetensors": True},

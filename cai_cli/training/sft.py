@@ -46,7 +46,7 @@ def train(settings: Settings, revisions: str = "all") -> None:
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(
-        **common.arguments(settings, workspace, WARMUP, "cosine"),
+        **common.arguments(settings, workspace, common.warmup_steps(settings, WARMUP, len(training)), "cosine"),
         max_length=None,  # what is too long was set aside; TRL would cut it short
         model_init_kwargs={"use_safetensors": True},
     )
