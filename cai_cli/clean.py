@@ -54,7 +54,7 @@ _TURN = re.compile(rf"(?:^|\n)[^\S\n]*[>*_#]{{0,3}}\s?(?:{_SPEAKERS})[*_]{{0,3}}
 _COMMENT = re.compile(
     r"\b(?:the|this|my|your)\s+(?:assistant(?:'s|\u2019s)?|previous|preceding|original|last|above)\s+(?:response|answer|reply)\b"
     r"|\b(?:revised|rewritten|improved)\s+(?:response|answer|reply|version|revision)\b"
-    r"|\b(?:the|this)\s+(?:response|revision)\s+(?:is|was|does|has|should|could|would|provides|gives|contains|fails)\b",
+    r"|\b(?:the|this)\s+(?:response|revision)\s+(?:is|was|does|doesn't|doesn\u2019t|has|should|could|would|provides|gives|contains|fails)\b",
     re.I,
 )
 FLAGS = ("empty", "cut", "turn", "request", "repeated", "example", "unchanged", "comment")

@@ -7,6 +7,7 @@ hub, which is fetched (or taken from the cache) because the user named it.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,14 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as problem:
         raise InputError(f"{folder}: no usable tokenizer ({str(problem).splitlines()[0]})") from None
+
+
+def share_cores() -> None:
+    """Let OpenMP's threads sleep while they wait, in a command that may stand in a pipe. Call it before torch is imported.
+
+    They spin otherwise: alone a command is 7% faster, but two on the same cores take eight times as long, not twice.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def device() -> str:

@@ -73,6 +73,7 @@ def app(
     format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
 ) -> None:
     """Score records."""
+    models.share_cores()
     from cai_cli.engines.preference import PreferenceModel, require_preference_model
     from cai_cli.tokens import Renderer
 

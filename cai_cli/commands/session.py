@@ -25,6 +25,7 @@ class Session:
 
     def __init__(self, files: IO, model: Model, sampling: Sampling) -> None:
         require_input(files.input)
+        models.share_cores()
         self.files, self.model, self.sampling = files, model, sampling
         self.folder = models.resolve(model.model)
         models.read_config(self.folder)
