@@ -1,7 +1,7 @@
 #!/bin/sh
 # How often a model leaks the format: four rounds over 200 prompts, by format, engine, and with and without examples.
 #
-#   sh examples/faults.sh CAI MODEL PROMPTS RUN        about 10 minutes a run on two cores; an unfinished one goes on
+#   sh examples/faults.sh CAI MODEL PROMPTS RUN        an unfinished run goes on
 #
 # CAI is the program (.venv/bin/cai).
 set -eu
@@ -15,7 +15,7 @@ for engine in ${ENGINES:-transformers vllm}; do
             few=$([ "$shots" = none ] && echo "--few-shot 0" || true)
             [ -f "$name.jsonl" ] && continue
             # shellcheck disable=SC2086
-            "$cai" sample "$prompts" $how -o "$run/$engine-$format.jsonl"
+            [ -f "$run/$engine-$format.jsonl" ] || "$cai" sample "$prompts" $how -o "$run/$engine-$format.jsonl"
             # shellcheck disable=SC2086
             "$cai" revise "$run/$engine-$format.jsonl" $how $few --from-response --rounds 4 -o "$name.jsonl"
         done
