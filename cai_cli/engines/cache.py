@@ -50,6 +50,24 @@ class RoomyLayer(DynamicLayer):
             self._room.append(room)
         self.keys, self.values = (room[:, :, :columns] for room in self._room)
 
+    def refill(self, rows: torch.Tensor, drop: int, other: RoomyLayer | None) -> None:
+        """See `regroup`."""
+        kept = self.keys.shape[-2] - drop
+        columns = max(kept, other.keys.shape[-2]) if other else kept
+        count = len(rows) + (other.keys.shape[0] if other else 0)
+        new = []
+        for name in ("keys", "values"):
+            mine = getattr(self, name)
+            room = mine.new_zeros(count, mine.shape[1], columns + SPARE, mine.shape[3])
+            for i, row in enumerate(rows.tolist()):
+                room[i, :, columns - kept : columns] = mine[row, :, drop:]
+            if other:
+                theirs = getattr(other, name)
+                room[len(rows) :, :, columns - theirs.shape[-2] : columns] = theirs
+            new.append(room)
+        self._room = new
+        self.keys, self.values = (room[:, :, :columns] for room in new)
+
 
 def new_cache(model: PreTrainedModel) -> Cache:
     """An empty cache; roomy where the model attends to everything before it in every layer."""
@@ -81,20 +99,11 @@ def _layers(cache: Cache) -> list[Any]:
     return list(cache.layers)
 
 
-def select(cache: Cache, rows: torch.Tensor, drop: int) -> None:
-    """Keep these rows, and drop that many columns on the left."""
-    for layer in _layers(cache):
-        layer.replace(layer.keys[rows, :, drop:], layer.values[rows, :, drop:])
+def regroup(cache: Cache, rows: torch.Tensor, drop: int, other: Cache | None = None) -> None:
+    """Keep these rows, without `drop` columns on the left; append another cache's rows, the shorter ones padded on the left.
 
-
-def join(cache: Cache, other: Cache) -> None:
-    """Append another cache's rows, padding the shorter of the two on the left."""
-    for layer, new in zip(_layers(cache), _layers(other), strict=True):
-        columns = max(layer.keys.shape[-2], new.keys.shape[-2])
-        keys = torch.cat([_pad(layer.keys, columns), _pad(new.keys, columns)])
-        values = torch.cat([_pad(layer.values, columns), _pad(new.values, columns)])
-        layer.replace(keys, values)
-
-
-def _pad(states: torch.Tensor, columns: int) -> torch.Tensor:
-    return torch.nn.functional.pad(states, (0, 0, columns - states.shape[-2], 0))
+    Each key and value is copied once: with long prompts a copy costs as much as a few tokens.
+    """
+    for i, layer in enumerate(_layers(cache)):
+        joined = _layers(other)[i] if other else None
+        layer.refill(rows, drop, joined)

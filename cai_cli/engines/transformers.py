@@ -80,6 +80,7 @@ class _Row:
     key: Key
     request: Request
     tokens: list[int] = field(default_factory=list)
+    finished: bool = False
 
 
 def uniform(seed: int, position: int) -> float:
@@ -142,50 +143,54 @@ class TransformersEngine:
         self._leads: dict[tuple[int, ...], kv.Cache] = {}
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
-        """Decode requests in a batch whose rows leave and join. Yields each as it finishes."""
+        """Decode requests in a batch whose rows leave and join. Yields each as it finishes.
+
+        A finished row stays, unread, until a quarter of the batch has finished: to take rows out is to copy the
+        others' keys and values, and a pass over new rows costs about the same for one as for a few.
+        """
         pool = Pool(feed)
         rows: list[_Row] = []
         cache, mask = None, torch.empty(0, 0)
         while True:
             pool.fill()
-            free = self.batch_size - len(rows)
-            joinable = cache is None or kv.can_change_rows(cache)
-            # A pass over the new rows costs about the same for one as for a few: wait for a quarter.
-            if pool.waiting and (not rows or (joinable and free >= max(1, self.batch_size // 4))):
+            live = [i for i, row in enumerate(rows) if not row.finished]
+            if not live:
+                rows, cache = [], None
+            changeable = cache is None or kv.can_change_rows(cache)
+            free = self.batch_size - len(live)
+            if pool.waiting and (cache is None or (changeable and free >= max(1, self.batch_size // 4))):
                 new = [_Row(*entry) for entry in pool.take(free)]
                 logits, new_cache, new_mask = self._prefill([row.request for row in new])
-                if rows and cache is not None:
-                    kv.join(cache, new_cache)
-                    columns = max(mask.shape[1], new_mask.shape[1])
-                    mask = torch.cat([_pad_left(mask, columns), _pad_left(new_mask, columns)])
+                if cache is None:
+                    cache, mask, rows = new_cache, new_mask, new
                 else:
-                    cache, mask = new_cache, new_mask
+                    mask = self._regroup(cache, mask, live, new_cache, new_mask)
+                    rows = [rows[i] for i in live] + new
                 self._append(new, logits)
-                rows = rows + new
-            elif rows:
-                self._append(rows, self._step(rows, cache, mask := _grow(mask)))  # type: ignore[arg-type]
+            elif cache is not None:
+                if 4 * (len(rows) - len(live)) >= len(rows):
+                    mask, rows = self._regroup(cache, mask, live), [rows[i] for i in live]
+                self._append(rows, self._step(rows, cache, mask := _grow(mask)))
             elif pool.ended:
                 return
-            kept = []
-            for i, row in enumerate(rows):
-                if completion := self._finished(row):
+            for row in rows:
+                if not row.finished and (completion := self._completion(row)):
+                    row.finished = True
                     yield row.key, completion
-                else:
-                    kept.append(i)
-            if len(kept) == len(rows):
-                continue
-            if not kept or cache is None:
-                rows, cache = [], None
-            elif kv.can_change_rows(cache):
-                index = torch.tensor(kept, device=self.device)
-                mask = mask[index]
-                drop = int(mask.argmax(-1).min())  # columns that are padding in every row left
-                mask = mask[:, drop:]
-                kv.select(cache, index, drop)
-                rows = [rows[i] for i in kept]
-            else:
-                cache.batch_select_indices(torch.tensor(kept, device=self.device))
-                mask, rows = mask[kept], [rows[i] for i in kept]
+
+    def _regroup(
+        self, cache: kv.Cache, mask: torch.Tensor, rows: list[int], other: kv.Cache | None = None, new: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Keep these rows of a cache, and append another's. Returns the mask of the cache as it then is."""
+        kept = mask[rows]
+        if not kv.can_change_rows(cache):
+            cache.batch_select_indices(torch.tensor(rows, device=self.device))
+            return kept
+        drop = int(kept.argmax(-1).min())  # columns that are padding in every row kept
+        kv.regroup(cache, torch.tensor(rows), drop, other)
+        parts = [kept[:, drop:], *([] if new is None else [new])]
+        columns = max(part.shape[1] for part in parts)
+        return torch.cat([torch.nn.functional.pad(part, (columns - part.shape[1], 0)) for part in parts])
 
     @torch.inference_mode()
     def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor]:
@@ -243,11 +248,15 @@ class TransformersEngine:
         return out.logits[:, -1]
 
     def _append(self, rows: list[_Row], logits: torch.Tensor) -> None:
-        tokens = sample(logits, [row.request for row in rows], [len(row.tokens) for row in rows])
-        for row, token in zip(rows, tokens, strict=True):
+        """Draw the next token of each row that isn't finished."""
+        live = [i for i, row in enumerate(rows) if not row.finished]
+        drawing = [rows[i] for i in live]
+        logits = logits[live] if len(live) < len(rows) else logits
+        tokens = sample(logits, [row.request for row in drawing], [len(row.tokens) for row in drawing])
+        for row, token in zip(drawing, tokens, strict=True):
             row.tokens.append(token)
 
-    def _finished(self, row: _Row) -> Completion | None:
+    def _completion(self, row: _Row) -> Completion | None:
         """The row's completion, if its newest token ends it."""
         request, tokens = row.request, row.tokens
         ended = tokens[-1] in self.end_tokens
@@ -288,7 +297,3 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
 
 def _grow(mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([mask, mask.new_ones(mask.shape[0], 1)], 1)
-
-
-def _pad_left(mask: torch.Tensor, columns: int) -> torch.Tensor:
-    return torch.nn.functional.pad(mask, (columns - mask.shape[1], 0))
