@@ -10,8 +10,9 @@ Flagged, on the round, as `critique-...` or `revision-...`:
     empty       no word in it
     cut         it ran to --max-tokens
     turn        a line that begins another part, or another speaker's turn, and wasn't stripped
-    request     it repeats the request
+    request     it repeats the request, or a revision RUN words of it in a row
     repeated    a critique that repeats the answer, a revision that repeats the critique
+    loop        it says the same GRAM words three times or more
     example     it takes words from a few-shot example
     unchanged   a revision that is the answer it should revise (but for spaces and punctuation)
     comment     a revision that speaks about the answer instead of giving one
@@ -20,6 +21,7 @@ Flagged, on the round, as `critique-...` or `revision-...`:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +34,7 @@ GRAM = 5
 SHARE = 0.5
 """Share of a text's runs of GRAM words that stand in another before it is said to repeat it."""
 
-_NEW = r"(?:revised|rewritten|improved|updated|corrected|new|final)"
+_NEW = r"(?:revised|rewritten|edited|rephrased|improved|updated|corrected|new|final)"
 _NOUN = r"(?:response|answer|reply|version|revision|text)"
 _OWN = rf"(?:the |my |your )?{_NEW} (?:assistant(?:'s|\u2019s)? )?{_NOUN}(?: \d+| \([^)\n]{{1,40}}\))?"
 _LABELS = {"critique": r"(?:critique|criticism|assistant|AI)", "revision": rf"(?:{_OWN}|revision|rewritten|assistant|AI)"}
@@ -40,7 +42,7 @@ _LABELS = {"critique": r"(?:critique|criticism|assistant|AI)", "revision": rf"(?
 _LINE_LABELS = r"(?:response|answer|reply)"
 """Labels that do so on a line of their own."""
 _FEW = r"[^\n:.!?]{0,60}"
-_DONE = r"(?:revised|rewritten|rewrote)"
+_DONE = r"(?:revised|rewritten|rewrote|edited|rephrased)"
 _PREAMBLES = {
     "critique": r"(?:critique|criticism)",
     "revision": rf"(?:{_NEW}\b{_FEW}\b{_NOUN}|{_NOUN}{_FEW}\b{_DONE}|{_DONE}\b{_FEW}\b{_NOUN})",
@@ -49,15 +51,18 @@ _MANNERS = r"(?:(?:sure|certainly|of course|okay|ok|absolutely|i(?:'m| am)? (?:a
 _HERE = rf"(?:here(?:'s|\u2019s| is| are)|below is|the following is|i(?:'ve|\u2019ve| have)?(?= {_DONE}))\b"
 _ENDS = {"critique": STOPS, "revision": (HUMAN, CRITIQUE_REQUEST, REVISION_REQUEST)}
 """What surely begins another part, so that it and all after it goes."""
-_SPEAKERS = r"Human|User|Assistant|AI|Critique|Critique ?Request|Revision|Revision ?Request"
+_SPEAKERS = r"Human|User|Assistant|AI|Critique|Revision|\w+ ?Request"
 _TURN = re.compile(rf"(?:^|\n)[^\S\n]*[>*_#]{{0,3}}\s?(?:{_SPEAKERS})[*_]{{0,3}}\s?:")
 _COMMENT = re.compile(
-    r"\b(?:the|this|my|your)\s+(?:assistant(?:'s|\u2019s)?|previous|preceding|original|last|above)\s+(?:response|answer|reply)\b"
-    r"|\b(?:revised|rewritten|improved)\s+(?:response|answer|reply|version|revision)\b"
-    r"|\b(?:the|this)\s+(?:response|revision)\s+(?:is|was|does|doesn't|doesn\u2019t|has|should|could|would|provides|gives|contains|fails)\b",
+    r"\b(?:the|this|my|your)\s+(?:(?:(?:assistant|AI)(?:'s|\u2019s)?|previous|preceding|original|last|above)\s+)+"
+    r"(?:response|answer|reply|message|text)\b"
+    r"|\b(?:revised|rewritten|edited|rephrased|improved)\s+(?:response|answer|reply|version|revision)\b"
+    r"|\b(?:rewrite|revise|rephrase|edit)\s+(?:the|this|your|my)\s+(?:\w+\s+)?(?:response|answer|reply|text|statement)\b"
+    r"|\b(?:the|this|your)\s+(?:response|revision|text|statement)\s+"
+    r"(?:is|was|does|doesn't|doesn\u2019t|has|can|should|could|would|provides|presents|gives|contains|fails)\b",
     re.I,
 )
-FLAGS = ("empty", "cut", "turn", "request", "repeated", "example", "unchanged", "comment")
+FLAGS = ("empty", "cut", "turn", "request", "repeated", "loop", "example", "unchanged", "comment")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def _edges(kind: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     name = _LABELS[kind]
     bold = rf"\*\*{name}\s?:\*\*|\*\*{name}\*\*\s?:"
     forms = rf"{bold}|{name}\s?:|#{{1,4}} *{name}\s?:?(?=\n)|{_LINE_LABELS}:(?=\s*\n)"
-    end = r"(?::|(?=[^\S\n]*\n[^\S\n]*\n))"  # a colon, or else a line and a blank one
+    end = r"(?::|\.?(?=[^\S\n]*\n[^\S\n]*\n))"  # a colon, or else a line and a blank one
     return (
         re.compile(rf"(?:{forms})\s*", re.I),
         re.compile(rf"{_MANNERS}{_HERE}{_FEW}{_PREAMBLES[kind]}{_FEW}{end}\s*", re.I),
@@ -107,15 +112,17 @@ def strip(text: str, kind: str) -> tuple[str, list[str]]:
 
 def flags(text: str, kind: str, finish: str, context: Context) -> list[str]:
     """What is wrong with a stripped text, as names; see the module's list."""
+    own = (context.prompt, context.answer)
     found = {
         "empty": not words(text),
         "cut": finish == "length",
         "turn": bool(_TURN.search(text)),
-        "request": parrots(context.request, text),
+        "request": parrots(context.request, text) or (kind == "revision" and shares(text, context.request, own)),
         "repeated": repeats(text, context.critique if kind == "revision" else context.answer),
+        "loop": loops(text),
         "example": takes(text, context),
         "unchanged": kind == "revision" and bool(words(text)) and words(text) == words(context.answer),
-        "comment": kind == "revision" and bool(_COMMENT.search(text)) and not _COMMENT.search(context.answer),
+        "comment": kind == "revision" and bool(_COMMENT.search(text)) and not _COMMENT.search(context.prompt),
     }
     return [f"{kind}-{name}" for name in FLAGS if found[name]]
 
@@ -139,10 +146,10 @@ def _runs(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def repeats(text: str, other: str) -> bool:
-    """Whether most of `text`, by its runs of GRAM words, stands in `other`."""
+    """Whether most of `text`, by its runs of GRAM words, stands in `other`, or all of it is `other`."""
     runs = _runs(text, GRAM)
     if len(runs) < GRAM:
-        return False
+        return bool(words(text)) and words(text) == words(other)
     there = set(_runs(other, GRAM))
     return sum(run in there for run in runs) > SHARE * len(runs)
 
@@ -153,9 +160,18 @@ def parrots(request: str, text: str) -> bool:
     return repeats(request, text) or (len(asked) >= 4 and f" {' '.join(asked)} " in f" {' '.join(words(text))} ")
 
 
+def loops(text: str) -> bool:
+    """Whether a run of GRAM words comes three times or more."""
+    return any(count >= 3 for count in Counter(_runs(text, GRAM)).values())
+
+
+def shares(text: str, other: str, shown: Sequence[str]) -> bool:
+    """Whether a run of RUN words stands in `other`, and in nothing of `shown`."""
+    runs = set(_runs(text, RUN)) & set(_runs(other, RUN))
+    return bool(runs) and not runs <= {run for part in shown for run in _runs(part, RUN)}
+
+
 def takes(text: str, context: Context) -> bool:
     """Whether a run of RUN words stands in an example and in nothing else that the model was shown."""
     shown = (context.prompt, context.answer, context.request, context.critique)
-    own = {run for part in shown for run in _runs(part, RUN)}
-    runs = {run for run in _runs(text, RUN) if run not in own}
-    return bool(runs) and any(run in runs for example in context.examples for run in _runs(example, RUN))
+    return any(shares(text, example, shown) for example in context.examples)

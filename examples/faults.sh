@@ -11,7 +11,7 @@ for engine in ${ENGINES:-transformers vllm}; do
     for format in chat hh; do
         for shots in examples none; do
             name=$run/$engine-$format-$shots
-            how="-m $model --engine $engine --format $format --temperature 0.7 --max-tokens 96"
+            how="-m $model --engine $engine --format $format --temperature 0.7 --max-tokens 64"
             few=$([ "$shots" = none ] && echo "--few-shot 0" || true)
             [ -f "$name.jsonl" ] && continue
             # shellcheck disable=SC2086

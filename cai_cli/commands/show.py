@@ -45,9 +45,10 @@ def word_diff(before: str, after: str) -> Text:
     `after` alone where they have little in common.
     """
     old, new = (re.findall(r"\s+|\S+", visible(text)) for text in (before, after))
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    if matcher.ratio() < ALIKE:
+    words = difflib.SequenceMatcher(None, before.split(), after.split(), autojunk=False)
+    if words.ratio() < ALIKE:
         return Text(visible(after))
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     shown = Text()
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
@@ -75,24 +76,45 @@ def parts(record: Record) -> list[tuple[str, str, str | None]]:
         return name if score is None else f"{name} (score {score:.2f})"
 
     if "response" in record:
-        found.append((scored("response", scores.get("response")), record["response"], None))
+        ran_on = " [cut]" if (record.get("meta") or {}).get("response", {}).get("finish") == "length" else ""
+        found.append((scored("response", scores.get("response")) + ran_on, record["response"], None))
     for i, text in enumerate(record.get("responses", [])):
         found.append((scored(f"response {i}", score("responses", i)), text, None))
     current = record.get("response")
     for i, entry in enumerate(record.get("rounds") or []):
         by = f", by {entry.get('principle', '?')}"
-        flags = f" [{', '.join(entry['flags'])}]" if entry.get("flags") else ""
         if "critique" in entry:
-            found.append((f"critique {i + 1}{by}{flags if 'revision' not in entry else ''}", entry["critique"], None))
+            found.append((f"critique {i + 1}{by}{marks(entry, 'critique')}", entry["critique"], None))
         if "revision" in entry:
             name = f"revision {i + 1}{by if 'critique' not in entry else ''}"
-            found.append((scored(name, score("rounds", i)) + flags, entry["revision"], current))
+            found.append((scored(name, score("rounds", i)) + marks(entry, "revision"), entry["revision"], current))
             current = entry["revision"]
     for side in ("chosen", "rejected"):
         if side in record:
             name = f"{side}, p {record['p_chosen']:.3f}" if side == "chosen" and "p_chosen" in record else side
             found.append((scored(name, scores.get(side)), as_messages(record[side])[-1]["content"], None))
+    return found + label_parts(record["label"]) if isinstance(record.get("label"), dict) else found
+
+
+def label_parts(label: Record) -> list[tuple[str, str, str | None]]:
+    """What `cai label` found: its reasoning, and the probability that the first answer is the better one."""
+    found: list[tuple[str, str, str | None]] = []
+    for thought in label.get("reasoning") or []:
+        heading = f"reasoning, by {thought['principle']}, in order {thought['order']}, p of the first {thought['p_first']:.3f}"
+        found.append((heading, thought["text"], None))
+    if orders := label.get("orders"):
+        each = ", ".join(f"{order} {p:.3f}" for order, p in orders.items())
+        by = ", ".join(label.get("principles", []))
+        found.append((f"label, by {by}", f"p of the first answer {label['p_first']:.3f} ({each})", None))
     return found
+
+
+def marks(entry: Record, kind: str) -> str:
+    """The flags of a round's critique or revision, and what was stripped from it, as a heading shows them."""
+    named = [flag.removeprefix(f"{kind}-") for flag in entry.get("flags", []) if flag.startswith(f"{kind}-")]
+    stripped = ((entry.get("meta") or {}).get(kind) or {}).get("stripped") or []
+    named += [f"{name} stripped" for name in stripped]
+    return f" [{', '.join(named)}]" if named else ""
 
 
 def wanted(id: str | None, grep: str | None, principle: str | None, flagged: bool) -> Callable[[Record], bool]:
@@ -131,8 +153,7 @@ def app(
     test = wanted(id, grep, principle, flagged)
     found: Iterable[Record] = (record for record in read_with_ids(input, check=shape_error) if test(record))
     if sample:
-        drawn = list(found)
-        found = random.Random(seed).sample(drawn, min(sample, len(drawn)))
+        found = reservoir(found, sample, random.Random(seed))
     shown = 0
     for record in found:
         print_record(console, record)
@@ -143,6 +164,17 @@ def app(
         raise InputError(f"{input}: no record has the id '{id}'")
     if not shown:
         streams.warn("show: no record is like that" if grep or principle or flagged else "show: the input is empty")
+
+
+def reservoir(records: Iterable[Record], size: int, chance: random.Random) -> list[Record]:
+    """`size` of the records, each equally likely, keeping no more than that in memory."""
+    kept: list[Record] = []
+    for number, record in enumerate(records):
+        if number < size:
+            kept.append(record)
+        elif (place := chance.randrange(number + 1)) < size:
+            kept[place] = record
+    return kept
 
 
 def print_record(console: Console, record: Record) -> None:
