@@ -99,13 +99,15 @@ class Constitution:
 
     def draw(self, seed: int, identity: str, round_: int) -> Principle:
         """The principle of a record's round, by weight, from (seed, id, round) alone."""
-        total = sum(p.weight for p in self.principles)
-        point = uniform(seed, "principle", identity, round_) * total
-        for principle in self.principles:
-            point -= principle.weight
-            if point < 0:
-                return principle
-        return self.principles[-1]
+        return _weighted(list(self.principles), uniform(seed, "principle", identity, round_))
+
+    def draw_several(self, seed: int, identity: str, count: int) -> list[Principle]:
+        """`count` principles, none twice, drawn one after the other by weight from (seed, id): the first is round 0's."""
+        left, drawn = list(self.principles), list[Principle]()
+        for i in range(count):
+            drawn.append(_weighted(left, uniform(seed, "principle", identity, i)))
+            left.remove(drawn[-1])
+        return drawn
 
     def get(self, identity: str) -> Principle:
         """The principle of this id. InputError says that the constitution lacks it."""
@@ -130,6 +132,16 @@ class Constitution:
             return self
         kept = tuple(p for p in self.principles if p.id in ids or set(tags) & set(p.tags))
         return replace(self, principles=kept)
+
+
+def _weighted(principles: list[Principle], point: float) -> Principle:
+    """The principle at a point of [0, 1), each having a stretch in proportion to its weight."""
+    point *= sum(p.weight for p in principles)
+    for principle in principles:
+        point -= principle.weight
+        if point < 0:
+            return principle
+    return principles[-1]
 
 
 def packaged() -> dict[str, Path]:
@@ -329,4 +341,8 @@ def _reasoned_example(value: Any, where: str) -> str:
     text = _text(value, where)
     if text.count(foreign.REASONED_HOLE) != 1:
         raise InputError(f"{where} needs '{{}}' once, where the principle goes")
-    return text
+    try:
+        transcripts.reasoned(text)
+    except ValueError as problem:
+        raise InputError(f"{where}: {problem}") from None
+    return f"\n\n{text}"

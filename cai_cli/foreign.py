@@ -10,20 +10,30 @@ The paper's, as published with it (JSON):
 The one that Hugging Face's scripts read:
     {"constitutions": [{"critic": ..., "revision": ...}], "system_chat": [[{"role", "content"} x 6], ...]}
 
+Its questions with a known answer, that `cai eval choice` takes:
+    438HHHEvaluations     {"prompt": "\n\nConsider ...\n\nThe answer is:", "corrects": [" (B)"], "incorrects": [" (A)"]}
+
 The paper numbers its critiques and its comparisons alike, 0 to 15: given together they are joined by number.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cai_cli import transcripts
 from cai_cli.errors import InputError
+from cai_cli.records import Messages
 from cai_cli.transcripts import CRITIQUE, CRITIQUE_REQUEST, REVISION, REVISION_REQUEST
 
 OPTIONS = " Options:"
 REASONED_HOLE = "{}"
 """Where a reasoned example takes its principle."""
+_EVALUATION = re.compile(
+    r"\n\nConsider the following conversation between a human and an assistant:(\n\nHuman:.*)\n\n\n(.*?) Options:"
+    r"\n \(A\) \[\[\[(.*)\]\]\]\n \(B\) \[\[\[(.*)\]\]\]\n\nThe answer is:",
+    re.DOTALL,
+)
 _CHAT_PARTS = (CRITIQUE_REQUEST, CRITIQUE, REVISION_REQUEST, REVISION)
 
 
@@ -97,3 +107,20 @@ def _chat(turns: list[dict[str, str]]) -> str:
     return transcripts.transcript(talk) + "".join(
         f"{part} {transcripts.inert(turn['content'])}" for part, turn in zip(_CHAT_PARTS, round_, strict=True)
     )
+
+
+def evaluation(record: dict[str, Any]) -> tuple[Messages, list[str], int, str]:
+    """(prompt, the two answers, which is right, comparison sentence) of a question in the paper's evaluation form.
+
+    Its `prompt` is the whole question as a feedback model is shown it, up to "The answer is:"; `corrects` and `incorrects`
+    hold " (A)" or " (B)". ValueError where it isn't so.
+    """
+    found = _EVALUATION.fullmatch(str(record.get("prompt")))
+    letters = [record.get("corrects"), record.get("incorrects")]
+    if not found or letters not in ([[" (A)"], [" (B)"]], [[" (B)"], [" (A)"]]):
+        raise ValueError("not a question in the paper's evaluation form: 'prompt' with two options, 'corrects' and 'incorrects'")
+    talk, compare, first, second = found.groups()
+    prompt = transcripts.messages(talk, exact=True)
+    if prompt[-1]["role"] != "user":
+        raise ValueError("the conversation of 'prompt' must end with the human's turn")
+    return prompt, [first, second], 0 if letters[0] == [" (A)"] else 1, compare

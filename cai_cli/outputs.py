@@ -2,7 +2,7 @@
 
     OUT.partial                 the records so far, in input order
     OUT.partial.journal         a line an input record: its digest, how many output and set-aside
-                                lines it gave, its tokens, and the seconds so far
+                                lines it gave, its tokens (prompt, completion, reused), and the seconds so far
     OUT.partial.manifest.json   the fingerprint of the run, from the start
     OUT.rejected.jsonl.partial  the lines set aside
 
@@ -32,6 +32,9 @@ from cai_cli.jsonl import Record
 from cai_cli.manifest import Manifest
 from cai_cli.streams import plural
 
+Tokens = tuple[int, int, int]
+"""Prompt tokens, completion tokens, and how many of the prompts' were reused from another request."""
+
 
 @dataclass
 class Counts:
@@ -42,7 +45,17 @@ class Counts:
     set_aside: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reused_tokens: int = 0
     seconds: float = 0.0
+
+    def add(self, outputs: int, set_aside: int, tokens: Sequence[int]) -> None:
+        """Count one input record. See `Tokens`."""
+        self.records_in += 1
+        self.records_out += outputs
+        self.set_aside += set_aside
+        self.prompt_tokens += tokens[0]
+        self.completion_tokens += tokens[1]
+        self.reused_tokens += tokens[2]
 
 
 def _failed(path: str | Path, problem: OSError) -> CaiError:
@@ -114,7 +127,7 @@ class FileOutput:
         kept = {self.journal: 0, self.partial: 0, self.partial_rejected: 0}
         for line in _lines(self.journal):
             try:
-                digest, n_out, n_aside, prompt_tokens, completion_tokens, seconds = json.loads(line)
+                digest, n_out, n_aside, *tokens, seconds = json.loads(line)
             except ValueError:
                 break
             outs = [next(out, None) for _ in range(n_out)]
@@ -125,11 +138,7 @@ class FileOutput:
             kept[self.partial] += sum(len(o) for o in outs if o)
             kept[self.partial_rejected] += sum(len(a) for a in asides if a)
             self.done.append(digest)
-            self.counts.records_in += 1
-            self.counts.records_out += n_out
-            self.counts.set_aside += n_aside
-            self.counts.prompt_tokens += prompt_tokens
-            self.counts.completion_tokens += completion_tokens
+            self.counts.add(n_out, n_aside, tokens)
             self.counts.seconds = seconds
         for path, size in kept.items():
             if path.exists():
@@ -139,7 +148,7 @@ class FileOutput:
         """The records of the unfinished output so far."""
         return (json.loads(line) for line in _lines(self.partial))
 
-    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
+    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: Tokens) -> None:
         """Everything that one input record gave, and the journal's line for it."""
         counts = self.counts
         try:
@@ -153,11 +162,7 @@ class FileOutput:
             _write_all(self.log, line)
         except OSError as problem:
             raise _failed(self.partial, problem) from None
-        counts.records_in += 1
-        counts.records_out += len(outputs)
-        counts.set_aside += len(rejects)
-        counts.prompt_tokens += tokens[0]
-        counts.completion_tokens += tokens[1]
+        counts.add(len(outputs), len(rejects), tokens)
 
     def finish(self, content: Manifest) -> None:
         """Write the manifest and put OUT in place."""
@@ -201,7 +206,7 @@ class StreamOutput:
         """None: what went out can't be read again."""
         return iter(())
 
-    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: tuple[int, int]) -> None:
+    def write(self, digest: str, outputs: list[Record], rejects: list[Record], tokens: Tokens) -> None:
         """Everything that one input record gave. Set-aside lines are only counted and named."""
         data = b"".join(map(jsonl.encode, outputs))
         self._sha.update(data)
@@ -212,11 +217,7 @@ class StreamOutput:
         except OSError as problem:
             raise _failed("standard output", problem) from None
         counts = self.counts
-        counts.records_in += 1
-        counts.records_out += len(outputs)
-        counts.set_aside += len(rejects)
-        counts.prompt_tokens += tokens[0]
-        counts.completion_tokens += tokens[1]
+        counts.add(len(outputs), len(rejects), tokens)
         counts.seconds = round(time.monotonic() - self._began, 3)
 
     def finish(self, content: Manifest) -> None:

@@ -9,7 +9,7 @@ appendix A).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cai_cli import transcripts
 from cai_cli.constitution import Principle
@@ -20,15 +20,21 @@ from cai_cli.transcripts import (
     CRITIQUE,
     CRITIQUE_REQUEST,
     HUMAN,
+    REASONED_LEAD,
     REVISION,
     REVISION_REQUEST,
+    SHORT,
     STOPS,
+    bracketed,
     inert,
     transcript,
 )
 
 OPTIONS = ("A", "B")
 """The letters under which the two answers of a comparison stand."""
+ANSWER = "The answer is: ("
+REASON = "Let's think step by step:"
+REASONED_ANSWER = "So the answer is: ("
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,15 @@ class Prompt:
     """What to put before a model: chat `messages`, or a plain `text`.
 
     `prefill` begins the assistant's answer (chat only). `stop` are strings that end a completion.
-    The first `shared` messages, or characters of `text`, stand in many prompts of a run.
+    `end` is what the prompt of a choice ends with, after which the option's letter comes. The first `shared` messages, or
+    characters of `text`, stand in many prompts of a run.
     """
 
     messages: Messages | None = None
     text: str = ""
     prefill: str = ""
     stop: tuple[str, ...] = ()
+    end: str = ""
     shared: int = 0
 
 
@@ -112,19 +120,72 @@ def direct_revision(record: Record, principle: Principle, format: str, examples:
     return _prompt(messages, format, f"{REVISION_REQUEST} {request}{REVISION}", shown)
 
 
-def comparison(prompt: str | Messages, first: str, second: str, principle: Principle, format: str) -> Prompt:
-    """The feedback model's question (paper, section 4.1): which of two answers is better.
+def asked(compare: str, first: str, second: str) -> str:
+    """A comparison sentence and its two options, as the paper writes them."""
+    return f"{compare} Options:\n (A) [[[{bracketed(first)}]]]\n (B) [[[{bracketed(second)}]]]"
 
-    Ends where the option's letter is the next token.
+
+def question(prompt: str | Messages, first: str, second: str, compare: str) -> str:
+    """The feedback model's question (paper, section 4.1): a conversation, a comparison sentence and two answers."""
+    talk = transcript(as_messages(prompt), bracketed)
+    return f"\n\nConsider the following conversation between a human and an assistant:{talk}\n\n\n{asked(compare, first, second)}"
+
+
+def comparison(
+    prompt: str | Messages,
+    first: str,
+    second: str,
+    principle: Principle,
+    format: str,
+    shown: Sequence[tuple[str, str]] = (),
+) -> Prompt:
+    """Which of two answers is better, by a principle. Ends where the option's letter is the next token.
+
+    `shown` are few-shot examples: (question, letter of the better answer).
     """
-    question = (
-        f"\n\nConsider the following conversation between a human and an assistant:"
-        f"{transcript(as_messages(prompt))}\n\n\n{principle.compare} Options:"
-        f"\n (A) [[[{inert(first)}]]]\n (B) [[[{inert(second)}]]]"
-    )
+    text = question(prompt, first, second, principle.compare or "")
     if format == "chat":
-        return Prompt(messages=[{"role": "user", "content": question.strip()}], prefill="The answer is: (")
-    return Prompt(text=f"{question}\n\nThe answer is: (")
+        turns = [turn for shot, letter in shown for turn in _exchange(shot, f"{ANSWER}{letter})")]
+        return Prompt(messages=[*turns, {"role": "user", "content": text.strip()}], prefill=ANSWER, end=ANSWER, shared=len(turns))
+    lead = "".join(f"{shot}\n\n{ANSWER}{letter})" for shot, letter in shown)
+    return Prompt(text=f"{lead}{text}\n\n{ANSWER}", end=ANSWER, shared=len(lead))
+
+
+def _exchange(asked_: str, answered: str) -> Messages:
+    return [{"role": "user", "content": asked_.strip()}, {"role": "assistant", "content": answered}]
+
+
+def reasoning(
+    prompt: str | Messages, first: str, second: str, principle: Principle, format: str, shown: Sequence[str] = ()
+) -> Prompt:
+    """The same question, to be thought through first (paper, section 4.1 and appendix E.3).
+
+    `shown` are whole reasoned examples, their principles in place. The model's thoughts are to follow.
+    """
+    talk = transcript(as_messages(prompt), bracketed, SHORT)
+    text = f"{HUMAN} {REASONED_LEAD}{talk}\n\n{asked(principle.compare or '', first, second)}"
+    stop = (*STOPS, REASONED_ANSWER.removesuffix(" ("))
+    if format == "chat":
+        found = [transcripts.reasoned(example) for example in shown]
+        turns = [turn for ask, thought, letter in found for turn in _exchange(ask, _thought(thought, f"{letter})"))]
+        messages = [*turns, {"role": "user", "content": text.removeprefix(HUMAN).strip()}]
+        return Prompt(messages=messages, prefill=REASON, stop=stop, shared=len(turns))
+    lead = "".join(shown)
+    return Prompt(text=f"{lead}{text}{ASSISTANT} {REASON}", stop=stop, shared=len(lead))
+
+
+def _thought(text: str, letter: str) -> str:
+    """The assistant's turn of a chat: its thoughts, then its answer."""
+    return f"{REASON} {text.strip()}\n\n{REASONED_ANSWER}{letter}"
+
+
+def after_reasoning(asked_: Prompt, thoughts: str) -> Prompt:
+    """A prompt of `reasoning` with the model's thoughts. Ends where the option's letter is the next token."""
+    thoughts = bracketed(thoughts.strip())  # a model may repeat what an answer said
+    if asked_.messages is not None:
+        return replace(asked_, prefill=_thought(thoughts, ""), end=REASONED_ANSWER, stop=())
+    text = f"{asked_.text} {thoughts}{HUMAN}\n{REASONED_ANSWER}"
+    return replace(asked_, text=text, end=REASONED_ANSWER, stop=())
 
 
 def new_prompt(seeds: Sequence[str], format: str) -> Prompt:

@@ -163,7 +163,30 @@ def preference_error(record: Record) -> str | None:
     p = record.get("p_chosen", 1.0)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
         return "'p_chosen' must be a number from 0 to 1"
+    weight = record.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        return "'weight' must be a number, and not a negative one"
     return None
+
+
+def sides(record: Record) -> tuple[Messages, str, str]:
+    """(prompt, chosen answer, rejected answer) of a preference in any of its forms.
+
+    ValueError where its two sides are conversations that differ before their last message, or plain text without a prompt.
+    """
+    chosen, rejected = record["chosen"], record["rejected"]
+    if isinstance(chosen, str):
+        if "prompt" not in record:
+            raise ValueError("'chosen' and 'rejected' are plain text and there is no 'prompt': is it hh-rlhf? `cai import` it")
+        return as_messages(record["prompt"]), chosen, rejected
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("'chosen' and 'rejected' differ before their last message")
+    prompt = as_messages(record["prompt"]) if "prompt" in record else []
+    repeated = bool(prompt) and chosen[:-1][: len(prompt)] == prompt  # some files have it within both sides as well
+    prompt = chosen[:-1] if repeated else [*prompt, *chosen[:-1]]
+    if not prompt or prompt[-1]["role"] != "user":
+        raise ValueError("no user's message stands before the answers")
+    return prompt, chosen[-1]["content"], rejected[-1]["content"]
 
 
 def shape_error(record: Record) -> str | None:

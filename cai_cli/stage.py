@@ -25,7 +25,7 @@ from cai_cli.engines.base import Completion, Feed, Key, Request, Result
 from cai_cli.errors import InputError, SetAside
 from cai_cli.inputs import SKIP_BAD, WINDOW, Check, Source, is_pipe, line_error, preflight
 from cai_cli.jsonl import Line, Record
-from cai_cli.outputs import Counts, FileOutput, StreamOutput, count_fields
+from cai_cli.outputs import Counts, FileOutput, StreamOutput, Tokens, count_fields
 from cai_cli.records import Ids
 
 Program = Callable[[Record], Generator[list[Request], list[Any], list[Record]]]
@@ -39,7 +39,7 @@ class Job:
     told. `context` is the model's limit in tokens (an engine short of memory may hold less: its own
     `context` says). `options` are those that affect the output: they enter the fingerprint. `about`
     is what the manifest says of the model and the constitution. `lines` are made in place of an
-    input's. `sieve` sees each output record in order, and says which to set aside.
+    input's. `observer` sees each output record in order, and says which to set aside.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Job:
     about: dict[str, Any]
     model: str = "the model"
     lines: Callable[[], Iterator[Line]] | None = None
-    sieve: Sieve | None = None
+    observer: Observer | None = None
 
 
-class Sieve(Protocol):
-    """What keeps or sets aside output records, in output order. When `full`, the run is at its end."""
+class Observer(Protocol):
+    """What sees the output records, in output order, and may set some aside. When `full`, the run is at its end."""
 
     @property
     def full(self) -> bool:
@@ -64,6 +64,10 @@ class Sieve(Protocol):
 
     def reason(self, record: Record) -> str | None:
         """Why a record is set aside; None to keep it."""
+        ...
+
+    def summary(self) -> Record:
+        """What the manifest says of all records together."""
         ...
 
 
@@ -94,7 +98,7 @@ class _Item:
     done: bool = False
     outputs: list[Record] = field(default_factory=list)
     rejects: list[Record] = field(default_factory=list)
-    tokens: tuple[int, int] = (0, 0)
+    tokens: Tokens = (0, 0, 0)
 
 
 def run(job: Job, files: Files) -> Counts:
@@ -139,6 +143,7 @@ def _manifest(job: Job, files: Files, fingerprint: dict[str, Any], counts: Count
         **job.about,
         "inputs": [{"path": source, "sha256": fingerprint["input"]}],
         "counts": count_fields(counts),
+        **({"summary": job.observer.summary()} if job.observer else {}),
         "fingerprint": fingerprint,
     }
 
@@ -146,14 +151,16 @@ def _manifest(job: Job, files: Files, fingerprint: dict[str, Any], counts: Count
 def _summary(job: Job, files: Files, counts: Counts) -> None:
     if counts.records_in == 0:
         streams.warn(f"{job.name}: the input is empty, so is the output")
+    kept = Path(files.output).is_file()  # not standard output, nor a device
     if counts.set_aside:
-        where = f", see {files.output}.rejected.jsonl" if files.output != "-" else ""
+        where = f", see {files.output}.rejected.jsonl" if kept else ""
         streams.warn(f"{job.name}: {counts.set_aside} records set aside{where}")
     tokens = counts.prompt_tokens + counts.completion_tokens
-    target = "" if files.output == "-" else f" -> {files.output}"
+    target = f" -> {files.output}" if kept else ""
+    reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
     streams.say(
         f"cai {job.name}: {counts.records_out} records, {tokens:,} tokens "
-        f"({counts.completion_tokens:,} generated), {counts.seconds:.1f} s{target}",
+        f"({counts.completion_tokens:,} generated{reused}), {counts.seconds:.1f} s{target}",
         files.quiet,
     )
 
@@ -240,9 +247,9 @@ class _Run:
                 f"cai {self.job.name}: going on after {streams.plural(len(self.skip), 'finished record')}", self.files.quiet
             )
             self.progress.advance(len(self.skip), 0)
-            if sieve := self.job.sieve:
+            if observer := self.job.observer:
                 for record in self.output.written():  # what an earlier run kept counts
-                    sieve.reason(record)
+                    observer.reason(record)
         while not self.full and (self.admit(wait=True) or self.window):
             for kind, waiting in self.queues.items():
                 if waiting:
@@ -260,8 +267,8 @@ class _Run:
 
     @property
     def full(self) -> bool:
-        """Whether the sieve wants no more."""
-        return self.job.sieve is not None and self.job.sieve.full
+        """Whether the observer wants no more."""
+        return self.job.observer is not None and self.job.observer.full
 
     def feed(self, kind: str) -> Feed:
         """Requests of one kind, as the window lets them in. See `engines.base` for None."""
@@ -326,7 +333,8 @@ class _Run:
         """Put a finished result where it belongs, and go on with its record."""
         item = self.in_flight.pop(key)
         item.results[key[1]] = result  # type: ignore[index]
-        item.tokens = (item.tokens[0] + result.prompt_tokens, item.tokens[1] + result.completion_tokens)
+        prompt, completion, reused = item.tokens
+        item.tokens = (prompt + result.prompt_tokens, completion + result.completion_tokens, reused + result.reused_tokens)
         item.pending -= 1
         self.progress.advance(0, result.completion_tokens or result.prompt_tokens)
         if item.pending == 0:
@@ -370,7 +378,7 @@ class _Run:
         while self.window and self.window[0].done and not self.full:
             item = self.window.popleft()
             for record in item.outputs:
-                if self.job.sieve and (reason := self.job.sieve.reason(record)):
+                if self.job.observer and (reason := self.job.observer.reason(record)):
                     item.outputs, item.rejects = [], [{"error": reason, "record": record}]
             self.output.write(_digest(item.line), item.outputs, item.rejects, item.tokens)
             self.progress.advance(1, 0)

@@ -7,6 +7,7 @@ library, nor any process it starts, can put a line among the records.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -33,9 +34,9 @@ def plural(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def print_table(table: RenderableType) -> None:
-    """A table on standard output: as wide as the terminal, or as it needs where there is none (a file, a pipe)."""
-    out = Console(highlight=False)
+def print_table(table: RenderableType, claimed: IO[bytes] | None = None) -> None:
+    """A table on standard output (or on one that was claimed): as wide as the terminal, or, in a file or a pipe, as it needs."""
+    out = Console(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = 1000
     out.print(table)

@@ -31,6 +31,7 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self._leads: dict[str, list[int]] = {}
+        self._options: dict[tuple[str, tuple[str, ...]], tuple[list[int], int, list[int]]] = {}
 
     @property
     def has_template(self) -> bool:
@@ -57,6 +58,13 @@ class Renderer:
         ids = list(self.tokenizer("").input_ids)
         return [bos] if bos is not None and ids[:1] == [bos] else []
 
+    def _mark(self, *contents: str) -> str:
+        """A character that stands in none of the texts. SetAside for a text that holds all of 256 rare ones."""
+        for cut in _CUTS:
+            if not any(cut in content for content in contents):
+                return cut
+        raise SetAside("it holds every character of the private use area that could mark a place in it")
+
     def _cut(self, text: str, mark: str) -> str:
         """`text` with `mark` inside every spelling of a control token."""
         if self._control is None:
@@ -80,8 +88,8 @@ class Renderer:
         assistant: what a preference model reads. SetAside where the template refuses the
         conversation (a system message in some, for instance).
         """
-        contents = [m["content"] for m in prompt.messages] if prompt.messages else [prompt.text]
-        mark = next(cut for cut in _CUTS if not any(cut in content for content in contents))
+        contents = [prompt.prefill, *(m["content"] for m in prompt.messages)] if prompt.messages else [prompt.text]
+        mark = self._mark(*contents)
         if prompt.messages is None:
             text = self._cut(prompt.text, mark)
             return self._prefix + self._encode(text, mark), text.replace(mark, "")
@@ -90,7 +98,7 @@ class Renderer:
             shown = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
         except TemplateError as problem:
             raise SetAside(f"the model's chat template refuses it ({problem})") from None
-        text = str(shown) + prompt.prefill
+        text = str(shown) + self._cut(prompt.prefill, mark)
         return self._encode(text, mark), text.replace(mark, "")
 
     def _shared(self, prompt: Prompt, ids: list[int]) -> int:
@@ -108,28 +116,26 @@ class Renderer:
 
     def plain(self, text: str) -> list[int]:
         """Token ids of a piece of text from a record, with nothing put before or after it."""
-        mark = next(cut for cut in _CUTS if cut not in text)
+        mark = self._mark(text)
         return self._encode(self._cut(text, mark), mark)
 
-    def options(self, prompt: Prompt, letters: tuple[str, ...]) -> tuple[list[int], str, dict[str, int]]:
-        """(ids, text, token of each letter) for a prompt that ends where the letter comes next.
+    def options(self, end: str, letters: tuple[str, ...]) -> tuple[list[int], int, list[int]]:
+        """(tokens of `end`, how many of them stand before a letter, token of each letter): what really follows `end`.
 
-        The tokens are those that really follow, found by tokenising the prompt's end with each
-        letter. Where a letter joins the last tokens of the prompt, `ids` stop before the join.
-        InputError where the letters don't differ in a single token.
+        Found by tokenising `end` with each letter: a letter may join the last tokens of `end`. InputError where the
+        letters don't differ in a single token.
         """
-        ids, text = self.render(prompt)
-        tail = text[-24:]  # no tokenizer's merges reach further back than a few words
-        plain = self.tokenizer(tail, add_special_tokens=False).input_ids
-        spelled = [self.tokenizer(tail + letter, add_special_tokens=False).input_ids for letter in letters]
-        same = 0
-        while all(len(s) > same for s in spelled) and len({s[same] for s in spelled}) == 1:
-            same += 1
-        tokens = [s[same] if len(s) > same else -1 for s in spelled]
-        if -1 in tokens or len(set(tokens)) < len(letters) or plain[:same] != spelled[0][:same]:
-            raise InputError(f"this tokenizer does not spell the options {', '.join(letters)} as one token each")
-        ids = ids[: len(ids) - (len(plain) - same)]
-        return ids, text, dict(zip(letters, tokens, strict=True))
+        if (end, letters) not in self._options:
+            plain = self.tokenizer(end, add_special_tokens=False).input_ids
+            spelled = [self.tokenizer(end + letter, add_special_tokens=False).input_ids for letter in letters]
+            same = 0
+            while all(len(s) > same for s in spelled) and len({s[same] for s in spelled}) == 1:
+                same += 1
+            tokens = [s[same] if len(s) > same else -1 for s in spelled]
+            if -1 in tokens or len(set(tokens)) < len(letters) or plain[:same] != spelled[0][:same]:
+                raise InputError(f"this tokenizer does not spell the options {', '.join(letters)} as one token each")
+            self._options[end, letters] = plain, same, tokens
+        return self._options[end, letters]
 
     def request(self, prompt: Prompt, seed: int, max_tokens: int, temperature: float, top_p: float) -> Request:
         """A request to continue a prompt."""
@@ -137,9 +143,18 @@ class Renderer:
         return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop, shared=self._shared(prompt, ids))
 
     def choice(self, prompt: Prompt, letters: tuple[str, ...]) -> Request:
-        """A request to weigh the letters that may come next."""
-        ids, text, options = self.options(prompt, letters)
-        return Request("choose", ids, text, options=options)
+        """A request to weigh the letters that may come next.
+
+        Where they are read and which tokens they are depends on the prompt's last words alone (`prompt.end`), which hold no
+        text of a record. InputError where the tokenizer joins them with what stands before.
+        """
+        ids, text = self.render(prompt)
+        end, same, tokens = self.options(prompt.end, letters)
+        if ids[len(ids) - len(end) + 1 :] != end[1:]:  # the first may be spelled otherwise at the start of a text
+            raise InputError(f"this tokenizer does not keep {prompt.end!r} apart from the text before it")
+        ids = ids[: len(ids) - (len(end) - same)]
+        options = dict(zip(letters, tokens, strict=True))
+        return Request("choose", ids, text, options=options, shared=self._shared(prompt, ids))
 
     def judgement(self, prompt: Prompt) -> Request:
         """A request to score a finished conversation."""

@@ -6,6 +6,7 @@ A round of the supervised stage adds `CritiqueRequest:`, `Critique:`, `RevisionR
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 from cai_cli.jsonl import Record
@@ -19,9 +20,17 @@ STOPS = (HUMAN, ASSISTANT, CRITIQUE_REQUEST, REVISION_REQUEST, CRITIQUE, REVISIO
 ROUND = ("CritiqueRequest", "Critique", "RevisionRequest", "Revision")
 _NAMES = "|".join(("Human", "Assistant", *ROUND))
 _MARKER = re.compile(rf"(\n[^\S\n]*)({_NAMES}):")
+_SHORT_MARKER = re.compile(r"(\n\s*\n[^\S\n]*)([HA]):")
+_BRACKETS = re.compile(r"(\[\[(?=\[)|\]\](?=\]))")
+_REASONED = re.compile(
+    r"\n*Human: (.*?)\n+Assistant:\s*(?:Let's think step by step:)?(.*)\n\nHuman:\s*So the answer is: \(([AB])\)\s*", re.DOTALL
+)
 _PART = re.compile(rf"\n\n({_NAMES}):")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _BEGINNINGS = {"user": HUMAN, "assistant": ASSISTANT}
+SHORT = {"user": "\n\nH:", "assistant": "\n\nA:"}
+"""How turns begin in the paper's reasoned comparisons, which stand within a turn of their own."""
+REASONED_LEAD = "Consider the following conversation between a human (H) and an assistant (A):"
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -30,12 +39,17 @@ def inert(text: str) -> str:
     return _MARKER.sub(r"\1 \2:", text)
 
 
-def transcript(messages: Messages) -> str:
-    """The plain form of a conversation, without a trailing `Assistant:`."""
+def bracketed(text: str) -> str:
+    """Text that can neither close nor open the brackets around an answer, nor begin a turn: `]]]` becomes `]] ]`."""
+    return _BRACKETS.sub(r"\1 ", _SHORT_MARKER.sub(r"\1 \2:", inert(text)))
+
+
+def transcript(messages: Messages, safe: Callable[[str], str] = inert, beginnings: dict[str, str] = _BEGINNINGS) -> str:
+    """The plain form of a conversation, without a trailing `Assistant:`. `safe` makes each text what it must be there."""
     parts = []
     for message in messages:
-        name, content = _BEGINNINGS.get(message["role"]), message["content"]
-        parts.append(f"{name} {inert(content)}" if name else inert(f"\n\n{content}"))
+        name, content = beginnings.get(message["role"]), message["content"]
+        parts.append(f"{name} {safe(content)}" if name else safe(f"\n\n{content}"))
     return "".join(parts)
 
 
@@ -73,6 +87,16 @@ def parts(text: str) -> list[tuple[str, str]]:
     if lead.strip() or not found:
         raise ValueError("an example must begin with 'Human:'")
     return [(name, part.strip()) for name, part in zip(found[::2], found[1::2], strict=True)]
+
+
+def reasoned(text: str) -> tuple[str, str, str]:
+    """(question, thoughts, letter of the better answer) of a reasoned comparison. ValueError where it isn't one."""
+    found = _REASONED.fullmatch(text)
+    if not found:
+        raise ValueError(
+            "a reasoned comparison has 'Human:', 'Assistant:' and its thoughts, 'Human:' and 'So the answer is: (A)'"
+        )
+    return found[1], found[2].strip(), found[3]
 
 
 def direct(text: str) -> str:

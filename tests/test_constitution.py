@@ -114,7 +114,7 @@ def test_forms_of_the_papers_kind_load(tmp_path: Path) -> None:
         "c": ["\nChoose. Options:"],
         "f": [f"{example}\n\nHuman:", example.replace(": b", ": bb")],
         "r": [{"prompt": "\n\nHuman: Q\n\nAssistant:", "corrects": ["A"], "incorrects": ["B"]}],
-        "p": [{"prompt": "\n\nHuman: Consider\n\n{}\n (A) [[[x]]]\n\nAssistant: Let's."}],
+        "p": [{"prompt": "\n\nHuman: Consider\n\n{}\n (A) [[[x]]]\n\nAssistant: Let's.\n\nHuman:\nSo the answer is: (A)"}],
     }
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))

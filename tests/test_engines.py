@@ -64,7 +64,9 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(tiny: str, monk
         return forward(*args, **more)
 
     monkeypatch.setattr(engine.model, "forward", counted)
-    assert by_number(engine.generate(feed(shared))) == want
+    got = by_number(engine.generate(feed(shared)))
+    assert [replace(done, reused_tokens=0) for done in got] == want
+    assert sorted(done.reused_tokens for done in got) == [0] * 2 + [50] * 11
     assert widths.count((1, 50)) == 2
     assert max(columns for _, columns in widths) <= 60  # and no prompt's beginning goes forward with it
     options = {"A": 65, "B": 66}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cai_cli import feedback, prompts, records, seeds
 from cai_cli.constitution import Principle
+from cai_cli.feedback import Reading
 
 ASK = {"id": "a", "prompt": "Hello?"}
 OPEN = {**ASK, "response": "Hi.", "rounds": [{"principle": "p", "critique": "c"}]}
@@ -96,7 +97,8 @@ def test_text_cannot_begin_a_turn_of_a_transcript(marker: str) -> None:
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_label_is_the_mean_of_both_orders(ab: float, ba: float) -> None:
     pair = {"id": "a", "prompt": "Hello?", "responses": ["first", "second"], "extra": 1}
-    got = feedback.preference(pair, 0, 1, "kind", ab, ba, {})
+    readings = [Reading((0, 1), Principle("kind", compare="x"), order, p_first=p) for order, p in (("ab", ab), ("ba", ba))]
+    got = feedback.preference(pair, (0, 1), feedback.judgement(readings), {})
     favours_first = (ab + ba) / 2 >= 0.5
     assert got["chosen"][0]["content"] == ("first" if favours_first else "second")
     assert got["rejected"][0]["content"] == ("second" if favours_first else "first")

@@ -83,14 +83,18 @@ def test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte(
     assert len({row["rounds"][0]["principle"] for row in rows}) > 3
 
 
-def test_rounds_in_one_process_equal_chained_commands_byte_for_byte(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
-    names = [tmp_path / f"{i}.jsonl" for i in range(6)]
+@pytest.mark.parametrize(("format", "rounds"), [("chat", 2), ("hh", 3)])
+def test_rounds_in_one_process_equal_chained_commands_byte_for_byte(
+    here: Here, prompts: str, tiny: str, tmp_path: Path, format: str, rounds: int
+) -> None:
+    how = ("-m", tiny, *EXACT, "--format", format, "--few-shot", 1, "--retry", 1)
+    names = [tmp_path / f"{i}.jsonl" for i in range(2 * rounds + 1)]
     here("sample", prompts, "-m", tiny, *EXACT, "-o", names[0])
-    for i, command in enumerate(["critique", "revise", "critique", "revise"]):
-        here(command, names[i], "-m", tiny, *EXACT, "--few-shot", 1, "--retry", 1, "-o", names[i + 1])
-    here("revise", names[0], "-m", tiny, *EXACT, "--few-shot", 1, "--retry", 1, "--from-response", "--rounds", 2, "-o", names[5])
-    assert names[5].read_bytes() == names[4].read_bytes()
-    assert any(entry["flags"] for row in read_jsonl(names[5]) for entry in row["rounds"])  # eight tokens are few
+    for i, command in enumerate(["critique", "revise"] * rounds):
+        here(command, names[i], *how, "-o", names[i + 1])
+    here("revise", names[0], *how, "--from-response", "--rounds", rounds, "-o", tmp_path / "whole.jsonl")
+    assert (tmp_path / "whole.jsonl").read_bytes() == names[-1].read_bytes()
+    assert any(entry["flags"] for row in read_jsonl(names[-1]) for entry in row["rounds"])  # eight tokens are few
 
 
 def test_a_flagged_text_is_sampled_again(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ def test_labels_are_kept_per_order_and_identical_answers_are_marked(here: Here, 
          {"id": "c", "prompt": "Hello?", "responses": ["two", "one"]}],
     )  # fmt: skip
     out = tmp_path / "out.jsonl"
-    here("label", pairs, "-m", tiny, *EXACT[:3], "-o", out)
+    here("label", pairs, "-m", tiny, *EXACT[:3], "--few-shot", 0, "-o", out)
     a, same, c = read_jsonl(out)
     assert (same["p_chosen"], same["label"]["identical"], same["chosen"][0]["content"]) == (0.5, True, "same")
     assert a["p_chosen"] == pytest.approx(max(a["label"]["p_first"], 1 - a["label"]["p_first"]))
@@ -197,7 +201,7 @@ def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: dict
     for i, line in enumerate(lines):
         meta = json.loads(line)["meta"]["response"]
         input_line = jsonl.Line(i + 1, raw[i], None)
-        unfinished.write(stage._digest(input_line), [json.loads(line)], [], (meta["prompt_tokens"], meta["completion_tokens"]))
+        unfinished.write(stage._digest(input_line), [json.loads(line)], [], (meta["prompt_tokens"], meta["completion_tokens"], 0))
     unfinished.close()
     if torn:
         partial = Path(f"{out}.partial")
@@ -240,7 +244,7 @@ def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(
 ) -> None:
     """Cut the three files anywhere, reopen, write the rest: the result is that of an undisturbed run."""
     entries = [
-        (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(asides)], (i, 1))
+        (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(asides)], (i, 1, 2 * i))
         for i, (outs, asides) in enumerate(shape)
     ]
     shutil.rmtree(tmp_path / "w", ignore_errors=True)
@@ -259,6 +263,7 @@ def test_whatever_a_kill_leaves_nothing_is_lost_twice_or_doubled(
         again.write(*entry)
     assert again.counts.records_in == len(entries)
     assert again.counts.prompt_tokens == sum(entry[3][0] for entry in entries)
+    assert again.counts.reused_tokens == sum(entry[3][2] for entry in entries)
     again.finish({})
     again.close()
     assert read_jsonl(out) == [record for entry in entries for record in entry[1]]
@@ -271,7 +276,7 @@ def test_what_a_finished_run_left_beside_its_output_is_not_resumed(tmp_path: Pat
     """A kill after the last rename leaves the unfinished run's manifest and journal."""
     out = tmp_path / "x"
     first = outputs.FileOutput(str(out), {"a": 1})
-    first.write("d0", [{"r": 1}], [], (1, 1))
+    first.write("d0", [{"r": 1}], [], (1, 1, 0))
     first.close()
     first.partial.rename(out)
     again = outputs.FileOutput(str(out), {"a": 2})
@@ -283,8 +288,8 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(tmp_path: Path, monke
     """The lines set aside are in place already, the output not yet."""
     out = tmp_path / "x"
     first = outputs.FileOutput(str(out), {"a": 1})
-    first.write("d0", [{"r": 1}], [], (1, 1))
-    first.write("d1", [], [{"x": 1}], (1, 1))
+    first.write("d0", [{"r": 1}], [], (1, 1, 0))
+    first.write("d1", [], [{"x": 1}], (1, 1, 0))
 
     def killed(source: Path, target: Path, replace: Any = os.replace) -> None:
         if target == out:

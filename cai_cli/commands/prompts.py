@@ -37,7 +37,7 @@ _LEAD = re.compile(r"(?:[-*•]\s+|\d+[.)]\s+)?(?:(?:Message|Human|User):\s*)?")
 
 
 class Fresh:
-    """Keeps prompts that are new, until there are enough. See `stage.Sieve`."""
+    """Keeps prompts that are new, until there are enough. See `stage.Observer`."""
 
     def __init__(self, seeds: list[str], wanted: int) -> None:
         self.seen, self.wanted, self.kept = [clean.words(seed) for seed in seeds], wanted, 0
@@ -55,6 +55,10 @@ class Fresh:
         self.seen.append(words)
         self.kept += 1
         return None
+
+    def summary(self) -> Record:
+        """How many are new."""
+        return {"kept": self.kept}
 
 
 def tidy(text: str) -> str:
@@ -82,7 +86,7 @@ def app(
     kinds = {str(record.get("kind", "")) for record in records}
     kind = {"kind": kinds.pop()} if len(kinds) == 1 and "" not in kinds else {}
     s, source = sampling.seed, digest(seeds)
-    sieve = Fresh([text for _, text in seeds], n)
+    fresh = Fresh([text for _, text in seeds], n)
 
     def lines() -> Iterator[Line]:
         for number in range(n * ATTEMPTS):
@@ -100,8 +104,8 @@ def app(
 
     files.limit = None  # it was of the seeds
     window = min(n, stage.WINDOW)  # what is in flight when there are enough is lost
-    session.run("prompts", lambda record: None, program, lines=lines, sieve=sieve, window=window, n=n, seeds=source)
-    if sieve.kept < n and files.dry_run is None:
+    session.run("prompts", lambda record: None, program, lines=lines, observer=fresh, window=window, n=n, seeds=source)
+    if fresh.kept < n and files.dry_run is None:
         streams.warn(
-            f"prompts: only {sieve.kept} of {n} are new after {n * ATTEMPTS} attempts; give more seeds, or another model"
+            f"prompts: only {fresh.kept} of {n} are new after {n * ATTEMPTS} attempts; give more seeds, or another model"
         )

@@ -18,6 +18,7 @@ from typer import Option
 from cai_cli import manifest, models, prompts, stage
 from cai_cli.commands.options import IO, Dtype, Format, command, require_input
 from cai_cli.engines.base import Request
+from cai_cli.inputs import Check
 from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
 from cai_cli.records import preference_error, rounds_error, texts_error
@@ -59,6 +60,38 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
     return result
 
 
+class Scoring:
+    """A preference model and how it's run. Nothing but its tokenizer is loaded until a record needs it."""
+
+    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str) -> None:
+        """InputError where the model is no preference model."""
+        models.share_cores()
+        from cai_cli.engines.preference import require_preference_model
+        from cai_cli.tokens import Renderer
+
+        require_input(files.input)
+        self.files, self.model, self.dtype, self.batch_size = files, model, dtype, batch_size
+        self.folder = models.resolve(model)
+        require_preference_model(self.folder)
+        self.renderer = Renderer(models.load_tokenizer(self.folder))
+        self.format = self.renderer.format(format)
+
+    def open(self) -> Any:
+        """Load the weights."""
+        from cai_cli.engines.preference import PreferenceModel
+
+        return PreferenceModel(self.folder, self.dtype, self.batch_size)
+
+    def run(self, name: str, check: Check, program: stage.Program, observer: stage.Observer | None = None) -> None:
+        """Run a step over the input."""
+        sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
+        options = {"model": sha, "dtype": self.dtype, "format": self.format}
+        about = {"model": {"name": self.model, "sha256": sha}}
+        context = models.context_length(self.folder)
+        job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer)
+        stage.run(job, stage.Files(**asdict(self.files)))
+
+
 @command(
     "Score every text of each record with a preference model: `scores`, raw.",
     "cai score responses.jsonl -m runs/demo/pm -o scored.jsonl",
@@ -73,32 +106,11 @@ def app(
     format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
 ) -> None:
     """Score records."""
-    models.share_cores()
-    from cai_cli.engines.preference import PreferenceModel, require_preference_model
-    from cai_cli.tokens import Renderer
-
-    require_input(files.input)
-    folder = models.resolve(model)
-    require_preference_model(folder)
-    renderer = Renderer(models.load_tokenizer(folder))
-    chosen = renderer.format(format.value)
+    scoring = Scoring(files, model, dtype.value, batch_size, format.value)
 
     def program(record: Record) -> Generator[list[Request], list[Any], list[Record]]:
-        read = texts(record, chosen)
-        results = yield [renderer.judgement(prompt) for _, prompt in read]
+        read = texts(record, scoring.format)
+        results = yield [scoring.renderer.judgement(prompt) for _, prompt in read]
         return [{**record, "scores": gathered([field for field, _ in read], [result.score for result in results])}]
 
-    sha = manifest.hash_model(folder) if files.dry_run is None else ""
-    options = {"model": sha, "dtype": dtype.value, "format": chosen}
-    about = {"model": {"name": model, "sha256": sha}}
-    job = stage.Job(
-        "score",
-        check,
-        program,
-        lambda: PreferenceModel(folder, dtype.value, batch_size),
-        models.context_length(folder),
-        options,
-        about,
-        model,
-    )
-    stage.run(job, stage.Files(**asdict(files)))
+    scoring.run("score", check, program)

@@ -78,7 +78,7 @@ class Session:
         program: stage.Program,
         constitution: Constitution | None = None,
         lines: Callable[[], Iterator[Line]] | None = None,
-        sieve: stage.Sieve | None = None,
+        observer: stage.Observer | None = None,
         window: int = stage.WINDOW,
         **extra: Any,
     ) -> None:
@@ -104,6 +104,6 @@ class Session:
         about["seed"] = self.sampling.seed
         context = models.context_length(self.folder)
         job = stage.Job(
-            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, sieve
+            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer
         )
         stage.run(job, stage.Files(**asdict(self.files), window=window))

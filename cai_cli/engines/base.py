@@ -43,13 +43,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated text. `finish` is "stop" (an end token or a stop string) or "length"."""
+    """A generated text. `finish` is "stop" (an end token or a stop string) or "length".
+
+    `reused_tokens` of the prompt's were not computed for it, here as in every result: another request had the same beginning.
+    """
 
     text: str
     finish: str
     seed: int
     prompt_tokens: int
     completion_tokens: int
+    reused_tokens: int = 0
 
     def meta(self) -> dict[str, str | int]:
         """What a record keeps of how its text came about."""
@@ -68,6 +72,7 @@ class Choice:
     logprobs: dict[str, float]
     prompt_tokens: int
     completion_tokens: int = 0
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Score:
     score: float
     prompt_tokens: int
     completion_tokens: int = 0
+    reused_tokens: int = 0
 
 
 Result = Completion | Choice | Score

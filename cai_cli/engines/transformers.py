@@ -80,6 +80,7 @@ class _Row:
     key: Key
     request: Request
     tokens: list[int] = field(default_factory=list)
+    reused: int = 0
     finished: bool = False
 
 
@@ -160,7 +161,9 @@ class TransformersEngine:
             free = self.batch_size - len(live)
             if pool.waiting and (cache is None or (changeable and free >= max(1, self.batch_size // 4))):
                 new = [_Row(*entry) for entry in pool.take(free)]
-                logits, new_cache, new_mask = self._prefill([row.request for row in new])
+                logits, new_cache, new_mask, reused = self._prefill([row.request for row in new])
+                for row, count in zip(new, reused, strict=True):
+                    row.reused = count
                 if cache is None:
                     cache, mask, rows = new_cache, new_mask, new
                 else:
@@ -193,11 +196,12 @@ class TransformersEngine:
         return torch.cat([torch.nn.functional.pad(part, (columns - part.shape[1], 0)) for part in parts])
 
     @torch.inference_mode()
-    def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor]:
-        """(logits of the next token [rows, vocabulary], cache, mask [rows, columns]) of left-padded prompts.
+    def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor, list[int]]:
+        """(logits of the next token [rows, vocabulary], cache, mask [rows, columns], reused tokens) of left-padded prompts.
 
         The beginning that all of them share comes first, then each one's padding and its own tokens.
         """
+        known = tuple(lead_of(requests[0])) in self._leads
         lead, cache = self._lead(requests[0])
         own = [request.ids[lead:] for request in requests]
         columns = max(map(len, own))
@@ -216,7 +220,7 @@ class TransformersEngine:
             use_cache=True,
             logits_to_keep=1,
         )
-        return out.logits[:, -1], cache, mask
+        return out.logits[:, -1], cache, mask, [lead if known or i else 0 for i in range(len(requests))]
 
     @torch.inference_mode()
     def _lead(self, request: Request) -> tuple[int, kv.Cache]:
@@ -272,7 +276,7 @@ class TransformersEngine:
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        return Completion(text, finish, request.seed, len(request.ids), len(tokens))
+        return Completion(text, finish, request.seed, len(request.ids), len(tokens), row.reused)
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         """Log probabilities of each request's options as the next token: one pass a batch."""
@@ -281,11 +285,12 @@ class TransformersEngine:
             pool.fill()
             if not (batch := pool.take(self.batch_size)):
                 return
-            logits, _, _ = self._prefill([request for _, request in batch])
+            logits, _, _, reused = self._prefill([request for _, request in batch])
             logprobs = torch.log_softmax(logits.float(), -1)
-            for row, (key, request) in zip(logprobs, batch, strict=True):
+            for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
                 options = request.options or {}
-                yield key, Choice({name: float(row[token]) for name, token in options.items()}, len(request.ids))
+                chosen = {name: float(row[token]) for name, token in options.items()}
+                yield key, Choice(chosen, len(request.ids), reused_tokens=count)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

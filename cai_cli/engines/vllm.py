@@ -128,7 +128,8 @@ class VllmEngine:
         for key, request, output in self._drive(feed, params):
             result = output.outputs[0]
             finish = "length" if result.finish_reason == "length" else "stop"
-            yield key, Completion(result.text, finish, request.seed, len(request.ids), len(result.token_ids))
+            lengths = len(request.ids), len(result.token_ids), output.num_cached_tokens or 0
+            yield key, Completion(result.text, finish, request.seed, *lengths)
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         """Log probabilities of each request's options as the next token: one prefill each."""
@@ -146,4 +147,5 @@ class VllmEngine:
         for key, request, output in self._drive(feed, params):
             found = output.outputs[0].logprobs[0]
             options = request.options or {}
-            yield key, Choice({name: float(found[token].logprob) for name, token in options.items()}, len(request.ids))
+            logprobs = {name: float(found[token].logprob) for name, token in options.items()}
+            yield key, Choice(logprobs, len(request.ids), reused_tokens=output.num_cached_tokens or 0)

@@ -1,0 +1,109 @@
+"""Several judges' results side by side: what `cai eval choice` wrote of each.
+
+cai eval judges direct=judged.jsonl reasoned=judged-cot.jsonl --plot calibration.png
+
+The plot is the paper's figure 9: how often a judge is right, against how sure it is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from rich.table import Table
+from rich.text import Text
+from typer import Argument, Option
+
+from cai_cli import jsonl, streams
+from cai_cli.commands.eval_scores import in_all, named
+from cai_cli.errors import InputError
+from cai_cli.evaluation import calibration
+from cai_cli.jsonl import Record
+from cai_cli.outputs import source, write_file
+from cai_cli.records import read_with_ids
+
+COLUMNS = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier", "ece": "ECE"}
+
+
+def read_judged(path: str) -> dict[str, float]:
+    """{id: the probability that the pair's right answer was given}. InputError where a record lacks it."""
+    found = {}
+    for record in read_with_ids(path):
+        judged = record.get("judged")
+        p = judged.get("p_correct") if isinstance(judged, dict) else None
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise InputError(f"{path}: record {record['id']} has no 'judged.p_correct'; `cai eval choice` writes it")
+        found[record["id"]] = float(p)
+    if not found:
+        raise InputError(f"{path}: holds no records")
+    return found
+
+
+def row(name: str, values: list[float], seed: int = 0) -> Record:
+    """A judge's measures with their intervals, and the points of its reliability curve."""
+    import numpy as np
+
+    found = {
+        key: dict(zip(("value", "low", "high"), three, strict=True)) for key, three in calibration.measures(values, seed).items()
+    }
+    return {"judge": name, "pairs": len(values), **found, "reliability": calibration.reliability(np.asarray(values))}
+
+
+def table(rows: list[Record]) -> Table:
+    """The rows for a terminal."""
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown.add_column("judge")
+    shown.add_column("pairs", justify="right")
+    for title in COLUMNS.values():
+        shown.add_column(title, justify="right")
+        shown.add_column("95% interval", justify="right")
+    for entry in rows:
+        cells = [[f"{m['value']:.3f}", f"{m['low']:.3f} to {m['high']:.3f}"] for m in (entry[key] for key in COLUMNS)]
+        shown.add_row(Text(entry["judge"]), str(entry["pairs"]), *(cell for both in cells for cell in both))
+    return shown
+
+
+def plot(rows: list[Record], path: str) -> None:
+    """A reliability curve a judge, points as large as their bins are full, as PNG, SVG or PDF by the path's ending."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 5), dpi=110)
+    axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
+    for entry in rows:
+        points = entry["reliability"]
+        x, y = [p["confidence"] for p in points], [p["accuracy"] for p in points]
+        [line] = axes.plot(x, y, linewidth=1.2, label=f"{entry['judge'].replace('$', '')} (ECE {entry['ece']['value']:.2f})")
+        axes.scatter(x, y, s=[8 + 120 * p["count"] / entry["pairs"] for p in points], color=line.get_color())
+    axes.set(xlabel="probability of the answer that the judge prefers", ylabel="how often that answer is right")
+    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.tight_layout()
+        figure.savefig(path)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: the plot can't be written ({problem})") from None
+    finally:
+        pyplot.close(figure)
+
+
+def judges(
+    files: Annotated[list[str], Argument(metavar="NAME=FILE...", help="What `cai eval choice` wrote, of each judge.")],
+    plot_to: Annotated[
+        str | None, Option("--plot", metavar="FILE.png", help="Draw the judges' reliability curves (also .svg, .pdf).")
+    ] = None,
+    seed: Annotated[int, Option("--seed", help="Of the bootstrap.")] = 0,
+    output: Annotated[str | None, Option("--output", "-o", help="Also write the rows as JSONL.")] = None,
+) -> None:
+    """Compare judges."""
+    paths = named(files)
+    found = {name: read_judged(path) for name, path in paths.items()}
+    shared = in_all(list(found.values()))
+    rows = [row(name, [values[i] for i in shared], seed) for name, values in found.items()]
+    if output:
+        write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": [source(path) for path in paths.values()]})
+    if plot_to:
+        plot(rows, plot_to)
+    streams.print_table(table(rows))
