@@ -17,7 +17,7 @@ from typing import Any
 from cai_cli import jsonl, transcripts
 from cai_cli.errors import InputError
 from cai_cli.jsonl import Record
-from cai_cli.records import Messages, prompt_error
+from cai_cli.records import Messages, preference_error, prompt_error, sides
 
 ROLES_NOTE = "a role comes twice in a row: kept as it is in transcripts, merged for chat templates"
 _RED_TEAM_FIELDS = ("task_description", "rating", "tags", "min_harmlessness_score_transcript")
@@ -54,6 +54,47 @@ def hh_rlhf(path: str) -> Iterator[Item]:
             if not transcripts.messages(line.record[side])[-1]["content"]:
                 notes.append(f"the answer of '{side}' is empty")
         yield _item(line.number, {"prompt": prompt}, "; ".join(notes))
+
+
+def hh_rlhf_preferences(path: str, p_chosen: float) -> Iterator[Item]:
+    """The same pairs as preferences; one whose answer is empty is an error, since nothing can be learnt from it."""
+    for line in jsonl.read_lines(path):
+        if line.record is None:
+            raise jsonl.bad_line(path, line.number, line.error or "")
+        try:
+            prompt = transcripts.pair_prompt(line.record)
+        except ValueError as problem:
+            yield Item(line.number, error=str(problem))
+            continue
+        answers = [transcripts.messages(line.record[side])[-1]["content"] for side in ("chosen", "rejected")]
+        yield _preference(line.number, prompt, answers, p_chosen, ROLES_NOTE if transcripts.repeats_role(prompt) else "", {})
+
+
+def preferences(path: str, p_chosen: float) -> Iterator[Item]:
+    """TRL's preference rows (strings or messages, `prompt` apart or within both sides); a `p_chosen` of their own stays."""
+    for line in jsonl.read_lines(path):
+        if line.record is None:
+            raise jsonl.bad_line(path, line.number, line.error or "")
+        try:
+            if error := preference_error(line.record):
+                raise ValueError(error)
+            prompt, *answers = sides(line.record)
+        except ValueError as problem:
+            yield Item(line.number, error=str(problem))
+            continue
+        kept = {key: value for key, value in line.record.items() if key not in ("prompt", "chosen", "rejected")}
+        yield _preference(line.number, prompt, answers, p_chosen, "", kept)
+
+
+def _preference(number: int, prompt: Messages, answers: list[str], p_chosen: float, note: str, kept: Record) -> Item:
+    """An item that is a preference record: our form, whatever the form it came in."""
+    if empty := [side for side, text in zip(("chosen", "rejected"), answers, strict=True) if not text.strip()]:
+        return Item(number, error=f"the answer of '{empty[0]}' is empty")
+    if answers[0] == answers[1]:
+        return Item(number, error="both answers are the same")
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in answers)
+    record = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "p_chosen": p_chosen, **kept}
+    return _item(number, record, note)
 
 
 def red_team_attempts(path: str) -> Iterator[Item]:

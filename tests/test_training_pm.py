@@ -150,3 +150,13 @@ def test_goes_on_from_a_preference_model_and_refuses_others(tiny: str, tiny_pm: 
     bad = write_jsonl(tmp_path / "bad.jsonl", [pair(1, 0.9, chosen="word " * 300)])
     with pytest.raises(InputError, match="every row was set aside"):
         pm.train(settings([bad], tiny, tmp_path / "out2"))
+
+
+def test_a_preference_counts_by_its_weight(tiny: str, tmp_path: Path) -> None:
+    """Of weight 0 it teaches nothing: the other side of the same pair is learnt as if it were alone."""
+    rows = [{**pair(1, 1.0), "weight": 1.0}, {**pair(2, 1.0, "No idea, go away.", "It is good."), "weight": 0}]
+    pm.train(settings([write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=40, lr=3e-3, batch_size=2))
+    assert predictions(tmp_path / "out", rows[:1])[0] > 0.9
+    assert read_jsonl(tmp_path / "out" / "metrics.jsonl")[-1]["loss"] < 0.1
+    with pytest.raises(InputError, match="'weight' must be a number"):
+        pm.train(settings([write_jsonl(tmp_path / "bad.jsonl", [{**pair(1, 1.0), "weight": -1}])], tiny, tmp_path / "out2"))

@@ -114,23 +114,45 @@ def sft(
     app,
     "preferences",
     "Preferences as `prompt`, `chosen` and `rejected` messages, with `p_chosen`.",
-    "cai export preferences preferences.jsonl -o preferences-trl.jsonl",
+    "cai export preferences preferences.jsonl --min-margin 0.05 -o preferences-trl.jsonl",
 )
-def preferences(input: Input = "-", output: Output = "-", limit: Limit = None, quiet: Quiet = False) -> None:
+def preferences(
+    input: Input = "-",
+    output: Output = "-",
+    min_margin: Annotated[
+        float,
+        Option("--min-margin", min=0.0, max=0.5, metavar="M", help="Leave out near-ties: `p_chosen` within less than M of 0.5."),
+    ] = 0.0,
+    weigh: Annotated[
+        bool, Option("--weigh", help="Add a `weight`, 2 |p_chosen - 0.5|, by which `cai train-pm` counts a preference.")
+    ] = False,
+    limit: Limit = None,
+    quiet: Quiet = False,
+) -> None:
     """Export."""
     require_input(input)
-    count = 0
+    counts: Counter[str] = Counter()
 
     def rows() -> Iterator[bytes]:
-        nonlocal count
         for record in read_with_ids(input, limit, preference_error):
-            count += 1
+            p = record.get("p_chosen", 1.0)
+            if abs(p - 0.5) < min_margin - 1e-9:  # 0.6 is 0.1 from a half, whatever its last bit says
+                counts["ties" if p == 0.5 else "near-ties"] += 1
+                continue
+            counts["rows"] += 1
             row = {"id": record["id"], **({"prompt": as_messages(record["prompt"])} if "prompt" in record else {})}
             row |= {side: _side(record, side) for side in ("chosen", "rejected")}
-            yield encode({**row, "p_chosen": record.get("p_chosen", 1.0)})
+            weight = {"weight": record["weight"]} if "weight" in record else {}
+            if weigh:
+                weight = {"weight": 2 * abs(p - 0.5) * record.get("weight", 1.0)}
+                counts["ties of weight 0"] += p == 0.5
+            yield encode({**row, "p_chosen": p, **weight})
 
-    outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)]})
-    streams.say(f"cai export: {count} preferences", quiet)
+    outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)], "counts": counts})
+    left_out = [f"{counts[kind]} {kind}" for kind in ("ties", "near-ties") if counts[kind]]
+    more = f"; {' and '.join(left_out)} left out" if left_out else ""
+    more += f"; {counts['ties of weight 0']} ties have weight 0" if counts["ties of weight 0"] else ""
+    streams.say(f"cai export: {counts['rows']} preferences{more}", quiet)
 
 
 def _side(record: Record, side: str) -> object:

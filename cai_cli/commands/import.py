@@ -1,10 +1,14 @@
-"""Turn other people's data into prompt records.
+"""Turn other people's data into prompt records, or into preferences.
 
     cai import hh-rlhf harmless-base.jsonl.gz -o prompts.jsonl
+    cai import hh-rlhf helpful-base.jsonl.gz --preferences -o helpful.jsonl
     cai import csv prompts.csv --column question -o prompts.jsonl
 
-A prompt that came before is left out; an entry that is malformed is set aside and named by its line, with what is
-wrong with it. hh-rlhf's prompt is everything up to the last assistant's turn. Files ending in .gz are read through gzip.
+The paper's helpfulness comparisons come from people: --preferences keeps hh-rlhf's pairs as such, `preferences` takes
+TRL's files, with a `p_chosen` of 1, or less by --smoothing.
+
+What came before is left out; an entry that is malformed is set aside and named by its line, with what is wrong with it.
+hh-rlhf's prompt is everything up to the last assistant's turn. Files ending in .gz are read through gzip.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ NAMED = 10
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 Column = Annotated[str, Option("--column", help="The column that holds the prompt.")]
+Smoothing = Annotated[
+    float, Option("--smoothing", min=0.0, max=0.5, help="Of preferences: `p_chosen` is 1 less this; 0.5 says nothing.")
+]
 
 
 @app.callback()
@@ -68,12 +75,13 @@ def take(
         if item.record is None:
             name_it("set_aside", "set aside", item, item.error)
             continue
-        content = digest(item.record["prompt"])
+        whole = [item.record[key] for key in ("prompt", "chosen", "rejected") if key in item.record]
+        content = digest(whole if len(whole) > 1 else whole[0])  # of preferences many share a prompt
         if content in seen:
             counts["repeated"] += 1
             continue
-        given = {"id": item.record.get("id") or f"{prefix}-{content[:12]}", **({"kind": files.kind} if files.kind else {})}
-        record = {**given, **item.record}
+        record = {"id": f"{prefix}-{content[:12]}", **item.record, **({"kind": files.kind} if files.kind else {})}
+        record["id"] = record["id"] or f"{prefix}-{content[:12]}"
         if error := ids.error(record, item.number):
             name_it("set_aside", "set aside", item, error)
             continue
@@ -83,18 +91,18 @@ def take(
         counts["records_out"] += 1
         yield record
     if counts["set_aside"] and not counts["records_out"]:
-        raise InputError(f"{files.input}: nothing in it is a prompt of this form; is it another form of data?")
+        raise InputError(f"{files.input}: nothing in it is of this form; is it another form of data?")
 
 
-def run(form: str, prefix: str, items: Iterator[Item], files: Files) -> None:
-    """Write the records of the items, and say what came of them. `form` is what an entry is called."""
+def run(form: str, prefix: str, items: Iterator[Item], files: Files, what: str = "prompts") -> None:
+    """Write the records of the items, and say what came of them. `form` is what an entry is called, `what` a record."""
     counts = dict.fromkeys(("records_in", "records_out", "set_aside", "repeated", "odd"), 0)
     about: dict[str, Any] = {"step": "import", "inputs": [outputs.source(files.input)], "counts": counts}
     rejected: list[Record] = []
     outputs.write_file(files.output, map(jsonl.encode, take(form, prefix, items, files, counts, rejected)), about, rejected)
-    kinds = (("repeated", "repeated prompts left out"), ("set_aside", "set aside"), ("odd", "kept that are odd"))
+    kinds = (("repeated", f"repeated {what} left out"), ("set_aside", "set aside"), ("odd", "kept that are odd"))
     notes = [f"{counts[key]} {text}" for key, text in kinds if counts[key]]
-    lead = f"cai import: {counts['records_out']} prompts of {counts['records_in']} {form}s"
+    lead = f"cai import: {counts['records_out']} {what} of {counts['records_in']} {form}s"
     streams.say("; ".join([lead, *notes]), files.quiet)
 
 
@@ -102,12 +110,34 @@ def run(form: str, prefix: str, items: Iterator[Item], files: Files) -> None:
     app,
     "hh-rlhf",
     "Anthropic's hh-rlhf: pairs of transcripts. The prompt is everything up to the last assistant's turn.",
-    "cai import hh-rlhf harmless-base.jsonl.gz --kind red-team --limit 200 -o prompts.jsonl",
+    "cai import hh-rlhf harmless-base.jsonl.gz --kind red-team --limit 200 -o prompts.jsonl\n"
+    "cai import hh-rlhf helpful-base.jsonl.gz --preferences -o helpful-preferences.jsonl",
 )
-def hh_rlhf(files: Files) -> None:
+def hh_rlhf(
+    files: Files,
+    preferences: Annotated[bool, Option("--preferences", help="Keep the pairs, as preferences by people.")] = False,
+    smoothing: Smoothing = 0.0,
+) -> None:
     """Import."""
     require_input(files.input)
-    run("line", "hh", importers.hh_rlhf(files.input), files)
+    if preferences:
+        run("line", "hh", importers.hh_rlhf_preferences(files.input, 1 - smoothing), files, "preferences")
+    elif smoothing:
+        raise InputError("--smoothing is of preferences; give --preferences as well")
+    else:
+        run("line", "hh", importers.hh_rlhf(files.input), files)
+
+
+@add_command(
+    app,
+    "preferences",
+    "Preferences of TRL's forms: `chosen` and `rejected` as strings beside a `prompt`, or as messages with one or without.",
+    "cai import preferences comparisons.jsonl --smoothing 0.1 -o preferences.jsonl",
+)
+def preferences(files: Files, smoothing: Smoothing = 0.0) -> None:
+    """Import."""
+    require_input(files.input)
+    run("line", "pr", importers.preferences(files.input, 1 - smoothing), files, "preferences")
 
 
 @add_command(

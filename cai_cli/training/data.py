@@ -94,10 +94,10 @@ def sources(files: list[str]) -> list[Source]:
             found.append(Source(name))
             continue
         if not 0 < found[-1].weight < 1e6:
-            raise InputError(f"{name}: the weight after = must be a positive number")
+            raise InputError(f"{name}: the number after = must be positive, and below a million")
     for source in found:
         if source.path == "-":
-            raise InputError("a trainer reads its files more than once, so it can't read standard input; give a file")
+            raise InputError("this command reads its files more than once, so standard input won't do; give a file")
         jsonl.open_input(source.path).close()
     return found
 
@@ -241,12 +241,12 @@ def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messa
 
 
 def preference_example(renderer: Renderer, format: str, record: Record, longest: int) -> Record:
-    """`chosen_ids`, `rejected_ids` and `p_chosen` (1 where the row has none)."""
+    """`chosen_ids`, `rejected_ids`, `p_chosen` and `weight` (1 where the row has none)."""
     pair = {f"{side}_ids": renderer.judgement(prompts.judged_side(record, side, format)).ids for side in ("chosen", "rejected")}
     if not all(pair.values()):
         raise SetAside("one of its answers is empty")
     require_fit(max(map(len, pair.values())), longest)
-    return {**pair, "p_chosen": float(record.get("p_chosen", 1.0))}
+    return {**pair, **{name: float(record.get(name, 1.0)) for name in ("p_chosen", "weight")}}
 
 
 def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
