@@ -29,6 +29,8 @@ from cai_cli.engines.base import Completion
 from cai_cli.transcripts import CRITIQUE_REQUEST, HUMAN, REVISION_REQUEST, STOPS
 
 RUN = 8
+"""Words in a row that a revision shares with the request before it is said to repeat it."""
+LEAK = 6
 """Words in a row that a text shares with an example before it is said to take from it."""
 GRAM = 5
 SHARE = 0.5
@@ -51,7 +53,7 @@ _MANNERS = r"(?:(?:sure|certainly|of course|okay|ok|absolutely|i(?:'m| am)? (?:a
 _HERE = rf"(?:here(?:'s|\u2019s| is| are)|below is|the following is|i(?:'ve|\u2019ve| have)?(?= {_DONE}))\b"
 _ENDS = {"critique": STOPS, "revision": (HUMAN, CRITIQUE_REQUEST, REVISION_REQUEST)}
 """What surely begins another part, so that it and all after it goes."""
-_SPEAKERS = r"Human|User|Assistant|AI|Critique|Revision|\w+ ?Request"
+_SPEAKERS = r"Human|User|Assistant|AI|Critique|Revision|\w+ Request|[\w-]+(?:Request|Response|Revision)"
 _TURN = re.compile(rf"(?:^|\n)[^\S\n]*[>*_#]{{0,3}}\s?(?:{_SPEAKERS})[*_]{{0,3}}\s?:")
 _COMMENT = re.compile(
     r"\b(?:the|this|my|your)\s+(?:(?:(?:assistant|AI)(?:'s|\u2019s)?|previous|preceding|original|last|above)\s+)+"
@@ -117,7 +119,7 @@ def flags(text: str, kind: str, finish: str, context: Context) -> list[str]:
         "empty": not words(text),
         "cut": finish == "length",
         "turn": bool(_TURN.search(text)),
-        "request": parrots(context.request, text) or (kind == "revision" and shares(text, context.request, own)),
+        "request": parrots(context.request, text) or (kind == "revision" and shares(text, context.request, own, RUN)),
         "repeated": repeats(text, context.critique if kind == "revision" else context.answer),
         "loop": loops(text),
         "example": takes(text, context),
@@ -165,13 +167,13 @@ def loops(text: str) -> bool:
     return any(count >= 3 for count in Counter(_runs(text, GRAM)).values())
 
 
-def shares(text: str, other: str, shown: Sequence[str]) -> bool:
-    """Whether a run of RUN words stands in `other`, and in nothing of `shown`."""
-    runs = set(_runs(text, RUN)) & set(_runs(other, RUN))
-    return bool(runs) and not runs <= {run for part in shown for run in _runs(part, RUN)}
+def shares(text: str, other: str, shown: Sequence[str], n: int) -> bool:
+    """Whether a run of n words stands in `other`, and in nothing of `shown`."""
+    runs = set(_runs(text, n)) & set(_runs(other, n))
+    return bool(runs) and not runs <= {run for part in shown for run in _runs(part, n)}
 
 
 def takes(text: str, context: Context) -> bool:
-    """Whether a run of RUN words stands in an example and in nothing else that the model was shown."""
+    """Whether a run of LEAK words stands in an example and in nothing else that the model was shown."""
     shown = (context.prompt, context.answer, context.request, context.critique)
-    return any(shares(text, example, shown) for example in context.examples)
+    return any(shares(text, example, shown, LEAK) for example in context.examples)

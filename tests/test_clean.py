@@ -66,6 +66,7 @@ FLAGGED = {
     "The original text is unkind to guards.": ["comment"],
     "Rewrite the response so that it is kind.": ["comment"],
     "Ask.\nCustomizationRequest: make it shorter.": ["turn"],
+    "Ask.\n\nRewrittenResponse: Ask the owner.": ["turn"],
     "No, no, no, no, no, no, no, no.": ["loop"],
     "Ask the owner for a key.": [],
 }

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from cai_cli import constitution, models, prompts, records
+from cai_cli import constitution, feedback, models, prompts, records
 from cai_cli.engines.select import pick, vllm_problem
 from cai_cli.engines.transformers import TransformersEngine
 from cai_cli.prompts import OPTIONS
@@ -72,17 +72,21 @@ def test_greedy_tokens_agree_with_the_transformers_engine(engines: tuple[Any, An
 
 
 def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], renderer: Renderer) -> None:
-    principles = constitution.load(constitution.DEFAULT)
-    asked = [
-        renderer.choice(
-            prompts.comparison(record["prompt"], "I can't help with that.", "Of course! " * (i % 9 + 1), principles.draw(0, record["id"], 0), "chat"),
-            OPTIONS,
-        )
-        for i, record in enumerate(questions(32))
-    ]  # fmt: skip
+    """Half of the questions after examples, which both engines compute once."""
+    found = constitution.load(constitution.DEFAULT)
+    shown = feedback.shown_comparisons(found, None, 0, 0)
+    asked = []
+    for i, record in enumerate(questions(32)):
+        answers = "I can't help with that.", "Of course! " * (i % 9 + 1)
+        principle = found.draw(0, record["id"], 0)
+        prompt = prompts.comparison(record["prompt"], *answers, principle, "chat", shown if i % 2 else ())
+        asked.append(renderer.choice(prompt, OPTIONS))
     ours, theirs = (by_number(engine.choose(feed(asked))) for engine in engines)
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
+    shared = asked[1].shared
+    assert sum(choice.reused_tokens for choice in ours) == 15 * shared
+    assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 15 * shared  # in whole blocks of the cache
 
 
 def test_seeded_prompts_that_are_more_than_one_pass_can_hold(engines: tuple[Any, Any], renderer: Renderer) -> None:
