@@ -153,7 +153,7 @@ def test_bad_models_and_outputs_are_named(tiny: str, tiny_pm: str, tmp_path: Pat
         ([good], tiny, "full", "exists and holds other files"),
         ([good], tiny, "in.jsonl", "is a file; -o takes a directory"),
         ([str(tmp_path / "gone.jsonl")], tiny, "out", "no such file"),
-        ([f"{good}=0"], tiny, "out", "the weight after = must be a positive number"),
+        ([f"{good}=0"], tiny, "out", "the number after = must be positive"),
         (["-"], tiny, "out", "can't read standard input"),
     ]:
         with pytest.raises(InputError) as caught:

@@ -97,7 +97,7 @@ def sources(files: list[str]) -> list[Source]:
             raise InputError(f"{name}: the number after = must be positive, and below a million")
     for source in found:
         if source.path == "-":
-            raise InputError("this command reads its files more than once, so standard input won't do; give a file")
+            raise InputError("this command reads its files more than once, so it can't read standard input; give a file")
         jsonl.open_input(source.path).close()
     return found
 
