@@ -39,51 +39,57 @@ def _item(number: int, record: Record, note: str = "") -> Item:
     return Item(number, error=error) if error else Item(number, record, note=note)
 
 
-def hh_rlhf(path: str) -> Iterator[Item]:
-    """Pairs of transcripts `chosen` and `rejected`: the prompt is all before the last assistant's turn."""
-    for line in jsonl.read_lines(path):
+def _records(path: str) -> Iterator[tuple[int, Record]]:
+    """(number, record) of the lines of a JSONL file."""
+    return _sound(path, jsonl.read_lines(path))
+
+
+def _sound(path: str, lines: Iterator[jsonl.Line]) -> Iterator[tuple[int, Record]]:
+    for line in lines:
         if line.record is None:
             raise jsonl.bad_line(path, line.number, line.error or "")
+        yield line.number, line.record
+
+
+def hh_rlhf(path: str) -> Iterator[Item]:
+    """Pairs of transcripts `chosen` and `rejected`: the prompt is all before the last assistant's turn."""
+    for number, record in _records(path):
         try:
-            prompt = transcripts.pair_prompt(line.record)
+            prompt = transcripts.pair_prompt(record)
         except ValueError as problem:
-            yield Item(line.number, error=str(problem))
+            yield Item(number, error=str(problem))
             continue
         notes = [ROLES_NOTE] if transcripts.repeats_role(prompt) else []
         for side in ("chosen", "rejected"):
-            if not transcripts.messages(line.record[side])[-1]["content"]:
+            if not transcripts.messages(record[side])[-1]["content"]:
                 notes.append(f"the answer of '{side}' is empty")
-        yield _item(line.number, {"prompt": prompt}, "; ".join(notes))
+        yield _item(number, {"prompt": prompt}, "; ".join(notes))
 
 
 def hh_rlhf_preferences(path: str, p_chosen: float) -> Iterator[Item]:
     """The same pairs as preferences; one whose answer is empty is an error, since nothing can be learnt from it."""
-    for line in jsonl.read_lines(path):
-        if line.record is None:
-            raise jsonl.bad_line(path, line.number, line.error or "")
+    for number, record in _records(path):
         try:
-            prompt = transcripts.pair_prompt(line.record)
+            prompt = transcripts.pair_prompt(record)
         except ValueError as problem:
-            yield Item(line.number, error=str(problem))
+            yield Item(number, error=str(problem))
             continue
-        answers = [transcripts.messages(line.record[side])[-1]["content"] for side in ("chosen", "rejected")]
-        yield _preference(line.number, prompt, answers, p_chosen, ROLES_NOTE if transcripts.repeats_role(prompt) else "", {})
+        answers = [transcripts.messages(record[side])[-1]["content"] for side in ("chosen", "rejected")]
+        yield _preference(number, prompt, answers, p_chosen, ROLES_NOTE if transcripts.repeats_role(prompt) else "", {})
 
 
 def preferences(path: str, p_chosen: float) -> Iterator[Item]:
     """TRL's preference rows (strings or messages, `prompt` apart or within both sides); a `p_chosen` of their own stays."""
-    for line in jsonl.read_lines(path):
-        if line.record is None:
-            raise jsonl.bad_line(path, line.number, line.error or "")
+    for number, record in _records(path):
         try:
-            if error := preference_error(line.record):
+            if error := preference_error(record):
                 raise ValueError(error)
-            prompt, *answers = sides(line.record)
+            prompt, *answers = sides(record)
         except ValueError as problem:
-            yield Item(line.number, error=str(problem))
+            yield Item(number, error=str(problem))
             continue
-        kept = {key: value for key, value in line.record.items() if key not in ("prompt", "chosen", "rejected")}
-        yield _preference(line.number, prompt, answers, p_chosen, "", kept)
+        kept = {key: value for key, value in record.items() if key not in ("prompt", "chosen", "rejected")}
+        yield _preference(number, prompt, answers, p_chosen, "", kept)
 
 
 def _preference(number: int, prompt: Messages, answers: list[str], p_chosen: float, note: str, kept: Record) -> Item:
@@ -122,10 +128,7 @@ def _array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
         except ValueError as problem:
             raise InputError(f"{path}: not valid JSON: {problem}") from None
         return
-    for line in jsonl.parse(io.BytesIO(data)):
-        if line.record is None:
-            raise jsonl.bad_line(path, line.number, line.error or "")
-        yield line.number, line.record
+    yield from _sound(path, jsonl.parse(io.BytesIO(data)))
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:
