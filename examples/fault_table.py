@@ -1,4 +1,4 @@
-"""A Markdown table of what is flagged in files of revisions: a column a file, shares of their rounds.
+"""A Markdown table of what is flagged in files of revisions: a column a file, counts and shares of their rounds.
 
 python examples/fault_table.py runs/faults/*-examples.jsonl
 
@@ -44,7 +44,8 @@ counts = {name: Counter(flag for names in rounds for flag in names) for name, ro
 print("| | " + " | ".join(columns) + " |")
 print("|---|" + "---|" * len(columns))
 print("| rounds | " + " | ".join(str(len(rounds)) for rounds in columns.values()) + " |")
-flawless = (sum(not names for names in rounds) / len(rounds) for rounds in columns.values())
-print("| none of these | " + " | ".join(f"{share:.1%}" for share in flawless) + " |")
-for flag in sorted({flag for found in counts.values() for flag in found}):
-    print(f"| {flag} | " + " | ".join(f"{counts[name][flag] / len(columns[name]):.1%}" for name in columns) + " |")
+for name, rounds in columns.items():
+    counts[name]["none of these"] = sum(not names for names in rounds)
+for flag in ["none of these", *sorted({flag for found in counts.values() for flag in found} - {"none of these"})]:
+    cells = (f"{counts[name][flag]} ({counts[name][flag] / len(rounds):.1%})" for name, rounds in columns.items())
+    print(f"| {flag} | " + " | ".join(cells) + " |")
