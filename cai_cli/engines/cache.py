@@ -53,15 +53,15 @@ class RoomyLayer(DynamicLayer):
     def refill(self, rows: torch.Tensor, drop: int, other: RoomyLayer | None) -> None:
         """See `regroup`."""
         kept = self.keys.shape[-2] - drop
-        columns = max(kept, other.keys.shape[-2]) if other else kept
-        count = len(rows) + (other.keys.shape[0] if other else 0)
+        columns = max(kept, other.keys.shape[-2]) if other is not None else kept
+        count = len(rows) + (0 if other is None else other.keys.shape[0])
         new = []
         for name in ("keys", "values"):
             mine = getattr(self, name)
             room = mine.new_zeros(count, mine.shape[1], columns + SPARE, mine.shape[3])
             for i, row in enumerate(rows.tolist()):
                 room[i, :, columns - kept : columns] = mine[row, :, drop:]
-            if other:
+            if other is not None:
                 theirs = getattr(other, name)
                 room[len(rows) :, :, columns - theirs.shape[-2] : columns] = theirs
             new.append(room)
@@ -105,5 +105,5 @@ def regroup(cache: Cache, rows: torch.Tensor, drop: int, other: Cache | None = N
     Each key and value is copied once: with long prompts a copy costs as much as a few tokens.
     """
     for i, layer in enumerate(_layers(cache)):
-        joined = _layers(other)[i] if other else None
+        joined = None if other is None else _layers(other)[i]
         layer.refill(rows, drop, joined)
