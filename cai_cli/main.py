@@ -21,6 +21,7 @@ COMMANDS = {
     "train-sft": "Fine-tune a model on revisions (SL-CAI).",
     "train-pm": "Train a preference model on soft labels.",
     "rl": "Reinforcement learning against a preference model (RL-CAI).",
+    "train-dpo": "Train a model on preferences directly: the cheap alternative to train-pm and rl.",
     "constitution": "List, show, check and convert constitutions.",
     "prompts": "Make new prompts like those that you have, by few-shot generation.",
     "score": "Score any record's texts with a preference model.",

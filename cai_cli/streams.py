@@ -16,17 +16,20 @@ from typing import IO
 from rich.console import Console, RenderableType
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+process = int(os.environ.get("RANK", 0))
+"""Which process of a run this is, where a trainer runs in several; only the first speaks, but for errors."""
 
 
 def say(message: str, quiet: bool = False) -> None:
     """A line for the person, on standard error, taken literally (no markup from data)."""
-    if not quiet:
+    if not quiet and process == 0:
         console.print(message, markup=False)
 
 
 def warn(message: str) -> None:
     """A warning, on standard error, also under --quiet."""
-    console.print(f"cai: warning: {message}", markup=False, style="yellow")
+    if process == 0:
+        console.print(f"cai: warning: {message}", markup=False, style="yellow")
 
 
 def plural(count: int, name: str) -> str:
@@ -61,8 +64,8 @@ class Progress:
         self.name, self.total, self.done, self.tokens = name, total, 0, 0
         self.start = self.last = time.monotonic()
         self.bar = None
-        self.quiet = quiet
-        if console.is_terminal and not quiet:
+        self.quiet = quiet or process > 0
+        if console.is_terminal and not self.quiet:
             from rich import progress
 
             self.bar = progress.Progress(
@@ -104,4 +107,5 @@ class Progress:
 
 def fail(message: str) -> None:
     """The sentence that a failed command ends with."""
-    console.print(f"cai: {message}", markup=False, style="red")
+    who = f"cai, process {process}" if process else "cai"
+    console.print(f"{who}: {message}", markup=False, style="red")

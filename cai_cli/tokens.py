@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _CUTS = [chr(code) for code in range(0xE000, 0xE100)]
 
 
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 class Renderer:
     """Turns a `Prompt` into the token ids and the text that a model gets."""
 
@@ -112,7 +117,7 @@ class Renderer:
         key = lead.text if lead.messages is None else "\0".join(m["content"] for m in lead.messages)
         if key not in self._leads:
             self._leads[key] = self.render(lead, complete=True)[0]
-        return next((i for i, (a, b) in enumerate(zip(self._leads[key], ids, strict=False)) if a != b), len(self._leads[key]))
+        return common_prefix(self._leads[key], ids)
 
     def plain(self, text: str) -> list[int]:
         """Token ids of a piece of text from a record, with nothing put before or after it."""

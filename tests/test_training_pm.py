@@ -14,7 +14,7 @@ from cai_cli.engines.preference import PreferenceModel
 from cai_cli.errors import InputError
 from cai_cli.tokens import Renderer
 from cai_cli.training import pm
-from cai_cli.training.common import Settings
+from cai_cli.training.settings import Settings
 from tests import tiny as make
 from tests.tiny import read_jsonl, write_jsonl
 

@@ -16,7 +16,7 @@ from cai_cli import models, prompts
 from cai_cli.errors import InputError
 from cai_cli.tokens import Renderer
 from cai_cli.training import data, rl
-from cai_cli.training.common import Settings
+from cai_cli.training.settings import Settings
 from tests.tiny import read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,7 @@ def test_rewards_are_the_preference_models(tiny: str, tiny_pm: str, tmp_path: Pa
     rows = [*asked(5), {"id": "long", "prompt": "word " * 200}]
     good = write_jsonl(tmp_path / "in.jsonl", rows)
     run = settings([good], tiny, tmp_path / "out", max_length=64)
-    rl.train(run, rl.Rollout(tiny_pm, max_tokens=8))
+    rl.train(run, rl.Rollout([tiny_pm], max_tokens=8))
     out = tmp_path / "out"
 
     metrics = read_jsonl(out / "metrics.jsonl")
@@ -62,16 +62,16 @@ def test_rewards_are_the_preference_models(tiny: str, tiny_pm: str, tmp_path: Pa
     assert [entry["record"]["id"] for entry in read_jsonl(out / "rejected.jsonl")] == ["long"]
     assert set((out / "trained-ids.txt").read_text().split()) == {f"q{i}" for i in range(5)}
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["pm"]["name"] == tiny_pm
+    assert [(entry["name"], entry["weight"]) for entry in manifest["pm"]] == [(tiny_pm, 1.0)]
     before, after = AutoModelForCausalLM.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(out)
     assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert models.load_tokenizer(out).chat_template
 
 
-def test_prompts_are_those_of_cai_sample(tiny: str, tiny_pm: str) -> None:
-    renderer, judge = Renderer(models.load_tokenizer(Path(tiny))), Renderer(models.load_tokenizer(Path(tiny_pm)))
+def test_prompts_are_those_of_cai_sample(tiny: str) -> None:
+    renderer = Renderer(models.load_tokenizer(Path(tiny)))
     record = asked(1)[0]
-    example = data.rl_prompt(renderer, "chat", judge, "chat", record, 100, 100)
+    example = data.rl_prompt(renderer, "chat", record, 100)
     assert example["ids"] == renderer.render(prompts.answer(record, "chat"))[0]
     stop = renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert example["ids"].count(stop) == 1  # the template's; the one in the text is text
@@ -80,7 +80,7 @@ def test_prompts_are_those_of_cai_sample(tiny: str, tiny_pm: str) -> None:
 def test_moves_towards_the_reward(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     good = write_jsonl(tmp_path / "in.jsonl", asked(4))
     run = settings([good], tiny, tmp_path / "out", steps=40, batch_size=4, lr=1e-2, format="hh")
-    rl.train(run, rl.Rollout(tiny_pm, kl=0.0, max_tokens=6))
+    rl.train(run, rl.Rollout([tiny_pm], kl=0.0, max_tokens=6))
     rewards = [line["reward"] for line in read_jsonl(tmp_path / "out" / "metrics.jsonl")]
     assert sum(rewards[-8:]) / 8 > sum(rewards[:8]) / 8 + 0.1
 
@@ -104,7 +104,7 @@ def test_a_stopped_run_draws_what_it_would_have_drawn(
 ) -> None:
     good = write_jsonl(tmp_path / "in.jsonl", asked(7))
     options = {"steps": 16, "save_every": 50, "grad_accum": 2}
-    rollout = rl.Rollout(tiny_pm, max_tokens=8)
+    rollout = rl.Rollout([tiny_pm], max_tokens=8)
     rl.train(settings([good], tiny, tmp_path / "whole", **options), rollout)
     interrupt_at(tmp_path / "out.partial" / "metrics.jsonl", 4)
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +119,7 @@ def test_a_stopped_run_draws_what_it_would_have_drawn(
 
 def test_epochs_are_passes_over_the_prompts(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     good = write_jsonl(tmp_path / "in.jsonl", asked(4))
-    rl.train(settings([good], tiny, tmp_path / "out", steps=None, epochs=2.0), rl.Rollout(tiny_pm, max_tokens=2))
+    rl.train(settings([good], tiny, tmp_path / "out", steps=None, epochs=2.0), rl.Rollout([tiny_pm], max_tokens=2))
     assert len(read_jsonl(tmp_path / "out" / "metrics.jsonl")) == 4  # two prompts a step
 
 
@@ -135,5 +135,5 @@ def test_bad_input_is_named(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     ]:
         run = settings(files, model, more.pop("output", tmp_path / "out"), **more)
         with pytest.raises(InputError) as caught:
-            rl.train(run, rl.Rollout(pm, max_tokens=8))
+            rl.train(run, rl.Rollout([pm], max_tokens=8))
         assert message in str(caught.value)

@@ -16,8 +16,9 @@ import pytest
 from cai_cli import models
 from cai_cli.errors import InputError
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data, sft
-from cai_cli.training.common import Settings
+from cai_cli.training import data, sft
+from cai_cli.training import settings as common
+from cai_cli.training.settings import Settings
 from tests.tiny import ROOT, cai, environment, read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,7 +89,8 @@ def test_trains_a_model_that_loads(tiny: str, tmp_path: Path, capsys: pytest.Cap
     ids = {row.record["id"] for row in data.read(data.Source(trl), data.sft_error, None)}
     assert trained < {f"s{i}" for i in range(6)} | ids  # those held out for evaluation aren't among them
     metrics = read_jsonl(out / "metrics.jsonl")
-    assert [line["step"] for line in metrics] == [1, 2, 3]
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3]  # what is held out is measured before the first step too
+    assert set(metrics[0]) == {"step", "epoch", "eval_loss", "eval_token_accuracy", "eval_entropy"}
     assert "eval_loss" in metrics[-1]
     assert not (out / "checkpoints").exists()
     assert not (tmp_path / "out.partial").exists()
@@ -118,7 +120,7 @@ def test_revisions_and_weights(tiny: str, tmp_path: Path) -> None:
 def test_a_run_of_few_steps_learns_from_the_first(tiny: str, tmp_path: Path) -> None:
     sft.train(settings([write_jsonl(tmp_path / "a.jsonl", rows(8))], tiny, tmp_path / "out", steps=1))
     assert [line["learning_rate"] for line in read_jsonl(tmp_path / "out" / "metrics.jsonl")] == [1e-3]
-    few, many = (common.warmup_steps(settings([], tiny, tmp_path, steps=n), sft.WARMUP, 0) for n in (20, 100))
+    few, many = (common.warmup_steps(settings([], tiny, tmp_path, steps=n), 0) for n in (20, 100))
     assert (few, many) == (0, 5)
 
 

@@ -265,7 +265,8 @@ class exit_codes:
         if self.debug:
             traceback.print_exception(problem)
         if isinstance(problem, CaiError):
-            streams.fail(str(problem))
+            if streams.process == 0 or not isinstance(problem, InputError):  # what is wrong with the input, the first says
+                streams.fail(str(problem))
             sys.exit(problem.exit_code)
         if type(problem).__name__ == "OutOfMemoryError":  # torch's; it isn't imported here
             streams.fail("the GPU's memory is full; what was finished is kept: free some, or give a smaller --batch-size")

@@ -8,15 +8,18 @@ the cross-entropy between `p_chosen` and sigma(reward of the chosen - reward of 
 label of 0.5 teaches that neither is better. Paper, section 4.1: AI labels for harmlessness are mixed
 with human labels for helpfulness, and soft labels train better than hard ones; both hold here.
 Departures: the paper's PM is pretrained on other comparisons first; ours starts from MODEL as it is.
+The learning rate is 2e-5, with --lora 2e-4. With --eval or --eval-fraction the run ends with a table:
+accuracy, log loss and calibration on the held-out pairs, by source, and by which answer is longer.
 
-DIR holds the model (its pad token is none that ends a turn), its tokenizer and template,
-`metrics.jsonl`, `trained-ids.txt`, `rejected.jsonl` where rows were set aside, and `manifest.json`.
+DIR holds the model (its pad token is none that ends a turn), its tokenizer and template, README.md (the
+model card), `metrics.jsonl`, `loss.png`, `trained-ids.txt`, `rejected.jsonl` where rows were set aside,
+and `manifest.json`, written last.
 """
 
 from __future__ import annotations
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, EvalFraction, GradAccum, LearningRate, Run, settings
+from cai_cli.commands.training import BatchSize, GradAccum, LearningRate, Run, settings
 
 
 @command(
@@ -25,13 +28,11 @@ from cai_cli.commands.training import BatchSize, EvalFraction, GradAccum, Learni
 )
 def app(
     run: Run,
-    lr: LearningRate = 2e-5,
+    lr: LearningRate = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
-    eval_fraction: EvalFraction = 0.0,
 ) -> None:
     """Train."""
     from cai_cli.training import pm
 
-    options = settings("train-pm", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum, eval_fraction=eval_fraction)
-    pm.train(options)
+    pm.train(settings("train-pm", run, lr, 2e-5, batch_size=batch_size, grad_accum=grad_accum))

@@ -8,10 +8,12 @@ prompts. Paper, section 3.2: the model is fine-tuned on the revisions of all rou
 answers, for one epoch; so it is here (`--revisions last` takes each record's last alone). Departures: a
 cosine schedule with a short warm-up in place of a constant rate, and a step of 8 examples, computed 4 at
 a time, that suits a small machine (the paper's batch is 1,024 sequences: use --batch-size and
---grad-accum).
+--grad-accum). The learning rate is 2e-5, with --lora 2e-4. A step's examples are of like length, which
+saves padding; --packing instead fills rows of --max-length with examples that don't see each other.
 
-DIR holds the model, its tokenizer and template, `metrics.jsonl` (a line a step), `trained-ids.txt`,
-`rejected.jsonl` where rows were set aside, and `manifest.json`, written last.
+DIR holds the model, its tokenizer and template, README.md (the model card), `metrics.jsonl` (a line a
+step), `loss.png`, `trained-ids.txt`, `rejected.jsonl` where rows were set aside, and `manifest.json`,
+written last.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, EvalFraction, GradAccum, LearningRate, Run, settings
+from cai_cli.commands.training import BatchSize, GradAccum, LearningRate, Run, settings
 
 
 class Revisions(str, Enum):
@@ -43,14 +45,16 @@ def app(
         Option("--mix", metavar="FILE=WEIGHT", help="Helpful answers to mix in: the same as one more of FILES; repeatable."),
     ] = None,
     revisions: Annotated[Revisions, Option("--revisions", help="Learn each round's revision, or the last.")] = Revisions.all,
-    lr: LearningRate = 2e-5,
+    packing: Annotated[
+        bool, Option("--packing", help="Fill rows of --max-length with examples that don't see each other.")
+    ] = False,
+    lr: LearningRate = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
-    eval_fraction: EvalFraction = 0.0,
 ) -> None:
     """Train."""
     from cai_cli.training import sft
 
     run.files = [*run.files, *(mix or [])]
-    options = settings("train-sft", run, lr=lr, batch_size=batch_size, grad_accum=grad_accum, eval_fraction=eval_fraction)
-    sft.train(options, revisions.value)
+    options = settings("train-sft", run, lr, 2e-5, batch_size=batch_size, grad_accum=grad_accum)
+    sft.train(options, revisions.value, packing)

@@ -8,10 +8,10 @@ aside with a reason, never cut short.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cai_cli import jsonl, manifest, prompts, records, streams
 from cai_cli.errors import InputError, SetAside
@@ -19,8 +19,11 @@ from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
 from cai_cli.records import Messages, as_messages
 from cai_cli.seeds import draw, uniform
-from cai_cli.tokens import Renderer
+from cai_cli.tokens import Renderer, common_prefix
 from cai_cli.transcripts import inert
+
+if TYPE_CHECKING:
+    from cai_cli.training.settings import Settings
 
 NAMED = 10
 """Rows set aside that are named one by one on standard error; the rest are only counted."""
@@ -57,6 +60,13 @@ class Data(Generic[T]):
     examples: list[tuple[Row, T]]
     rejected: list[Record]
     inputs: list[dict[str, Any]]
+    held_out: list[tuple[Row, T]] = field(default_factory=list)
+    eval_inputs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def training(self) -> list[T]:
+        """The examples alone."""
+        return [example for _, example in self.examples]
 
     def reject(self, row: Row, reason: str) -> None:
         """Set a row aside, and name it."""
@@ -68,8 +78,8 @@ class Data(Generic[T]):
         """The ids trained on, each once."""
         return list(dict.fromkeys(row.origin for row, _ in self.examples))
 
-    def split(self, fraction: float) -> tuple[list[T], list[tuple[Row, T]]]:
-        """(training examples, held-out rows) by a hash of the origin; the held-out ones leave `examples`."""
+    def hold_out(self, fraction: float) -> None:
+        """Move examples to `held_out` by a hash of their origin. InputError where none is left."""
         held = [entry for entry in self.examples if uniform("eval", entry[0].origin) < fraction]
         self.examples = [entry for entry in self.examples if uniform("eval", entry[0].origin) >= fraction]
         if not self.examples:
@@ -77,7 +87,7 @@ class Data(Generic[T]):
         if fraction and not held:
             streams.warn(f"--eval-fraction {fraction} of so few rows holds out none: there will be no eval_loss")
         # a file's weight repeats examples, which tells evaluation nothing
-        return [example for _, example in self.examples], list({id(entry[1]): entry for entry in held}.values())
+        self.held_out += {id(entry[1]): entry for entry in held}.values()
 
 
 def sources(files: list[str]) -> list[Source]:
@@ -123,40 +133,61 @@ def weigh(rows: list[T], weight: float, seed: int, name: Callable[[T], str]) -> 
     return rows * int(whole) + [rows[i] for i in once_more]
 
 
-def read_all(files: list[str], check: Callable[[Record], str | None], limit: int | None) -> list[tuple[Source, list[Row]]]:
-    """Every row of every file, checked, before anything slow is imported. InputError where there is none at all."""
-    found = [(source, read(source, check, limit)) for source in sources(files)]
-    if not any(rows for _, rows in found):
-        raise InputError(f"{', '.join(source.path for source, _ in found)}: nothing to train on: the input is empty")
+@dataclass
+class Checked:
+    """Every row of every file, checked: to train on, and of --eval."""
+
+    training: list[tuple[Source, list[Row]]]
+    held_out: list[tuple[Source, list[Row]]]
+
+
+def read_all(settings: Settings, check: Callable[[Record], str | None]) -> Checked:
+    """Read and check every file of a run, before anything slow is imported. InputError where there is nothing in them."""
+    if settings.eval and settings.eval_fraction:
+        raise InputError("--eval and --eval-fraction are two ways to say what is held out; give one of them")
+    found = Checked(
+        [(source, read(source, check, settings.limit)) for source in sources(settings.files)],
+        [(source, read(source, check, None)) for source in sources(settings.eval)],
+    )
+    for files, purpose in ((found.training, "train"), (found.held_out, "evaluate")):
+        if files and not any(rows for _, rows in files):
+            raise InputError(f"{', '.join(source.path for source, _ in files)}: nothing to {purpose} on: the input is empty")
     return found
 
 
-def prepare(
-    checked: list[tuple[Source, list[Row]]], parts: Callable[[Record], list[P]], make: Callable[[P], T], seed: int
-) -> Data[T]:
+def prepare(checked: Checked, parts: Callable[[Record], list[P]], make: Callable[[P], T], settings: Settings) -> Data[T]:
     """Turn checked rows into examples.
 
     `parts` takes from a record what gives an example each; `make` makes the example, and raises
     `SetAside` where it can't. InputError where nothing is left.
     """
     found: Data[T] = Data([], [], [])
-    for source, rows in checked:
-        usable: list[tuple[Row, T]] = []
-        for row in rows:
-            for number, part in enumerate(entries := parts(row.record), 1):
-                try:
-                    usable.append((row, make(part)))
-                except SetAside as reason:
-                    found.reject(row, f"round {number}: {reason}" if len(entries) > 1 else str(reason))
-        found.inputs.append(
-            {"path": source.path, "sha256": manifest.hash_file(source.path), "records": len(rows), "weight": source.weight}
-        )
-        found.examples += weigh(usable, source.weight, seed, lambda entry: str(entry[0].record["id"]))
+
+    def examples(files: list[tuple[Source, list[Row]]], inputs: list[dict[str, Any]]) -> list[tuple[Row, T]]:
+        made = []
+        for source, rows in files:
+            usable: list[tuple[Row, T]] = []
+            for row in rows:
+                for number, part in enumerate(entries := parts(row.record), 1):
+                    try:
+                        usable.append((row, make(part)))
+                    except SetAside as reason:
+                        found.reject(row, f"round {number}: {reason}" if len(entries) > 1 else str(reason))
+            sha256 = manifest.hash_file(source.path)
+            inputs.append({"path": source.path, "sha256": sha256, "records": len(rows), "weight": source.weight})
+            made += weigh(usable, source.weight, settings.seed, lambda entry: str(entry[0].record["id"]))
+        if files and not made:
+            raise InputError(f"{', '.join(s.path for s, _ in files)}: nothing to train or evaluate on: every row was set aside")
+        return made
+
+    found.examples = examples(checked.training, found.inputs)
+    found.held_out = examples(checked.held_out, found.eval_inputs)
+    if settings.eval_fraction:
+        found.hold_out(settings.eval_fraction)
+    if both := {row.origin for row, _ in found.examples} & {row.origin for row, _ in found.held_out}:
+        streams.warn(f"{len(both)} records of --eval are trained on too: what is measured on them is no test")
     if len(found.rejected) > NAMED:
         streams.warn(f"{len(found.rejected)} rows set aside in all; rejected.jsonl beside the model will name them")
-    if not found.examples:
-        names = ", ".join(source.path for source, _ in checked)
-        raise InputError(f"{names}: nothing to train on: every row was set aside")
     return found
 
 
@@ -246,7 +277,38 @@ def preference_example(renderer: Renderer, format: str, record: Record, longest:
     if not all(pair.values()):
         raise SetAside("one of its answers is empty")
     require_fit(max(map(len, pair.values())), longest)
-    return {**pair, **{name: float(record.get(name, 1.0)) for name in ("p_chosen", "weight")}}
+    return {**pair, **_label(record)}
+
+
+def dpo_example(renderer: Renderer, format: str, end: list[int], record: Record, longest: int) -> Record:
+    """`prompt_ids`, `chosen_ids`, `rejected_ids`, `p_chosen` and `weight`: what is learnt stands after the prompt.
+
+    A chat is rendered whole, and parted where both answers' tokens leave those of the prompt, as TRL does it.
+    """
+    if "prompt" not in record:
+        raise SetAside("it has no prompt that both answers follow")
+    asked, _ = renderer.render(prompts.answer(record, format))
+    sides = {}
+    for side in ("chosen", "rejected"):
+        value = record[side]
+        text = value if isinstance(value, str) else value[-1]["content"]
+        if not text.strip():
+            raise SetAside("one of its answers is empty")
+        if format == "chat":
+            sides[side] = renderer.judgement(prompts.judged_side(record, side, format)).ids
+        else:
+            sides[side] = asked + renderer.plain(f" {inert(text)}") + end
+    same = min(common_prefix(asked, ids) for ids in sides.values())
+    require_fit(max(map(len, sides.values())), longest)
+    return {
+        "prompt_ids": asked[:same],
+        **{f"{side}_ids": ids[same:] for side, ids in sides.items()},
+        **_label(record),
+    }
+
+
+def _label(record: Record) -> Record:
+    return {name: float(record.get(name, 1.0)) for name in ("p_chosen", "weight")}
 
 
 def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
@@ -258,17 +320,14 @@ def require_fit(tokens: int, longest: int, limit: str = "--max-length") -> None:
 # Prompts for RL -----------------------------------------------------------------------------------
 
 
-def rl_prompt(
-    renderer: Renderer, format: str, judge: Renderer, judged_format: str, record: Record, longest: int, judge_longest: int
-) -> Record:
-    """`id`, `messages` and `ids` of one prompt.
-
-    `longest` and `judge_longest` are the tokens that a prompt may have in the policy's and in the
-    preference model's own tokens, so that an answer still fits after it.
-    """
-    messages = as_messages(record["prompt"])
+def rl_prompt(renderer: Renderer, format: str, record: Record, longest: int) -> Record:
+    """`id`, `messages` and `ids` of one prompt. SetAside where it has more than `longest` of the policy's own tokens."""
     ids, _ = renderer.render(prompts.answer(record, format))
     require_fit(len(ids), longest, "--max-length less --max-tokens")
-    judged = judge.judgement(prompts.judged(messages, "", judged_format)).ids
-    require_fit(len(judged), judge_longest, "the preference model's context less --max-tokens")
-    return {"id": record["id"], "messages": messages, "ids": ids}
+    return {"id": record["id"], "messages": as_messages(record["prompt"]), "ids": ids}
+
+
+def require_judgeable(judge: Renderer, format: str, record: Record, longest: int) -> None:
+    """SetAside where a prompt has more than `longest` of a preference model's tokens, so that no answer fits after it."""
+    ids = judge.judgement(prompts.judged(record["prompt"], "", format)).ids
+    require_fit(len(ids), longest, "the preference model's context less --max-tokens")

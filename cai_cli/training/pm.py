@@ -7,17 +7,19 @@ is trained on is tokenised by the code that renders conversations for scoring (`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from cai_cli import manifest, models, prompts
-from cai_cli.engines.preference import require_preference_model
+from cai_cli import manifest, models, prompts, streams
+from cai_cli.engines.preference import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
+from cai_cli.evaluation import preference
+from cai_cli.jsonl import Record
 from cai_cli.records import preference_error
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data, libraries
-from cai_cli.training.common import Settings, Workspace
-
-WARMUP = 0.05
-"""Share of the steps over which the learning rate rises; it then falls to 0 along a cosine."""
+from cai_cli.training import data, libraries, ranks, run
+from cai_cli.training import settings as common
+from cai_cli.training.settings import Settings
+from cai_cli.training.workspace import Workspace
 
 
 def padding(renderer: Renderer, format: str) -> str:
@@ -47,11 +49,15 @@ def starting_model(settings: Settings) -> Path:
     return folder
 
 
-def train(settings: Settings) -> None:
-    """Train a preference model from `settings.model` on `settings.files` into the directory `settings.output`."""
-    folder = starting_model(settings)
-    rows = data.read_all(settings.files, preference_error, settings.limit)
+def train(settings: Settings) -> Any:
+    """Train a preference model from `settings.model` on `settings.files` into the directory `settings.output`.
 
+    Returns TRL's trainer.
+    """
+    folder = starting_model(settings)
+    rows = data.read_all(settings, preference_error)
+
+    ranks.join()
     renderer = Renderer(models.load_tokenizer(folder))
     format = renderer.format(settings.format)
     pad_token = padding(renderer, format)
@@ -60,34 +66,59 @@ def train(settings: Settings) -> None:
         rows,
         lambda record: [record],
         lambda record: data.preference_example(renderer, format, record, longest),
-        settings.seed,
+        settings,
     )
     model_hash = manifest.hash_model(folder)
-    fingerprint = settings.fingerprint(examples.inputs, model=model_hash, format=format)
+    fingerprint = settings.fingerprint(examples, model=model_hash, format=format)
     workspace = Workspace(settings.output, fingerprint, settings.restart)
-    training, held_out = examples.split(settings.eval_fraction)
     workspace.note(examples)
 
     libraries.calm(settings.debug)
     from datasets import Dataset
     from trl import RewardConfig
+    from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from cai_cli.training.soft_labels import SoftCollator, SoftRewardTrainer
+    from cai_cli.training.preferences import SoftCollator, SoftRewardTrainer
 
     arguments = RewardConfig(
-        **common.arguments(settings, workspace, common.warmup_steps(settings, WARMUP, len(training)), "cosine"),
+        **common.arguments(settings, workspace, common.warmup_steps(settings, len(examples.examples))),
         max_length=None,  # what is too long was set aside; TRL would drop it without a word
         pad_token=pad_token,
-        model_init_kwargs={"use_safetensors": True},
     )
     with libraries.loading(folder):
         trainer = SoftRewardTrainer(
             model=str(folder),  # a path, so that the new head is drawn right after the seed is set
             args=arguments,
-            data_collator=SoftCollator(renderer.tokenizer.get_vocab()[pad_token]),
-            train_dataset=Dataset.from_list(training),
-            eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
+            data_collator=SoftCollator(DataCollatorForPreference(renderer.tokenizer.get_vocab()[pad_token])),
+            train_dataset=Dataset.from_list(examples.training),
+            eval_dataset=Dataset.from_list([example for _, example in examples.held_out]) if examples.held_out else None,
             processing_class=renderer.tokenizer,
+            peft_config=common.adapter(settings, classifier=True),
         )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
-    common.train(trainer, settings, workspace, examples, about)
+
+    def report(saved: Path) -> Record:
+        return evaluate(saved, settings, examples.held_out)
+
+    measured = examples.held_out and not settings.keep_adapter  # an adapter alone can't be loaded and scored
+    run.train(trainer, settings, workspace, examples, about, report=report if measured else None)
+    return trainer
+
+
+def evaluate(saved: Path, settings: Settings, held_out: list[tuple[data.Row, Record]]) -> Record:
+    """Score the held-out pairs with the saved model, as `cai score` does, and show how well it agrees with their labels."""
+    scorer = PreferenceModel(saved, settings.dtype)
+    scores = scorer.score_ids([example[f"{side}_ids"] for _, example in held_out for side in ("chosen", "rejected")])
+    pairs = [
+        preference.Pair(
+            source=str(row.record.get("mixed_from") or Path(row.path).name),
+            p_chosen=example["p_chosen"],
+            margin=chosen - rejected,
+            longer=len(example["chosen_ids"]) - len(example["rejected_ids"]),
+        )
+        for (row, example), chosen, rejected in zip(held_out, scores[::2], scores[1::2], strict=True)
+    ]
+    rows = preference.report(pairs)
+    if not settings.quiet:
+        streams.console.print(preference.table(rows))
+    return {"pairs": rows}

@@ -1,114 +1,177 @@
-"""Reinforcement learning against the preference model (RL-CAI): TRL's GRPOTrainer.
+"""Reinforcement learning against preference models (RL-CAI): TRL's GRPOTrainer or RLOOTrainer.
 
-The reward is the preference model's raw score of the whole conversation, rendered by the code that
-rendered its training data, in its own tokens. A KL term holds the policy to the model it starts from.
+The reward is the preference models' raw score of the whole conversation, rendered by the code that
+rendered their training data, in their own tokens. A KL term holds the policy to the model it starts from.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from cai_cli import manifest, models
 from cai_cli.engines.preference import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
+from cai_cli.jsonl import Record
 from cai_cli.records import prompt_error
-from cai_cli.seeds import draw
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data, libraries
-from cai_cli.training.common import Settings, Workspace
+from cai_cli.training import data, libraries, order, ranks, run
+from cai_cli.training import settings as common
+from cai_cli.training.settings import Settings
+from cai_cli.training.shaping import Shaping
+from cai_cli.training.workspace import Workspace
 from cai_cli.transcripts import STOPS
+
+VLLM_MEMORY = 0.3
+"""Share of a GPU's memory for vLLM beside the policy, while it generates; it sleeps while the policy learns."""
 
 
 @dataclass
 class Rollout:
-    """What RL alone has: the reward, the pull back to the start, and how answers are drawn."""
+    """What RL alone has: the reward, the pull back to the start, how answers are drawn, and what is watched.
 
-    pm: str
+    `pms` are the preference models' names, each with `=WEIGHT` where it isn't 1. `samples_every` is in steps.
+    """
+
+    pms: list[str]
+    algo: str = "grpo"
     kl: float = 0.1
     generations: int = 4
     max_tokens: int = 256
     temperature: float = 1.0
+    shaping: Shaping = field(default_factory=Shaping)
+    engine: str = "auto"
+    samples_every: int = 5
+    max_kl: float | None = None
+    stop_on_kl: bool = False
 
 
-def prompt_order(prompts: int, length: int, seed: int) -> list[int]:
-    """The prompts' numbers for a whole run, `length` of them: pass after pass, each in an order of its own.
+def weighted(names: list[str]) -> list[tuple[Path, str, float]]:
+    """(directory, name, weight) of each preference model given as NAME or NAME=WEIGHT. InputError where one won't do."""
+    found = []
+    for entry in names:
+        name, equals, weight = entry.rpartition("=")
+        if not equals or Path(entry).exists():
+            name, weight = entry, "1"
+        try:
+            value = float(weight)
+        except ValueError:
+            raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number") from None
+        if not math.isfinite(value):
+            raise InputError(f"--pm {entry}: the weight must be a finite number")
+        folder = models.resolve(name)
+        require_preference_model(folder)
+        found.append((folder, name, value))
+    return found
 
-    TRL's sampler forgets its passes where a run is resumed, and drops what doesn't fill a batch.
-    """
-    passes = range(math.ceil(length / prompts))
-    return [i for turn in passes for i in sorted(range(prompts), key=lambda i: draw(seed, "order", turn, i))][:length]
+
+def generator(engine: str) -> dict[str, Any]:
+    """TRL's arguments for where answers are drawn: in vLLM, in this process, where there is a GPU for it."""
+    can = models.device() == "cuda" and find_spec("vllm") is not None
+    if engine == "vllm" and not can:
+        raise InputError("--engine vllm: RL generates in vLLM on a GPU only, with vllm installed; take transformers here")
+    if engine == "transformers" or not can:
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_enable_sleep_mode": True,
+        "vllm_gpu_memory_utilization": VLLM_MEMORY,
+    }
 
 
-def train(settings: Settings, rollout: Rollout) -> None:
+def train(settings: Settings, rollout: Rollout) -> Any:
     """Train the policy `settings.model` on the prompts of `settings.files` into the directory `settings.output`.
 
-    `settings.batch_size` counts prompts; each gets `rollout.generations` answers.
+    `settings.batch_size` counts prompts; each gets `rollout.generations` answers. Returns TRL's trainer.
     """
-    pm_folder = models.resolve(rollout.pm)
-    folder = common.language_model(settings, pm_folder)
+    pms = weighted(rollout.pms)
+    folder = common.language_model(settings, *(pm for pm, _, _ in pms))
     common.require_causal(folder)
-    require_preference_model(pm_folder)
-    rows = data.read_all(settings.files, prompt_error, settings.limit)
+    rows = data.read_all(settings, prompt_error)
 
-    renderer, judge = Renderer(models.load_tokenizer(folder)), Renderer(models.load_tokenizer(pm_folder))
-    format, judged_format = renderer.format(settings.format), judge.format(settings.format)
+    ranks.join()
+    renderer = Renderer(models.load_tokenizer(folder))
+    readers = [Renderer(models.load_tokenizer(pm)) for pm, _, _ in pms]
+    format, formats = renderer.format(settings.format), [reader.format(settings.format) for reader in readers]
     longest = min(settings.max_length, models.context_length(folder)) - rollout.max_tokens
-    pm_context = models.context_length(pm_folder)
-    if min(longest, pm_context - rollout.max_tokens) < 1:
+    contexts = [models.context_length(pm) for pm, _, _ in pms]
+    if min(longest, *(context - rollout.max_tokens for context in contexts)) < 1:
         raise InputError(f"--max-tokens {rollout.max_tokens} leaves no room for a prompt; lower it, or raise --max-length")
-    examples = data.prepare(
-        rows,
-        lambda record: [record],
-        lambda record: data.rl_prompt(renderer, format, judge, judged_format, record, longest, pm_context - rollout.max_tokens),
-        settings.seed,
-    )
-    hashes = {"model": manifest.hash_model(folder), "pm": manifest.hash_model(pm_folder)}
-    options = {name: value for name, value in vars(rollout).items() if name != "pm"}
-    fingerprint = settings.fingerprint(examples.inputs, **hashes, **options, format=format)
+
+    def example(record: Record) -> Record:
+        found = data.rl_prompt(renderer, format, record, longest)
+        for reader, judged, context in zip(readers, formats, contexts, strict=True):
+            data.require_judgeable(reader, judged, record, context - rollout.max_tokens)
+        return found
+
+    examples = data.prepare(rows, lambda record: [record], example, settings)
+    hashes = {"model": manifest.hash_model(folder), "pm": [[manifest.hash_model(pm), weight] for pm, _, weight in pms]}
+    watched = ("pms", "engine", "max_kl", "stop_on_kl")
+    options = {name: value for name, value in asdict(rollout).items() if name not in watched}
+    fingerprint = settings.fingerprint(examples, **hashes, **options, format=format)
+    generation = generator(rollout.engine)
     workspace = Workspace(settings.output, fingerprint, settings.restart)
     workspace.note(examples)
 
     libraries.calm(settings.debug)
     from datasets import Dataset
-    from trl import GRPOConfig
+    from trl import GRPOConfig, RLOOConfig
 
-    from cai_cli.training.policy import Reward, TokenPolicy
+    from cai_cli.training.policy import GRPO, RLOO, Judge, Reward
 
-    found = [example for _, example in examples.examples]
-    each = settings.batch_size * settings.grad_accum
-    steps = settings.steps or math.ceil(settings.epochs * len(found) / each)
-    order = prompt_order(len(found), steps * each, settings.seed)
+    training, held_out = examples.training, [{**found, "held_out": True} for _, found in examples.held_out]
+    numbered = training + held_out
+    steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
+    drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
+    rows_at_once = settings.batch_size * rollout.generations
     arguments = common.arguments(settings, workspace, 0, "constant") | {
         "max_steps": steps,
-        "per_device_train_batch_size": settings.batch_size * rollout.generations,
+        "per_device_train_batch_size": rows_at_once,
+        "per_device_eval_batch_size": rows_at_once,
     }
-    config = GRPOConfig(
+    trainers = {"grpo": (GRPO, GRPOConfig), "rloo": (RLOO, RLOOConfig)}
+    trainer_class, config_class = trainers[rollout.algo]
+    config = config_class(
         **arguments,
+        **generation,
         num_generations=rollout.generations,
         max_completion_length=rollout.max_tokens,
         temperature=rollout.temperature,
         beta=rollout.kl,
-        shuffle_dataset=False,  # `order` is shuffled
+        shuffle_dataset=False,  # `drawn` is shuffled
         disable_dropout=True,  # so that the KL is zero where the weights are the same
-        model_init_kwargs={"use_safetensors": True},
     )
     stops = () if format == "chat" else STOPS
-    pm, log = PreferenceModel(pm_folder, settings.dtype), workspace.log("samples.jsonl")
-    reward = Reward(pm, judge, judged_format, pm_context, renderer, stops, found, log)
+    judges = [
+        Judge(PreferenceModel(pm, settings.dtype), reader, judged, context, weight)
+        for (pm, _, weight), reader, judged, context in zip(pms, readers, formats, contexts, strict=True)
+    ]
+    ends = {*data.turn_end(renderer, format)[-1:], renderer.tokenizer.eos_token_id}
+    log = workspace.log("samples.jsonl")
+    reward = Reward(judges, rollout.shaping, renderer, stops, ends, numbered, log, rollout.samples_every)
+    last = range(len(training), len(numbered))
     with libraries.loading(folder):
-        trainer = TokenPolicy(
+        trainer = trainer_class(
             model=str(folder),
             reward_funcs=reward,
             args=config,
-            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in order]}),
+            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in drawn]}),
+            eval_dataset=Dataset.from_dict({"prompt": [str(number) for number in last]}) if held_out else None,
             processing_class=renderer.tokenizer,
-            examples=found,
+            peft_config=common.adapter(settings),
+            examples=numbered,
             stops=stops,
         )
-    about = {
-        "model": {"name": settings.model, "sha256": hashes["model"]},
-        "pm": {"name": rollout.pm, "sha256": hashes["pm"]},
-        "fingerprint": fingerprint,
-    }
-    common.train(trainer, settings, workspace, examples, about)
+    judged_by = [
+        {"name": name, "sha256": sha, "weight": weight} for (_, name, weight), (sha, _) in zip(pms, hashes["pm"], strict=True)
+    ]
+    about = {"model": {"name": settings.model, "sha256": hashes["model"]}, "pm": judged_by, "fingerprint": fingerprint}
+    run.train(
+        trainer, settings, workspace, examples, about,
+        rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl,
+    )  # fmt: skip
+    return trainer

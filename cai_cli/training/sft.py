@@ -7,24 +7,28 @@ cross-entropy of the answers' tokens and of the token that ends the turn; prompt
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from cai_cli import manifest, models
 from cai_cli.tokens import Renderer
-from cai_cli.training import common, data, libraries
-from cai_cli.training.common import Settings, Workspace
+from cai_cli.training import data, libraries, order, ranks, run
+from cai_cli.training import settings as common
+from cai_cli.training.settings import Settings
+from cai_cli.training.workspace import Workspace
 
-WARMUP = 0.05
-"""Share of the steps over which the learning rate rises; it then falls to 0 along a cosine."""
 
+def train(settings: Settings, revisions: str = "all", packing: bool = False) -> Any:
+    """Fine-tune `settings.model` on `settings.files` into the directory `settings.output`; returns TRL's trainer.
 
-def train(settings: Settings, revisions: str = "all") -> None:
-    """Fine-tune `settings.model` on `settings.files` into the directory `settings.output`.
-
-    `revisions`: train on "all" revisions of a record, or on the "last" alone.
+    `revisions`: train on "all" revisions of a record, or on the "last" alone. `packing`: fill rows of --max-length with
+    examples that don't see each other; else a step's examples are of like length.
     """
     folder = common.language_model(settings)
     common.require_causal(folder)
-    rows = data.read_all(settings.files, data.sft_error, settings.limit)
+    rows = data.read_all(settings, data.sft_error)
 
+    ranks.join()
     renderer = Renderer(models.load_tokenizer(folder))
     format = renderer.format(settings.format)
     end = data.turn_end(renderer, format)
@@ -33,30 +37,38 @@ def train(settings: Settings, revisions: str = "all") -> None:
         rows,
         lambda record: data.conversations(record, revisions),
         lambda part: data.sft_example(renderer, format, end, *part, longest),
-        settings.seed,
+        settings,
     )
     model_hash = manifest.hash_model(folder)
-    fingerprint = settings.fingerprint(examples.inputs, model=model_hash, revisions=revisions, format=format)
+    fingerprint = settings.fingerprint(examples, model=model_hash, revisions=revisions, format=format, packing=packing)
     workspace = Workspace(settings.output, fingerprint, settings.restart)
-    training, held_out = examples.split(settings.eval_fraction)
     workspace.note(examples)
 
     libraries.calm(settings.debug)
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    arguments = SFTConfig(
-        **common.arguments(settings, workspace, common.warmup_steps(settings, WARMUP, len(training)), "cosine"),
-        max_length=None,  # what is too long was set aside; TRL would cut it short
-        model_init_kwargs={"use_safetensors": True},
-    )
+    training = examples.training
+    arguments = common.arguments(settings, workspace, common.warmup_steps(settings, len(training)))
+    dataset = Dataset.from_list(training)
+    if packing:
+        arguments |= {"packing": True, "eval_packing": False, "max_length": longest}
+    else:
+        length = settings.steps * settings.per_step() if settings.steps else math.ceil(settings.epochs * len(training))
+        lengths = [len(example["input_ids"]) for example in training]
+        dataset = dataset.select(order.grouped(lengths, length, settings.per_step(), settings.seed))
+        # max_length: what is too long was set aside; TRL would cut it short
+        arguments |= {"max_length": None, "train_sampling_strategy": "sequential"}
+        arguments |= {"max_steps": math.ceil(length / settings.per_step())}
     with libraries.loading(folder):
         trainer = SFTTrainer(
             model=str(folder),
-            args=arguments,
-            train_dataset=Dataset.from_list(training),
-            eval_dataset=Dataset.from_list([example for _, example in held_out]) if held_out else None,
+            args=SFTConfig(**arguments),
+            train_dataset=dataset,
+            eval_dataset=Dataset.from_list([example for _, example in examples.held_out]) if examples.held_out else None,
             processing_class=renderer.tokenizer,
+            peft_config=common.adapter(settings),
         )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
-    common.train(trainer, settings, workspace, examples, about)
+    run.train(trainer, settings, workspace, examples, about, rows=None if packing else len(training))
+    return trainer

@@ -9,7 +9,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from cai_cli import streams
-from cai_cli.training.common import Interrupts, Settings, Workspace
+from cai_cli.training import ranks
+from cai_cli.training.run import Interrupts
+from cai_cli.training.settings import Settings
+from cai_cli.training.workspace import Workspace
 
 EVERY = 10
 """Steps between progress lines where there is no terminal."""
@@ -19,18 +22,35 @@ NAMES = {
     "completions/mean_length": "length",
     "completions/clipped_ratio": "unfinished",
     "mean_token_accuracy": "token_accuracy",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
 }
 KEPT = {
     *NAMES.values(), "loss", "learning_rate", "grad_norm", "epoch", "entropy", "accuracy", "margin",
-    "reward", "reward_std", "kl", "eval_loss", "eval_accuracy", "eval_margin",
+    "reward", "reward_std", "kl", "score", "refusals", "boilerplate", "empty",
 }  # fmt: skip
-"""What `metrics.jsonl` holds of all that TRL logs. DESIGN: `step`, `loss`, `eval_loss`, `eval_accuracy`, ..."""
+"""What `metrics.jsonl` holds of all that TRL logs, and of each the same with `eval_` before it."""
 
 
 class Watch(TrainerCallback):
     """Follows a run step by step. A step's line is written once its evaluation, if any, has been added."""
 
-    def __init__(self, trainer: Any, settings: Settings, workspace: Workspace, interrupts: Interrupts) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        settings: Settings,
+        workspace: Workspace,
+        interrupts: Interrupts,
+        rows: int | None = None,
+        max_kl: float | None = None,
+        stop_on_kl: bool = False,
+    ) -> None:
+        """`rows`: examples of one pass over the data, where the trainer's own count isn't that.
+
+        A step whose mean KL a token exceeds `max_kl` is warned of, or with `stop_on_kl` the last.
+        """
+        self.rows, self.max_kl, self.stop_on_kl = rows, max_kl, stop_on_kl
+        self.interrupted, self.stopped, self.warned = False, "", False
         self.settings, self.workspace, self.interrupts = settings, workspace, interrupts
         self.evaluates = trainer.eval_dataset is not None
         self.metrics = workspace.log("metrics.jsonl")
@@ -50,12 +70,13 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to evaluate, save and stop."""
         last = state.global_step >= state.max_steps
-        stopping = self.interrupts.asked
         control.should_evaluate = self.evaluates and (last or state.global_step % max(1, state.max_steps // 10) == 0)
         if every := self.settings.save_every:
             due = state.global_step % every == 0
         else:
             due = time.monotonic() - self.saved > SAVE_SECONDS
+        due, stopping = ranks.any_of(due, self.interrupts.asked)  # as one, or they would wait for each other
+        self.interrupted = stopping
         control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
 
@@ -68,19 +89,35 @@ class Watch(TrainerCallback):
             self.flush()
             self.line = {"step": state.global_step}
         for name, value in logs.items():
-            name = NAMES.get(name, name)
-            if name == "epoch" and self.settings.step == "rl":
-                continue  # to TRL the whole run is one pass: `rl.prompt_order`
-            if name in KEPT:
+            prefix = "eval_" if name.startswith("eval_") else ""
+            name = prefix + NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix))
+            if name == "epoch" and self.rows:  # to TRL the whole run is one pass
+                value = state.global_step * self.settings.per_step() / self.rows
+            if name.removeprefix(prefix) in KEPT:
                 bad = isinstance(value, float) and not math.isfinite(value)
                 self.line[name] = None if bad else round(value, 8) if isinstance(value, float) else value
         if "loss" not in logs:
             return
+        self._check_kl(state, control)
         new = max(0, int(logs.get("num_tokens", self.seen)) - self.seen)
         self.seen += new
         self.tokens += new
         self.line |= {"tokens": self.tokens, "seconds": round(self.seconds_before + time.monotonic() - self.start, 3)}
         self._show(state, new)
+
+    def _check_kl(self, state: Any, control: Any) -> None:
+        kl = self.line.get("kl")
+        if self.max_kl is None or kl is None or kl <= self.max_kl:
+            return
+        if self.stop_on_kl:
+            self.stopped = f"step {state.global_step}: KL {kl:.3f} a token, above --max-kl {self.max_kl:g}"
+            control.should_training_stop = True
+        elif not self.warned:
+            streams.warn(
+                f"step {state.global_step}: KL {kl:.3f} a token, above --max-kl {self.max_kl:g}: far from the starting model; "
+                "read samples.jsonl, and think of a smaller --lr or a larger --kl (said once)"
+            )
+            self.warned = True
 
     def _show(self, state: Any, tokens: int) -> None:
         assert self.progress is not None
@@ -118,3 +155,5 @@ class Watch(TrainerCallback):
         if self.progress:
             self.progress.close()
         self.flush()
+        if self.stopped:
+            streams.warn(f"stopped at {self.stopped}")

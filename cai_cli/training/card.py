@@ -1,0 +1,113 @@
+"""What a trained model's directory says of itself: the model card (README.md) and the plot of its losses (loss.png)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from cai_cli import jsonl, manifest
+from cai_cli.jsonl import Record
+from cai_cli.training.settings import Settings
+
+_KINDS = {
+    "train-sft": ("A language model, fine-tuned on the answers of records", "cai train-sft", "text-generation"),
+    "train-dpo": ("A language model, trained on preferences by DPO with soft labels", "cai train-dpo", "text-generation"),
+    "train-pm": ("A preference model: one raw score for a conversation, higher is better", "cai train-pm", "text-classification"),
+    "rl": ("A language model, trained by reinforcement learning against a preference model", "cai rl", "text-generation"),
+}
+_PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model, a token", "accuracy": "accuracy"}
+"""What of `metrics.jsonl` is drawn, where it's there, each in a panel of its own with what was held out."""
+SMOOTH = 20
+"""The line that is drawn is a mean over this share of the steps' number (one twentieth)."""
+
+
+def write(folder: Path, settings: Settings, content: manifest.Manifest) -> None:
+    """Write README.md and loss.png into a model's directory, from its manifest and its `metrics.jsonl`."""
+    metrics = list(jsonl.read(str(folder / "metrics.jsonl")))
+    plot(metrics, folder / "loss.png")
+    manifest.write_atomic(folder / "README.md", text(settings, content, metrics).encode())
+
+
+def literal(value: object) -> str:
+    """A name as Markdown code in a table: data, which no reader takes for markup."""
+    shown = re.sub(r"[`|<>\s]+", " ", str(value)).strip()
+    return f"`{shown}`" if shown else ""
+
+
+def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) -> str:
+    """The model card, with the hub's metadata at its head."""
+    title, command, task = _KINDS[settings.step]
+    counts, models = content["counts"], {key: content[key] for key in ("model", "pm") if key in content}
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {json.dumps(str(settings.model))}"]
+    lines += [
+        "tags: [constitutional-ai, cai]",
+        "---",
+        "",
+        f"# {literal(Path(settings.output).name)}",
+        "",
+        f"{title} (`{command}`).",
+    ]
+    lines += ["", "## What it was trained on", "", "| file | rows | weight | SHA-256 |", "|---|---|---|---|"]
+    for entry in content["inputs"]:
+        lines.append(f"| {literal(entry['path'])} | {entry['records']} | {entry['weight']:g} | `{entry['sha256'][:16]}` |")
+    used = f"{counts['records_out']} examples, {counts['tokens']:,} tokens in {counts['steps']} steps"
+    lines += ["", f"{used}; {counts['set_aside']} rows set aside (`rejected.jsonl`). `trained-ids.txt` names the records."]
+    lines += ["", "## From which models", "", "| role | model | SHA-256 |", "|---|---|---|"]
+    for role, found in models.items():
+        for model in found if isinstance(found, list) else [found]:
+            lines.append(
+                f"| {'starting model' if role == 'model' else role} | {literal(model['name'])} | `{model['sha256'][:16]}` |"
+            )
+    lines += ["", "## How", "", "| setting | value |", "|---|---|"]
+    for name, value in content["fingerprint"].items():
+        if name not in ("inputs", "model", "pm", "eval") and value is not None:
+            lines.append(f"| {name} | {literal(value)} |")
+    lines += ["", "## Results", "", "![losses](loss.png)", "", "| measure | first | last |", "|---|---|---|"]
+    for name in sorted({name for line in metrics for name in line} - {"step", "epoch", "tokens", "seconds", "learning_rate"}):
+        found = [line[name] for line in metrics if isinstance(line.get(name), int | float)]
+        if found:
+            lines.append(f"| {name} | {found[0]:.4g} | {found[-1]:.4g} |")
+    if content.get("stopped"):
+        lines += ["", f"Stopped at {content['stopped']}."]
+    lines += ["", "`manifest.json` holds the command, the versions and the whole hashes; `metrics.jsonl` a line a step.", ""]
+    return "\n".join(lines)
+
+
+def plot(metrics: list[Record], path: Path) -> None:
+    """Draw the metrics of a run over its steps: each step faint, a running mean, and what was held out as points."""
+    from matplotlib.figure import Figure
+
+    shown = [
+        name
+        for name in _PANELS
+        if any(isinstance(line.get(key), int | float) for line in metrics for key in (name, f"eval_{name}"))
+    ]
+    if not shown:
+        return
+    figure = Figure(figsize=(7, 2.6 * len(shown)), layout="constrained")
+    panels: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, shown, strict=True):
+        steps, values = _series(metrics, name)
+        width = max(1, len(values) // SMOOTH)
+        axes.plot(steps, values, color="#9db8d9", linewidth=1)
+        means = [
+            sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))
+        ]
+        axes.plot(
+            steps, means, color="#1f4e8c", linewidth=1.6, label="training" if width == 1 else f"training, mean of {width} steps"
+        )
+        held = _series(metrics, f"eval_{name}")
+        if held[0]:
+            axes.plot(*held, "o-", color="#c8553d", markersize=4, linewidth=1, label="held out")
+        axes.set_ylabel(_PANELS[name])
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=8)
+    panels[-1].set_xlabel("optimizer step")
+    figure.savefig(path, dpi=110)
+
+
+def _series(metrics: list[Record], name: str) -> tuple[list[int], list[float]]:
+    found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)]
+    return [step for step, _ in found], [value for _, value in found]

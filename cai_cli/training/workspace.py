@@ -1,0 +1,204 @@
+"""The output directory of a trainer, and its checkpoints.
+
+    DIR.partial/manifest.partial.json   the fingerprint of the run, from the start
+    DIR.partial/checkpoints/            checkpoint-N, trusted once the file `complete` stands in it
+    DIR.partial/metrics.jsonl           one line a step
+    DIR.partial/rejected.jsonl          rows set aside
+    DIR.partial/trained-ids.txt         the ids of the records trained on
+
+When all is done the model is saved beside them, DIR.partial becomes DIR, the checkpoints go, and
+DIR/manifest.json is written last of what stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cai_cli import jsonl, manifest
+from cai_cli.errors import CaiError, InputError
+from cai_cli.jsonl import Record
+from cai_cli.training import ranks
+from cai_cli.training.data import Data
+
+_FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed")
+"""How torch and safetensors say that the disk, or a quota, is full."""
+COMPLETE = "complete"
+RUNNING = "manifest.partial.json"
+
+
+class Workspace:
+    """DIR.partial, held by this run alone until `finish` turns it into DIR. Of several processes the first writes it."""
+
+    def __init__(self, output: str, fingerprint: dict[str, Any], restart: bool) -> None:
+        self.path = Path(output.rstrip("/") or "/")
+        self.partial = Path(f"{self.path}.partial")
+        self.checkpoints = self.partial / "checkpoints"
+        require_replaceable(self.path)
+        if ranks.is_first():
+            self._prepare(fingerprint, restart)
+        ranks.wait()
+        self.checkpoint = self._newest()
+
+    def _prepare(self, fingerprint: dict[str, Any], restart: bool) -> None:
+        with disk_errors(self.partial):
+            # a run that was killed between the rename and the manifest is still unfinished
+            if (self.path / RUNNING).exists() and not (self.path / "manifest.json").exists() and not self.partial.exists():
+                os.rename(self.path, self.partial)
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if (self.partial / RUNNING).exists() and not restart:
+                manifest.require_same(manifest.read(self.partial / RUNNING), fingerprint, str(self.partial))
+            else:
+                self._clear()
+                manifest.write(self.partial / RUNNING, {"fingerprint": fingerprint, "command": manifest.command_line()})
+            self.checkpoints.mkdir(exist_ok=True)
+            self._keep(self._newest())
+
+    def _lock(self) -> None:
+        self._held = open(self.partial / ".lock", "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
+
+    def _clear(self) -> None:
+        for path in self.partial.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _newest(self) -> Path | None:
+        """The last complete checkpoint."""
+        whole = (path for path in self.checkpoints.glob("checkpoint-*") if (path / COMPLETE).exists())
+        return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def _keep(self, checkpoint: Path | None) -> None:
+        """Remove the other checkpoints: one that a kill cut short would only take up room."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            if path != checkpoint:
+                shutil.rmtree(path)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the checkpoint to resume from has behind it."""
+        return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+
+    def seal(self, step: int) -> None:
+        """Declare the checkpoint of this step complete, and remove the ones before it. Every process of the run calls it."""
+        newest = self.checkpoints / f"checkpoint-{step}"
+        ranks.wait()  # each has saved its part
+        if ranks.is_first():
+            sync(newest)
+            (newest / COMPLETE).touch()
+            sync(newest)
+            self._keep(newest)
+        self.checkpoint = newest
+
+    def note(self, data: Data[Any]) -> None:
+        """Write down what was set aside and which records are trained on."""
+        if not ranks.is_first():
+            return
+        with disk_errors(self.partial):
+            manifest.write_atomic(self.partial / "trained-ids.txt", "".join(f"{o}\n" for o in data.origins()).encode())
+            if data.rejected:
+                manifest.write_atomic(self.partial / "rejected.jsonl", b"".join(map(jsonl.encode, data.rejected)))
+
+    def log(self, name: str) -> StepLog:
+        """A JSONL file of the run, cut back to the step that it resumes from."""
+        return StepLog(self.partial / name, self.step)
+
+    def finish(self, content: manifest.Manifest) -> None:
+        """Put DIR in place, its manifest last."""
+        if not ranks.is_first():
+            return
+        with disk_errors(self.path):
+            sync(self.partial)
+            if self.path.exists():
+                (self.path / "manifest.json").unlink(missing_ok=True)
+                shutil.rmtree(self.path)
+            os.rename(self.partial, self.path)
+            manifest.write(self.path / "manifest.json", content)  # a kill before this resumes; one after leaves only litter
+            shutil.rmtree(self.path / "checkpoints")
+            (self.path / ".lock").unlink()
+            (self.path / RUNNING).unlink()
+        self._held.close()
+
+
+class StepLog:
+    """A JSONL file with a `step` in each line, in which no step stands from two attempts."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = []
+        with suppress(FileNotFoundError, InputError):  # a torn last line ends the reading, and is cut
+            for record in jsonl.read(str(path)):
+                if record["step"] > step:
+                    break
+                kept.append(record)
+        self.last: Record = kept[-1] if kept else {}
+        self.stream = None
+        ranks.wait()  # each has read it
+        if ranks.is_first():
+            manifest.write_atomic(path, b"".join(map(jsonl.encode, kept)))
+            self.stream = path.open("ab", buffering=0)
+
+    def write(self, records: list[Record]) -> None:
+        """Append records."""
+        if self.stream:
+            self.stream.write(b"".join(map(jsonl.encode, records)))
+
+
+def require_replaceable(path: Path) -> None:
+    """InputError where -o names something that a finished run couldn't take the place of."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file; -o takes a directory")
+    made_here = (path / "manifest.json").exists() or (path / RUNNING).exists()
+    if path.is_dir() and any(path.iterdir()) and not made_here:
+        raise InputError(f"{path}: exists and holds other files; give another -o, or move it away")
+
+
+def require_elsewhere(output: str, *folders: Path) -> None:
+    """InputError where -o is one of the models that the run reads."""
+    for folder in folders:
+        if Path(output).resolve() == folder.resolve():
+            raise InputError(f"{output}: is a model that this run starts from; give another -o")
+
+
+def open_to_readers(folder: Path) -> None:
+    """Give each file the permissions that the umask grants: safetensors writes weights for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
+
+
+def sync(folder: Path) -> None:
+    """Flush a directory's files to the disk, so that a crash of the machine can't lose what is declared done."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Failures to write, as one sentence. torch and safetensors report a full disk as errors of their own."""
+    try:
+        yield
+    except Exception as problem:
+        full = getattr(problem, "errno", None) == errno.ENOSPC
+        if full or any(sign in str(problem) for sign in _FULL):
+            raise CaiError(
+                f"{path}: the disk is full; the last checkpoint is kept: make room and give the same command again"
+            ) from problem
+        if isinstance(problem, OSError):
+            name = problem.filename or path
+            raise CaiError(f"{name}: can't be written ({(problem.strerror or str(problem)).lower()})") from problem
+        raise
