@@ -138,12 +138,11 @@ def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, p
         assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)
 
 
-def test_a_batch_is_of_like_lengths_and_bounded(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 100)
+def test_a_batch_is_of_like_lengths_and_bounded() -> None:
     pool = engine_module.Pool(feed([Request("generate", [0] * n, "") for n in (50, 3, 48, 2, 47, 200)]))
     pool.fill()
-    assert [len(r.ids) for _, r in pool.take(4)] == [50, 48]
-    assert [len(r.ids) for _, r in pool.take(4)] == [3, 2]  # the oldest first: nothing waits for ever
-    assert [len(r.ids) for _, r in pool.take(4)] == [47]
-    assert [len(r.ids) for _, r in pool.take(4)] == [200]  # one too long for the bound still runs
-    assert pool.take(4) == []
+    assert [len(r.ids) for _, r in pool.take(2, 100)] == [50]  # of like length is only one too long for the bound
+    assert [len(r.ids) for _, r in pool.take(2, 100)] == [3, 2]  # the oldest first: nothing waits for ever
+    assert [len(r.ids) for _, r in pool.take(2, 100)] == [48, 47]
+    assert [len(r.ids) for _, r in pool.take(2, 100)] == [200]  # one too long for the bound still runs
+    assert pool.take(2, 100) == []

@@ -24,6 +24,8 @@ from cai_cli.errors import CaiError
 
 PREFILL_TOKENS = 16_384
 """Padded prompt tokens computed in one pass at most, to bound memory."""
+READ_TOKENS = 2048
+"""The same where nothing is generated after them and a CPU computes: more no longer fit its caches, and take longer."""
 SHARED_TOKENS = 32
 """The shortest beginning that is worth computing once for many requests."""
 LEADS = 16
@@ -48,18 +50,24 @@ class Pool:
                 return
             self.waiting.append(entry)
 
-    def take(self, rows: int) -> list[tuple[Key, Request]]:
-        """The oldest request and those nearest to it in length that share its beginning, `rows` at most."""
+    def take(self, rows: int, tokens: int = PREFILL_TOKENS) -> list[tuple[Key, Request]]:
+        """The oldest request and others of like length that share its beginning, `rows` and `tokens` at most.
+
+        Those that share it are ranked by length and parted into batches, of which this is the oldest one's: to take those
+        nearest to it would leave batches of the shortest and the longest.
+        """
         if not self.waiting or rows < 1:
             return []
         oldest = self.waiting[0][1]
         alike = [i for i, (_, request) in enumerate(self.waiting) if lead_of(request) == lead_of(oldest)]
-        order = sorted(alike, key=lambda i: abs(len(self.waiting[i][1].ids) - len(oldest.ids)))
+        ranked = sorted(alike, key=lambda i: len(self.waiting[i][1].ids))
+        place = ranked.index(0)
+        batch = range(place // rows * rows, min(place // rows * rows + rows, len(ranked)))
         chosen: list[int] = []
         longest = 0
-        for i in order[:rows]:
+        for i in (ranked[at] for at in sorted(batch, key=lambda at: abs(at - place))):
             longest = max(longest, len(self.waiting[i][1].ids) - oldest.shared)
-            if chosen and longest * (len(chosen) + 1) > PREFILL_TOKENS:
+            if chosen and longest * (len(chosen) + 1) > tokens:
                 break
             chosen.append(i)
         taken = [self.waiting[i] for i in sorted(chosen)]
@@ -223,6 +231,29 @@ class TransformersEngine:
         return out.logits[:, -1], cache, mask, [lead if known or i else 0 for i in range(len(requests))]
 
     @torch.inference_mode()
+    def _read(self, requests: list[Request]) -> tuple[torch.Tensor, list[int]]:
+        """(logits of the next token [rows, vocabulary], reused tokens) of prompts that nothing is generated after.
+
+        They are padded on the right, where nothing that is read can see it: that needs no mask, which costs a tenth.
+        """
+        known = tuple(lead_of(requests[0])) in self._leads
+        lead, shared = self._lead(requests[0])
+        own = [torch.tensor(request.ids[lead:]) for request in requests]
+        ids = torch.nn.utils.rnn.pad_sequence(own, batch_first=True).to(self.device)
+        last = torch.tensor([len(tokens) - 1 for tokens in own])
+
+        def at_last(_: torch.nn.Module, hidden: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (hidden[0][torch.arange(len(own)), last][:, None],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(at_last)  # or it would read every place
+        try:
+            cache = kv.spread(shared, len(own), ids.shape[1]) if lead else None
+            out = self.model(input_ids=ids, cache=cache, use_cache=bool(lead))
+        finally:
+            hook.remove()
+        return out.logits[:, -1], [lead if known or i else 0 for i in range(len(own))]
+
+    @torch.inference_mode()
     def _lead(self, request: Request) -> tuple[int, kv.Cache]:
         """(tokens, keys and values of one row) of a request's shared beginning, computed once; 0 tokens where there is none."""
         tokens = tuple(lead_of(request))
@@ -283,9 +314,9 @@ class TransformersEngine:
         pool = Pool(feed)
         while True:
             pool.fill()
-            if not (batch := pool.take(self.batch_size)):
+            if not (batch := pool.take(self.batch_size, READ_TOKENS if self.device == "cpu" else PREFILL_TOKENS)):
                 return
-            logits, _, _, reused = self._prefill([request for _, request in batch])
+            logits, reused = self._read([request for _, request in batch])
             logprobs = torch.log_softmax(logits.float(), -1)
             for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
                 options = request.options or {}

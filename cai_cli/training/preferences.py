@@ -99,7 +99,11 @@ class SoftDPOTrainer(DPOTrainer):
         totals = torch.stack([(entropy.detach() * shown).sum(), shown.sum()])
         summed = self.accelerator.reduce(totals, "sum")
         margins = self.accelerator.gather((chosen - rejected).detach())
-        logged = {"rewards/accuracies": (margins > 0).float().mean(), "rewards/margins": margins.mean(), "entropy": summed[0] / summed[1]}
+        logged = {
+            "rewards/accuracies": (margins > 0).float().mean(),
+            "rewards/margins": margins.mean(),
+            "entropy": summed[0] / summed[1],
+        }
         for name, value in logged.items():
             self._metrics[mode][name].append(float(value))
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
