@@ -135,6 +135,11 @@ def test_what_we_train_loads_in_vllm(here: Here, tiny: str, tmp_path: Path) -> N
     here("score", tmp_path / "b.jsonl", "-m", tmp_path / "pm", "--dtype", "float32", "-o", tmp_path / "scored.jsonl")
     renderer = Renderer(models.load_tokenizer(tmp_path / "pm"))
     rendered = [renderer.judgement(prompts.judged_side(row, "chosen", "chat")).ids for row in pairs]
+    here(
+        "score", tmp_path / "b.jsonl", "-m", tmp_path / "pm", "--dtype", "float32", "--engine", "vllm", "-o", tmp_path / "v.jsonl"
+    )
+    by_vllm = [row["scores"]["chosen"] for row in read_jsonl(tmp_path / "v.jsonl")]
+    assert by_vllm == pytest.approx([row["scores"]["chosen"] for row in read_jsonl(tmp_path / "scored.jsonl")], abs=1e-3)
     llm = LLM(str(tmp_path / "pm"), runner="pooling", dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**28)
     outputs = llm.encode(
         [TokensPrompt(prompt_token_ids=ids) for ids in rendered],

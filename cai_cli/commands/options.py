@@ -15,6 +15,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 import traceback
 import typing
 from collections.abc import Callable
@@ -265,7 +266,9 @@ class exit_codes:
         if self.debug:
             traceback.print_exception(problem)
         if isinstance(problem, CaiError):
-            if streams.process == 0 or not isinstance(problem, InputError):  # what is wrong with the input, the first says
+            if streams.process and isinstance(problem, InputError):  # the first process says what is wrong with the input,
+                time.sleep(5)  # and needs the time: where one process ends, the launcher ends the others
+            else:
                 streams.fail(str(problem))
             sys.exit(problem.exit_code)
         if type(problem).__name__ == "OutOfMemoryError":  # torch's; it isn't imported here

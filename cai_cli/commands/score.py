@@ -16,12 +16,15 @@ from typing import Annotated, Any
 from typer import Option
 
 from cai_cli import manifest, models, prompts, stage
-from cai_cli.commands.options import IO, Dtype, Format, command, require_input
+from cai_cli.commands.options import IO, Dtype, EngineName, Format, command, require_input
 from cai_cli.engines.base import Request
 from cai_cli.inputs import Check
 from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
 from cai_cli.records import preference_error, rounds_error, texts_error
+
+GPU_MEMORY = 0.9
+"""Share of a GPU's memory that vLLM takes."""
 
 
 def check(record: Record) -> str | None:
@@ -63,21 +66,28 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
 class Scoring:
     """A preference model and how it's run. Nothing but its tokenizer is loaded until a record needs it."""
 
-    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str) -> None:
+    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str, engine: str = "transformers") -> None:
         """InputError where the model is no preference model."""
         models.share_cores()
+        from cai_cli.engines import select
         from cai_cli.engines.preference import require_preference_model
         from cai_cli.tokens import Renderer
 
         require_input(files.input)
         self.files, self.model, self.dtype, self.batch_size = files, model, dtype, batch_size
         self.folder = models.resolve(model)
+        # on a CPU vLLM scores no faster, and takes its time to start
+        self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)
         self.renderer = Renderer(models.load_tokenizer(self.folder))
         self.format = self.renderer.format(format)
 
     def open(self) -> Any:
         """Load the weights."""
+        if self.engine == "vllm":
+            from cai_cli.engines.vllm import VllmPreferenceModel
+
+            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), GPU_MEMORY)
         from cai_cli.engines.preference import PreferenceModel
 
         return PreferenceModel(self.folder, self.dtype, self.batch_size)
@@ -85,7 +95,7 @@ class Scoring:
     def run(self, name: str, check: Check, program: stage.Program, observer: stage.Observer | None = None) -> None:
         """Run a step over the input."""
         sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
-        options = {"model": sha, "dtype": self.dtype, "format": self.format}
+        options = {"model": sha, "dtype": self.dtype, "format": self.format, "engine": self.engine}
         about = {"model": {"name": self.model, "sha256": sha}}
         context = models.context_length(self.folder)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer)
@@ -101,12 +111,15 @@ def app(
     model: Annotated[
         str, Option("--model", "-m", help="A preference model's directory (`cai train-pm` makes one), or a hub name.")
     ],
+    engine: Annotated[
+        EngineName, Option("--engine", help="auto: vllm on a GPU that has it, else transformers.")
+    ] = EngineName.auto,
     dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto,
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once.")] = 32,
+    batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
     format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
 ) -> None:
     """Score records."""
-    scoring = Scoring(files, model, dtype.value, batch_size, format.value)
+    scoring = Scoring(files, model, dtype.value, batch_size, format.value, engine.value)
 
     def program(record: Record) -> Generator[list[Request], list[Any], list[Record]]:
         read = texts(record, scoring.format)

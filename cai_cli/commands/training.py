@@ -38,7 +38,7 @@ class Run:
         Format, Option("--format", help="chat: the model's template. hh: plain transcripts. auto: chat where there is one.")
     ] = Format.auto
     eval: Annotated[
-        list[str] | None, Option("--eval", metavar="FILE", help="Measure on these records ten times a run; repeatable.")
+        list[str] | None, Option("--eval", metavar="FILE", help="Measure on these records, up to ten times a run; repeatable.")
     ] = None
     eval_fraction: Annotated[
         float, Option("--eval-fraction", min=0.0, max=0.9, help="Or on this share of FILES, by a hash of the id, held out.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli import models
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Score
 from cai_cli.errors import CaiError
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ class VllmEngine:
         gpu_memory: float,
         deterministic: bool = False,
         trust_remote_code: bool = False,
+        **more: Any,
     ) -> None:
+        """`more` goes to vLLM as it is."""
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_cpu = models.device() == "cpu"
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
@@ -72,6 +74,7 @@ class VllmEngine:
                 use_tqdm_on_load=False,
                 max_model_len=-1,  # as many tokens as the cache holds, at most the model's own limit
                 **limits,
+                **more,
             )
         except (ValueError, RuntimeError, OSError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
@@ -149,3 +152,20 @@ class VllmEngine:
             options = request.options or {}
             logprobs = {name: float(found[token].logprob) for name, token in options.items()}
             yield key, Choice(logprobs, len(request.ids), reused_tokens=output.num_cached_tokens or 0)
+
+
+class VllmPreferenceModel(VllmEngine):
+    """A preference model run by vLLM: its raw output, without the logistic function that vLLM would put after it."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float) -> None:
+        super().__init__(folder, dtype, gpu_memory, runner="pooling")
+
+    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
+        """Yield each request's score as it finishes."""
+        from vllm import PoolingParams
+
+        def params(_: Request) -> PoolingParams:
+            return PoolingParams(task="classify", use_activation=False)
+
+        for key, request, output in self._drive(feed, params):
+            yield key, Score(float(output.outputs.data[0]), len(request.ids))

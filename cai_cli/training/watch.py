@@ -18,6 +18,7 @@ EVERY = 10
 """Steps between progress lines where there is no terminal."""
 SAVE_SECONDS = 120.0
 """Without --save-every a checkpoint is written when this much time has passed since the last: what a kill can cost."""
+EVAL_SHARE = 0.2
 NAMES = {
     "completions/mean_length": "length",
     "completions/clipped_ratio": "unfinished",
@@ -52,7 +53,7 @@ class Watch(TrainerCallback):
         self.rows, self.max_kl, self.stop_on_kl = rows, max_kl, stop_on_kl
         self.interrupted, self.stopped, self.warned = False, "", False
         self.settings, self.workspace, self.interrupts = settings, workspace, interrupts
-        self.evaluates = trainer.eval_dataset is not None
+        self.eval_rows = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
         self.metrics = workspace.log("metrics.jsonl")
         self.line: dict[str, Any] = {}
         self.tokens = int(self.metrics.last.get("tokens", 0))
@@ -70,7 +71,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to evaluate, save and stop."""
         last = state.global_step >= state.max_steps
-        control.should_evaluate = self.evaluates and (last or state.global_step % max(1, state.max_steps // 10) == 0)
+        control.should_evaluate = self.eval_rows > 0 and (last or state.global_step % self._eval_every(state.max_steps) == 0)
         if every := self.settings.save_every:
             due = state.global_step % every == 0
         else:
@@ -79,6 +80,11 @@ class Watch(TrainerCallback):
         self.interrupted = stopping
         control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
+
+    def _eval_every(self, steps: int) -> int:
+        """Steps between evaluations: ten a run, fewer where they would cost more than EVAL_SHARE of the time."""
+        costs = self.eval_rows / self.settings.per_step() / 3  # in steps, which go back through the model as well
+        return max(1, steps // 10, math.ceil(costs / EVAL_SHARE))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Take what was logged into the step's line."""
