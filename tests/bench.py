@@ -1,11 +1,12 @@
 """Speed, beside what users have otherwise, in one run on one machine: `make bench`.
 
-    python tests/bench.py models/SmolLM2-135M-Instruct [vllm|transformers|label|label-vllm|help ...]
+    python tests/bench.py models/SmolLM2-135M-Instruct [SECTION ...]
 
 vllm          `cai sample` against a bare `LLM.generate` on the whole list, on the same loaded engine
 transformers  `cai sample` against a loop of `model.generate` over batches of 8 in file order
 label         `cai label` against asking for the letter by `model.generate` over batches of 8, and parsing it
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
+sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
 help          `cai --help`
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
@@ -286,12 +287,16 @@ def main(model: str, names: list[str]) -> None:
     from cai_cli.commands.options import calm_libraries
 
     calm_libraries(debug=False)
-    all_of_them = {
+    sys.path.insert(0, str(ROOT))
+    from tests.bench_training import SECTIONS
+
+    all_of_them: dict[str, Callable[[str, Path], Any]] = {
         "help": bench_help,
         "transformers": bench_transformers,
         "label": bench_label,
         "vllm": bench_vllm,
         "label-vllm": bench_label_vllm,
+        **SECTIONS,
     }
     results = {}
     for name in names or all_of_them:

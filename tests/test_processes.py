@@ -75,7 +75,7 @@ def test_supervised_and_preference_losses_are_those_of_one_process(tiny: str, tm
             if (step, key) == ("train-sft", "eval_loss"):
                 continue  # a mean of the batches' means, and these are of 4 rows or of 8
             found = [[line[key] for line in read_jsonl(folder / "metrics.jsonl") if key in line] for folder in (two, one)]
-            assert len(found[0]) >= 6
+            assert len(found[0]) >= 3
             assert found[0] == pytest.approx(found[1], abs=1e-4), (step, key)
 
 
