@@ -29,7 +29,7 @@ def calm(debug: bool) -> None:
 
 
 def keep_memory() -> None:
-    """On a CPU, keep freed memory for the next step in place of giving it back and asking for it again.
+    """On a CPU, keep freed memory for the next steps in place of giving it back and asking for it again.
 
     glibc maps every large tensor anew, and the page faults cost a quarter of a step. Other C libraries are left alone.
     """
@@ -39,6 +39,12 @@ def keep_memory() -> None:
         mmap_max, trim_threshold = -4, -1  # of malloc.h
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def give_back_memory() -> None:
+    """Return what `keep_memory` holds and nothing uses: batches of ever other lengths leave ever other gaps, which add up."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

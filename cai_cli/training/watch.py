@@ -8,14 +8,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from cai_cli import streams
-from cai_cli.training import ranks
+from cai_cli import models, streams
+from cai_cli.training import libraries, ranks
 from cai_cli.training.run import Interrupts
 from cai_cli.training.settings import Settings
 from cai_cli.training.workspace import Workspace
 
 EVERY = 10
-"""Steps between progress lines where there is no terminal."""
+"""Steps between progress lines where there is no terminal; and, on a CPU, between returns of memory."""
 SAVE_SECONDS = 120.0
 """Without --save-every a checkpoint is written when this much time has passed since the last: what a kill can cost."""
 EVAL_SHARE = 0.2
@@ -71,6 +71,8 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to evaluate, save and stop."""
         last = state.global_step >= state.max_steps
+        if models.device() == "cpu" and state.global_step % EVERY == 0:
+            libraries.give_back_memory()
         control.should_evaluate = self.eval_rows > 0 and (last or state.global_step % self._eval_every(state.max_steps) == 0)
         if every := self.settings.save_every:
             due = state.global_step % every == 0
