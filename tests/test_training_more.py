@@ -264,7 +264,7 @@ def test_rl_goes_on_from_an_rl_model_with_a_new_preference_model(tiny: str, tiny
     with pytest.raises(InputError, match="the weight a number"):
         rl.train(run, rl.Rollout([f"{tiny_pm}=heavy"]))
     with pytest.raises(InputError, match="on a GPU only"):
-        rl.generator("vllm")
+        rl.generator("vllm", 1024)
 
 
 # The report of a preference model -----------------------------------------------------------------
@@ -287,3 +287,20 @@ def test_length_bias_is_shown() -> None:
     assert set(rows) >= {"a", "b"}
     assert preference.log_loss(preference.Pair("a", 0.5, 0.0, 0)) == pytest.approx(np.log(2))
     assert preference.log_loss(preference.Pair("a", 1.0, -2000.0, 0)) == pytest.approx(2000)
+
+
+def test_what_a_turn_is_learnt_to_end_with_ends_generation(tiny: str, tmp_path: Path) -> None:
+    """Of a base model whose end token isn't the template's: or every answer of the tuned model would run to --max-tokens."""
+    import shutil
+
+    from transformers import AutoTokenizer, GenerationConfig
+
+    shutil.copytree(tiny, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    turn_end = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|pad|>"
+    tokenizer.save_pretrained(tmp_path / "base")
+    GenerationConfig(eos_token_id=tokenizer.eos_token_id).save_pretrained(tmp_path / "base")
+    source = write_jsonl(tmp_path / "in.jsonl", test_training_sft.rows(4))
+    sft.train(test_training_sft.settings([source], str(tmp_path / "base"), tmp_path / "out", steps=1))
+    assert turn_end in GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id

@@ -51,7 +51,7 @@ class PreferenceModel:
         return scores
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield each request's score; a batch is the oldest request and those nearest to it in length."""
+        """Yield each request's score; a batch is the oldest request and others of like length."""
         from cai_cli.engines.transformers import Pool
 
         pool = Pool(feed)

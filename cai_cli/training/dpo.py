@@ -67,5 +67,5 @@ def train(settings: Settings, beta: float = 0.1) -> Any:
             peft_config=common.adapter(settings),
         )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
-    run.train(trainer, settings, workspace, examples, about)
+    run.train(trainer, settings, workspace, examples, about, ends=end)
     return trainer

@@ -100,6 +100,8 @@ def train(settings: Settings) -> Any:
     def report(saved: Path) -> Record:
         return evaluate(saved, settings, examples.held_out)
 
+    if examples.held_out and settings.keep_adapter:
+        streams.warn("no table of the held-out pairs: with --keep-adapter there is no whole model to score them with")
     measured = examples.held_out and not settings.keep_adapter  # an adapter alone can't be loaded and scored
     run.train(trainer, settings, workspace, examples, about, report=report if measured else None)
     return trainer

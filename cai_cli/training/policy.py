@@ -139,6 +139,7 @@ class Reward:
         if scored:
             log_metric("score", sum(scored) / len(scored))
         log_metric("refusals", sum(map(is_refusal, texts)) / len(texts))
+        log_metric("unfinished", sum(not record["finished"] for record in records) / len(records))
         log_metric("empty", sum(map(is_empty, texts)) / len(texts))
         log_metric("boilerplate", boilerplate(prompts, texts))
         self._write(trainer_state, prompts, records)

@@ -15,7 +15,18 @@ from pathlib import Path
 from cai_cli import models
 from cai_cli.errors import CaiError, InputError
 
-_LAUNCHES = {"multi-gpu": ["--multi_gpu"], "fsdp2": ["--use_fsdp", "--fsdp_version", "2", "--fsdp_reshard_after_forward", "true"]}
+_LAUNCHES = {
+    "multi-gpu": ["--multi_gpu"],
+    "fsdp2": [
+        "--use_fsdp",
+        "--fsdp_version",
+        "2",
+        "--fsdp_auto_wrap_policy",
+        "TRANSFORMER_BASED_WRAP",
+        "--fsdp_reshard_after_forward",
+        "true",
+    ],
+}
 """What `accelerate launch` gets for the names of --accelerate; fsdp2 shards the weights of each layer over the processes."""
 
 
@@ -34,12 +45,19 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def is_sharded() -> bool:
+    """Whether each process holds a part of the weights alone (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
 def join() -> None:
     """Connect this process to the others of the run. Does nothing in a run of one."""
     if world_size() == 1:
         return
     from accelerate import PartialState
 
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
+        raise InputError("cai can't save what DeepSpeed trains; shard the weights with --accelerate fsdp2 instead")
     on_cpu = models.device() == "cpu"
     PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
 
@@ -83,6 +101,7 @@ def launch(accelerate: str | None, processes: int | None) -> int | None:
     """
     if "RANK" in os.environ or (accelerate is None and (processes or 1) == 1):
         return None  # one of the processes already, or the only one
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # seconds to finish a step and save, when interrupted
     command = ["-m", "cai_cli.main", *sys.argv[1:]]
     if accelerate is None and models.device() == "cpu":
         return _torchrun(processes or 1, command)

@@ -68,8 +68,11 @@ def weighted(names: list[str]) -> list[tuple[Path, str, float]]:
     return found
 
 
-def generator(engine: str) -> dict[str, Any]:
-    """TRL's arguments for where answers are drawn: in vLLM, in this process, where there is a GPU for it."""
+def generator(engine: str, context: int) -> dict[str, Any]:
+    """TRL's arguments for where answers are drawn: in vLLM, in this process, where there is a GPU for it.
+
+    `context` is the longest conversation, in tokens.
+    """
     can = models.device() == "cuda" and find_spec("vllm") is not None
     if engine == "vllm" and not can:
         raise InputError("--engine vllm: RL generates in vLLM on a GPU only, with vllm installed; take transformers here")
@@ -80,6 +83,7 @@ def generator(engine: str) -> dict[str, Any]:
         "vllm_mode": "colocate",
         "vllm_enable_sleep_mode": True,
         "vllm_gpu_memory_utilization": VLLM_MEMORY,
+        "vllm_max_model_length": context,
     }
 
 
@@ -88,6 +92,8 @@ def train(settings: Settings, rollout: Rollout) -> Any:
 
     `settings.batch_size` counts prompts; each gets `rollout.generations` answers. Returns TRL's trainer.
     """
+    if rollout.kl == 0 and rollout.stop_on_kl:
+        raise InputError("--stop-on-kl needs the KL, which isn't computed with --kl 0; give a small one, such as 0.001")
     pms = weighted(rollout.pms)
     folder = common.language_model(settings, *(pm for pm, _, _ in pms))
     common.require_causal(folder)
@@ -113,7 +119,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     watched = ("pms", "engine", "max_kl", "stop_on_kl")
     options = {name: value for name, value in asdict(rollout).items() if name not in watched}
     fingerprint = settings.fingerprint(examples, **hashes, **options, format=format)
-    generation = generator(rollout.engine)
+    generation = generator(rollout.engine, min(settings.max_length, models.context_length(folder)))
     workspace = Workspace(settings.output, fingerprint, settings.restart)
     workspace.note(examples)
 
@@ -155,7 +161,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     reward = Reward(judges, rollout.shaping, renderer, stops, ends, numbered, log, rollout.samples_every)
     last = range(len(training), len(numbered))
     with libraries.loading(folder):
-        trainer = trainer_class(
+        trainer: Any = trainer_class(
             model=str(folder),
             reward_funcs=reward,
             args=config,
@@ -166,6 +172,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
             examples=numbered,
             stops=stops,
         )
+    reward.ends |= set(trainer.eos_token_ids)
     judged_by = [
         {"name": name, "sha256": sha, "weight": weight} for (_, name, weight), (sha, _) in zip(pms, hashes["pm"], strict=True)
     ]

@@ -21,16 +21,22 @@ _CORRUPT = ("SafetensorError", "UnpicklingError", "PytorchStreamReader", "JSONDe
 """How torch, safetensors and json say that a file isn't what it should be."""
 
 
+TWICE = 1.0
+"""Seconds within which a second signal is the same one: a scheduler and a launcher may both pass it on."""
+
+
 class Interrupts:
     """While a run trains, SIGINT and SIGTERM ask it to stop after the current step; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self.when = False, 0.0
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            if time.monotonic() - self.when > TWICE:
+                raise KeyboardInterrupt
+            return
+        self.asked, self.when = True, time.monotonic()
         if ranks.is_first():
             streams.say("cai: stopping after this step, to save a checkpoint; once more to stop at once")
 
@@ -51,13 +57,15 @@ def train(
     about: dict[str, Any],
     rows: int | None = None,
     report: Callable[[Path], Record] | None = None,
+    ends: list[int] | None = None,
     max_kl: float | None = None,
     stop_on_kl: bool = False,
 ) -> None:
     """Run a trainer to its end, from its last checkpoint where there is one, and put DIR in place.
 
     `about` is what the manifest says of the models of the run. `rows` are the examples of one pass, where the trainer itself
-    can't tell. `report` evaluates the saved model; what it returns goes into the manifest. `max_kl` is RL's (see `watch`).
+    can't tell. `report` evaluates the saved model; what it returns goes into the manifest. `ends` are the tokens that end a turn,
+    where answers are learnt. `max_kl` is RL's (see `watch`).
     """
     from transformers.trainer_callback import PrinterCallback
 
@@ -75,7 +83,7 @@ def train(
         watch = Watch(trainer, settings, workspace, interrupts, rows, max_kl, stop_on_kl)
         trainer.add_callback(watch)
         try:
-            with reading(workspace.checkpoint):
+            with reading(workspace.checkpoint, watch):
                 trainer.train(resume_from_checkpoint=str(workspace.checkpoint) if workspace.checkpoint else None)
         finally:
             watch.close()
@@ -85,7 +93,7 @@ def train(
                 "the same command goes on from there"
             )
             raise KeyboardInterrupt
-        save(trainer, settings, workspace.partial)
+        save(trainer, settings, workspace.partial, ends)
     counts = {
         "records_in": sum(entry["records"] for entry in data.inputs),
         "records_out": len(data.examples),
@@ -109,6 +117,9 @@ def train(
     if ranks.is_first():
         with disk_errors(workspace.partial):
             if report:
+                trainer.optimizer = None  # what the report loads needs the room
+                trainer.accelerator.free_memory()
+                trainer.model.to("cpu")
                 content["evaluation"] = report(workspace.partial)
             card.write(workspace.partial, settings, content)
     workspace.finish(content)
@@ -120,8 +131,11 @@ def train(
     )
 
 
-def save(trainer: Any, settings: Settings, folder: Path) -> None:
-    """Save the model with its tokenizer and template; an adapter is merged into it, unless --keep-adapter."""
+def save(trainer: Any, settings: Settings, folder: Path, ends: list[int] | None = None) -> None:
+    """Save the model with its tokenizer and template; an adapter is merged into it, unless --keep-adapter.
+
+    `ends` are the tokens that end a turn, where answers were learnt.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     # of sharded weights every process must give its part
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
@@ -130,18 +144,22 @@ def save(trainer: Any, settings: Settings, folder: Path) -> None:
     if settings.lora and not settings.keep_adapter:
         model = model.merge_and_unload()
     model.config.use_cache = True
+    if ends is not None and model.generation_config is not None:  # what it has learnt to end with must end what it generates
+        known = model.generation_config.eos_token_id
+        known = known if isinstance(known, list) else [known]
+        model.generation_config.eos_token_id = [token for token in dict.fromkeys([*known, *ends[-1:]]) if token is not None]
     model.save_pretrained(folder, state_dict=weights)
     trainer.processing_class.save_pretrained(folder)
     open_to_readers(folder)
 
 
 @contextmanager
-def reading(checkpoint: Path | None) -> Iterator[None]:
-    """A checkpoint that can't be read, as one sentence."""
+def reading(checkpoint: Path | None, watch: Any) -> Iterator[None]:
+    """A checkpoint that can't be read, as one sentence; `watch` knows whether training has begun."""
     try:
         yield
     except Exception as problem:
-        if checkpoint and any(sign in f"{type(problem).__name__} {problem}" for sign in _CORRUPT):
+        if checkpoint and not watch.begun and any(sign in f"{type(problem).__name__} {problem}" for sign in _CORRUPT):
             raise CaiError(
                 f"{checkpoint}: this checkpoint is damaged ({' '.join(str(problem).split())[:200]}); begin anew with --restart"
             ) from problem

@@ -62,6 +62,7 @@ class Settings:
             "lora_rank": self.lora_rank if self.lora else None,
             "dtype": precision(self.dtype),
             "processes": ranks.world_size(),
+            "sharded": ranks.is_sharded(),
             **more,
         }
 
@@ -71,6 +72,10 @@ def language_model(settings: Settings, *others: Path) -> Path:
 
     `others` are further models that the run reads, which -o must not name either.
     """
+    if settings.keep_adapter and not settings.lora:
+        raise InputError("--keep-adapter goes with --lora: there is no adapter to keep")
+    if settings.lora and ranks.is_sharded() and not settings.keep_adapter:
+        raise InputError("--lora with sharded weights needs --keep-adapter: the adapter can't be merged into a part of a model")
     folder = models.resolve(settings.model)
     models.read_config(folder)
     require_elsewhere(settings.output, folder, *others)
@@ -143,5 +148,5 @@ def arguments(settings: Settings, workspace: Workspace, warmup: int, scheduler: 
         "eval_strategy": "no",
         "disable_tqdm": True,
         "report_to": settings.report_to,
-        "model_init_kwargs": {"use_safetensors": True},
+        "model_init_kwargs": {"use_safetensors": True, "device_map": None},
     }

@@ -53,6 +53,8 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
     dataset = Dataset.from_list(training)
     if packing:
         arguments |= {"packing": True, "eval_packing": False, "max_length": longest}
+        if not settings.steps:  # how many rows there will be isn't known yet: a share of the steps
+            arguments |= {"warmup_steps": common.WARMUP}
     else:
         length = settings.steps * settings.per_step() if settings.steps else math.ceil(settings.epochs * len(training))
         lengths = [len(example["input_ids"]) for example in training]
@@ -70,5 +72,5 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
             peft_config=common.adapter(settings),
         )
     about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
-    run.train(trainer, settings, workspace, examples, about, rows=None if packing else len(training))
+    run.train(trainer, settings, workspace, examples, about, rows=None if packing else len(training), ends=end)
     return trainer

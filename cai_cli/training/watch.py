@@ -21,14 +21,13 @@ SAVE_SECONDS = 120.0
 EVAL_SHARE = 0.2
 NAMES = {
     "completions/mean_length": "length",
-    "completions/clipped_ratio": "unfinished",
     "mean_token_accuracy": "token_accuracy",
     "rewards/accuracies": "accuracy",
     "rewards/margins": "margin",
 }
 KEPT = {
     *NAMES.values(), "loss", "learning_rate", "grad_norm", "epoch", "entropy", "accuracy", "margin",
-    "reward", "reward_std", "kl", "score", "refusals", "boilerplate", "empty",
+    "reward", "reward_std", "kl", "score", "unfinished", "refusals", "boilerplate", "empty",
 }  # fmt: skip
 """What `metrics.jsonl` holds of all that TRL logs, and of each the same with `eval_` before it."""
 
@@ -51,7 +50,7 @@ class Watch(TrainerCallback):
         A step whose mean KL a token exceeds `max_kl` is warned of, or with `stop_on_kl` the last.
         """
         self.rows, self.max_kl, self.stop_on_kl = rows, max_kl, stop_on_kl
-        self.interrupted, self.stopped, self.warned = False, "", False
+        self.begun, self.interrupted, self.stopped, self.warned = False, False, "", False
         self.settings, self.workspace, self.interrupts = settings, workspace, interrupts
         self.eval_rows = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
         self.metrics = workspace.log("metrics.jsonl")
@@ -62,6 +61,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the clock and the progress display going."""
+        self.begun = True
         self.saved = time.monotonic()
         self.seen = state.num_input_tokens_seen
         self.start, self.first = time.monotonic(), state.global_step
@@ -85,7 +85,8 @@ class Watch(TrainerCallback):
 
     def _eval_every(self, steps: int) -> int:
         """Steps between evaluations: ten a run, fewer where they would cost more than EVAL_SHARE of the time."""
-        costs = self.eval_rows / self.settings.per_step() / 3  # in steps, which go back through the model as well
+        # in steps, which go back through the model as well; RL's evaluation generates, which is most of a step
+        costs = self.eval_rows / self.settings.per_step() / (1 if self.settings.step == "rl" else 3)
         return max(1, steps // 10, math.ceil(costs / EVAL_SHARE))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -120,6 +121,7 @@ class Watch(TrainerCallback):
         if self.stop_on_kl:
             self.stopped = f"step {state.global_step}: KL {kl:.3f} a token, above --max-kl {self.max_kl:g}"
             control.should_training_stop = True
+            control.should_evaluate = self.eval_rows > 0
         elif not self.warned:
             streams.warn(
                 f"step {state.global_step}: KL {kl:.3f} a token, above --max-kl {self.max_kl:g}: far from the starting model; "
@@ -131,7 +133,7 @@ class Watch(TrainerCallback):
         assert self.progress is not None
         loss = self.line.get("loss")
         figures = [f"loss {loss:.4f}"] if loss is not None else ["loss is not a number"]
-        figures += [f"{name} {self.line[name]:.3f}" for name in ("accuracy", "reward", "kl") if name in self.line]
+        figures += [f"{name} {self.line[name]:.3f}" for name in ("accuracy", "reward", "kl") if self.line.get(name) is not None]
         quiet, self.progress.quiet = self.progress.quiet, True  # its own line a minute says less
         self.progress.advance(1, tokens)
         self.progress.quiet = quiet

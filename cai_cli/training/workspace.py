@@ -41,9 +41,14 @@ class Workspace:
         self.partial = Path(f"{self.path}.partial")
         self.checkpoints = self.partial / "checkpoints"
         require_replaceable(self.path)
+        problem = None
         if ranks.is_first():
-            self._prepare(fingerprint, restart)
-        ranks.wait()
+            try:
+                self._prepare(fingerprint, restart)
+            except CaiError as found:
+                problem = found
+        if any(ranks.any_of(problem is not None)):
+            raise problem or InputError(f"{self.partial}: the first process can't go on with it")
         self.checkpoint = self._newest()
 
     def _prepare(self, fingerprint: dict[str, Any], restart: bool) -> None:
@@ -137,7 +142,7 @@ class StepLog:
         kept = []
         with suppress(FileNotFoundError, InputError):  # a torn last line ends the reading, and is cut
             for record in jsonl.read(str(path)):
-                if record["step"] > step:
+                if record["step"] > step or step == 0:
                     break
                 kept.append(record)
         self.last: Record = kept[-1] if kept else {}
