@@ -46,12 +46,14 @@ def prompts_file(folder: Path) -> Path:
 
 
 def pairs_file(folder: Path) -> Path:
-    """The pairs of the example comparisons, to be labelled."""
+    """Pairs to be labelled: those of the example comparisons, and each better answer against the next one's."""
     rows = [json.loads(line) for line in (ROOT / "examples/helpful-comparisons.jsonl").read_text().splitlines()]
     path = folder / "pairs.jsonl"
-    pairs = [
-        {"id": r["id"], "prompt": r["prompt"], "responses": [r[s][-1]["content"] for s in ("chosen", "rejected")]} for r in rows
-    ]
+    pairs = []
+    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
+        chosen, rejected, astray = (r[s][-1]["content"] for r, s in ((row, "chosen"), (row, "rejected"), (other, "chosen")))
+        pairs.append({"id": row["id"], "prompt": row["prompt"], "responses": [chosen, rejected]})
+        pairs.append({"id": f"{row['id']}-astray", "prompt": row["prompt"], "responses": [astray, chosen]})
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return path
 
