@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cai_cli import jsonl, manifest
 from cai_cli.errors import CaiError, InputError
@@ -41,12 +41,14 @@ class Workspace:
         self.partial = Path(f"{self.path}.partial")
         self.checkpoints = self.partial / "checkpoints"
         require_replaceable(self.path)
+        self._held: BinaryIO | None = None
         problem = None
         if ranks.is_first():
             try:
                 self._prepare(fingerprint, restart)
             except CaiError as found:
                 problem = found
+                self._release()  # the error keeps this object alive, and must not keep its lock
         if any(ranks.any_of(problem is not None)):
             raise problem or InputError(f"{self.partial}: the first process can't go on with it")
         self.checkpoint = self._newest()
@@ -72,6 +74,10 @@ class Workspace:
             fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
+
+    def _release(self) -> None:
+        if self._held:
+            self._held.close()
 
     def _clear(self) -> None:
         for path in self.partial.iterdir():
@@ -132,7 +138,7 @@ class Workspace:
             shutil.rmtree(self.path / "checkpoints")
             (self.path / ".lock").unlink()
             (self.path / RUNNING).unlink()
-        self._held.close()
+        self._release()
 
 
 class StepLog:
