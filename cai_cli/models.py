@@ -75,6 +75,15 @@ def context_length(folder: Path) -> int:
     return DEFAULT_CONTEXT
 
 
+def generation_ends(folder: Path) -> set[int]:
+    """The tokens that end a text by the model's generation settings; none where it has no such settings."""
+    try:
+        named = json.loads((folder / "generation_config.json").read_bytes()).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        return set()
+    return {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
+
+
 def is_preference_model(folder: Path) -> bool:
     """Whether the configuration is that of a sequence classifier."""
     return any("SequenceClassification" in name for name in read_config(folder).get("architectures") or [])

@@ -19,12 +19,13 @@ cai train-sft "$RUN/revisions.jsonl" -m "$MODEL" --steps 1 --restart -o "$RUN/sf
 head -n 16 examples/red-team.jsonl | cai sample - -n 2 -m "$RUN/sft" --gpu-memory 0.5 --max-tokens 64 > "$RUN/pairs.jsonl"
 cai label "$RUN/pairs.jsonl" -m "$MODEL" --gpu-memory 0.5 --restart -o "$RUN/preferences.jsonl"
 cai train-pm "$RUN/preferences.jsonl" -m "$MODEL" --steps 1 --restart -o "$RUN/pm"
+cai train-dpo "$RUN/preferences.jsonl" -m "$RUN/sft" --steps 1 --restart -o "$RUN/dpo"
 cai rl examples/red-team.jsonl -m "$RUN/sft" --pm "$RUN/pm" --steps 1 --max-tokens 64 --restart -o "$RUN/rl"
 "$BIN/python" - "$RUN" <<'PY'
 import json, sys
 rows = [json.loads(line) for line in open(f"{sys.argv[1]}/revisions.jsonl")]
 assert len(rows) == 16 and all(row["rounds"][0]["revision"] is not None for row in rows)
-for step in ("sft", "pm", "rl"):
+for step in ("sft", "pm", "dpo", "rl"):
     assert json.load(open(f"{sys.argv[1]}/{step}/manifest.json"))["counts"]["steps"] == 1
 PY
 cai report "$RUN"

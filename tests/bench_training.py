@@ -90,18 +90,23 @@ def bench_sft(model: str, folder: Path) -> dict[str, Any]:
     return alternate("SFT on short examples", "tokens/s", sides)
 
 
+def beside(name: str, step: str, train: Any, trainer: Any, config: Any, model: str, folder: Path) -> dict[str, Any]:
+    """A trainer of preferences beside TRL's."""
+    source, rows = comparisons()
+    sides: dict[str, Callable[[], Rate]] = {
+        f"cai {step}": lambda: ours(step, source, model, folder, train),
+        "TRL, same settings": lambda: theirs(trainer, config, model, rows, folder, True),
+    }
+    return alternate(name, "tokens/s", sides)
+
+
 def bench_pm(model: str, folder: Path) -> dict[str, Any]:
     """`cai train-pm`."""
     from trl import RewardConfig, RewardTrainer
 
     from cai_cli.training import pm
 
-    source, rows = comparisons()
-    sides: dict[str, Callable[[], Rate]] = {
-        "cai train-pm": lambda: ours("train-pm", source, model, folder, pm.train),
-        "TRL, same settings": lambda: theirs(RewardTrainer, RewardConfig, model, rows, folder, True),
-    }
-    return alternate("preference model", "tokens/s", sides)
+    return beside("preference model", "train-pm", pm.train, RewardTrainer, RewardConfig, model, folder)
 
 
 def bench_dpo(model: str, folder: Path) -> dict[str, Any]:
@@ -110,12 +115,7 @@ def bench_dpo(model: str, folder: Path) -> dict[str, Any]:
 
     from cai_cli.training import dpo
 
-    source, rows = comparisons()
-    sides: dict[str, Callable[[], Rate]] = {
-        "cai train-dpo": lambda: ours("train-dpo", source, model, folder, dpo.train),
-        "TRL, same settings": lambda: theirs(DPOTrainer, DPOConfig, model, rows, folder, True),
-    }
-    return alternate("DPO", "tokens/s", sides)
+    return beside("DPO", "train-dpo", dpo.train, DPOTrainer, DPOConfig, model, folder)
 
 
 def bench_rl(model: str, folder: Path) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def bench_rl(model: str, folder: Path) -> dict[str, Any]:
     rollout = rl.Rollout([str(pm)], max_tokens=32)
     sides: dict[str, Callable[[], Rate]] = {
         "cai rl": lambda: ours("rl", str(source), model, folder, rl.train, rollout, lr=1e-6, batch_size=BATCH // 4),
-        "TRL, same settings": lambda: plain(),
+        "TRL, same settings": plain,
     }
     return alternate("GRPO", "tokens/s", sides)
 

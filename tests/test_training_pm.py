@@ -160,3 +160,18 @@ def test_a_preference_counts_by_its_weight(tiny: str, tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "out" / "metrics.jsonl")[-1]["loss"] < 0.1
     with pytest.raises(InputError, match="'weight' must be a number"):
         pm.train(settings([write_jsonl(tmp_path / "bad.jsonl", [{**pair(1, 1.0), "weight": -1}])], tiny, tmp_path / "out2"))
+
+
+def test_a_token_that_ends_texts_is_not_padded_with(tiny: str, tmp_path: Path) -> None:
+    import shutil
+
+    from transformers import GenerationConfig
+
+    shutil.copytree(tiny, tmp_path / "model")
+    renderer = Renderer(models.load_tokenizer(tmp_path / "model"))
+    assert pm.padding(renderer, "chat", tmp_path / "model") == "<|pad|>"
+    ends = [renderer.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|pad|>")]
+    GenerationConfig(eos_token_id=ends).save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="add one to pad with"):
+        pm.padding(renderer, "chat", tmp_path / "model")
+    assert pm.padding(renderer, "hh", tmp_path / "model") == "<|im_start|>"  # stands in no plain transcript, and ends nothing

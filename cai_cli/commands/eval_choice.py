@@ -139,7 +139,8 @@ def _ask(files: IO, model: Model, sampling: Sampling, charter: Principles, judgi
 
 def _score(files: IO, model: Model, sampling: Sampling, seen: Judged) -> None:
     """Let a preference model score both answers."""
-    scoring = Scoring(files, model.model, model.dtype.value, model.batch_size, sampling.format.value)
+    m = model
+    scoring = Scoring(files, m.model, m.dtype.value, m.batch_size, sampling.format.value, m.engine.value, m.gpu_memory)
     seen.name = "PM score"
 
     def program(record: Record) -> Generator[list[Any], list[Any], list[Record]]:

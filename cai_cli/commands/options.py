@@ -68,6 +68,7 @@ Constitutions = Annotated[
 FewShot = Annotated[
     int | None, Option("--few-shot", min=0, metavar="N", help="Show the constitution's first N examples; by default all.")
 ]
+GpuMemory = Annotated[float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of a GPU's memory to take (vllm engine).")]
 Retry = Annotated[int, Option("--retry", min=0, metavar="N", help="Sample a flagged text again, up to N times.")]
 Quiet = Annotated[bool, Option("--quiet", help="Only warnings and errors on standard error.")]
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
@@ -101,9 +102,7 @@ class Model:
     ] = EngineName.auto
     dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Requests computed at once (transformers engine).")] = 32
-    gpu_memory: Annotated[
-        float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of a GPU's memory to take (vllm engine).")
-    ] = 0.9
+    gpu_memory: GpuMemory = 0.9
     deterministic: Annotated[
         bool,
         Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),

@@ -16,15 +16,12 @@ from typing import Annotated, Any
 from typer import Option
 
 from cai_cli import manifest, models, prompts, stage
-from cai_cli.commands.options import IO, Dtype, EngineName, Format, command, require_input
+from cai_cli.commands.options import IO, Dtype, EngineName, Format, GpuMemory, command, require_input
 from cai_cli.engines.base import Request
 from cai_cli.inputs import Check
 from cai_cli.jsonl import Record
 from cai_cli.prompts import Prompt
 from cai_cli.records import preference_error, rounds_error, texts_error
-
-GPU_MEMORY = 0.9
-"""Share of a GPU's memory that vLLM takes."""
 
 
 def check(record: Record) -> str | None:
@@ -66,7 +63,7 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
 class Scoring:
     """A preference model and how it's run. Nothing but its tokenizer is loaded until a record needs it."""
 
-    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str, engine: str = "transformers") -> None:
+    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str, engine: str, gpu_memory: float) -> None:
         """InputError where the model is no preference model."""
         models.share_cores()
         from cai_cli.engines import select
@@ -74,9 +71,9 @@ class Scoring:
         from cai_cli.tokens import Renderer
 
         require_input(files.input)
-        self.files, self.model, self.dtype, self.batch_size = files, model, dtype, batch_size
+        self.files, self.model, self.dtype, self.batch_size, self.gpu_memory = files, model, dtype, batch_size, gpu_memory
         self.folder = models.resolve(model)
-        # on a CPU vLLM scores no faster, and takes its time to start
+        # on a CPU vLLM takes some twenty seconds to start
         self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)
         self.renderer = Renderer(models.load_tokenizer(self.folder))
@@ -87,7 +84,7 @@ class Scoring:
         if self.engine == "vllm":
             from cai_cli.engines.vllm import VllmPreferenceModel
 
-            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), GPU_MEMORY)
+            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), self.gpu_memory)
         from cai_cli.engines.preference import PreferenceModel
 
         return PreferenceModel(self.folder, self.dtype, self.batch_size)
@@ -116,10 +113,11 @@ def app(
     ] = EngineName.auto,
     dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
+    gpu_memory: GpuMemory = 0.9,
     format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
 ) -> None:
     """Score records."""
-    scoring = Scoring(files, model, dtype.value, batch_size, format.value, engine.value)
+    scoring = Scoring(files, model, dtype.value, batch_size, format.value, engine.value, gpu_memory)
 
     def program(record: Record) -> Generator[list[Request], list[Any], list[Record]]:
         read = texts(record, scoring.format)

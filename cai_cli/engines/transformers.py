@@ -234,7 +234,7 @@ class TransformersEngine:
     def _read(self, requests: list[Request]) -> tuple[torch.Tensor, list[int]]:
         """(logits of the next token [rows, vocabulary], reused tokens) of prompts that nothing is generated after.
 
-        They are padded on the right, where nothing that is read can see it: that needs no mask, which costs a tenth.
+        They are padded on the right, where nothing that is read can see it: that needs no mask, which costs a twentieth.
         """
         known = tuple(lead_of(requests[0])) in self._leads
         lead, shared = self._lead(requests[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cai_cli import jsonl, manifest
@@ -20,7 +21,7 @@ _KINDS = {
 _PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model, a token", "accuracy": "accuracy"}
 """What of `metrics.jsonl` is drawn, where it's there, each in a panel of its own with what was held out."""
 SMOOTH = 20
-"""The line that is drawn is a mean over this share of the steps' number (one twentieth)."""
+"""Parts of a run: the line that is drawn is a mean over as many steps as one of them has."""
 
 
 def write(folder: Path, settings: Settings, content: manifest.Manifest) -> None:
@@ -92,9 +93,7 @@ def plot(metrics: list[Record], path: Path) -> None:
         steps, values = _series(metrics, name)
         width = max(1, len(values) // SMOOTH)
         axes.plot(steps, values, color="#9db8d9", linewidth=1)
-        means = [
-            sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))
-        ]
+        means = [fmean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
         axes.plot(
             steps, means, color="#1f4e8c", linewidth=1.6, label="training" if width == 1 else f"training, mean of {width} steps"
         )

@@ -68,6 +68,11 @@ class Data(Generic[T]):
         """The examples alone."""
         return [example for _, example in self.examples]
 
+    @property
+    def testing(self) -> list[T]:
+        """The held-out examples alone."""
+        return [example for _, example in self.held_out]
+
     def reject(self, row: Row, reason: str) -> None:
         """Set a row aside, and name it."""
         self.rejected.append({"file": row.path, "line": row.line, "error": reason, "record": row.record})

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cai_cli import manifest, models
+from cai_cli import manifest
 from cai_cli.records import preference_error
-from cai_cli.tokens import Renderer
-from cai_cli.training import data, libraries, ranks, run
+from cai_cli.training import data, libraries, run
 from cai_cli.training import settings as common
 from cai_cli.training.settings import Settings
 from cai_cli.training.workspace import Workspace
@@ -26,11 +25,8 @@ def train(settings: Settings, beta: float = 0.1) -> Any:
     common.require_causal(folder)
     rows = data.read_all(settings, preference_error)
 
-    ranks.join()
-    renderer = Renderer(models.load_tokenizer(folder))
-    format = renderer.format(settings.format)
+    renderer, format, longest = common.tokens_of(settings, folder)
     end = data.turn_end(renderer, format)
-    longest = min(settings.max_length, models.context_length(folder))
     examples = data.prepare(
         rows,
         lambda record: [record],
@@ -62,7 +58,7 @@ def train(settings: Settings, beta: float = 0.1) -> Any:
             args=arguments,
             data_collator=SoftCollator(DataCollatorForPreference(pad)),
             train_dataset=Dataset.from_list(examples.training),
-            eval_dataset=Dataset.from_list([example for _, example in examples.held_out]) if examples.held_out else None,
+            eval_dataset=Dataset.from_list(examples.testing) if examples.held_out else None,
             processing_class=tokenizer,
             peft_config=common.adapter(settings),
         )

@@ -16,26 +16,27 @@ from cai_cli.evaluation import preference
 from cai_cli.jsonl import Record
 from cai_cli.records import preference_error
 from cai_cli.tokens import Renderer
-from cai_cli.training import data, libraries, ranks, run
+from cai_cli.training import data, libraries, run
 from cai_cli.training import settings as common
 from cai_cli.training.settings import Settings
 from cai_cli.training.workspace import Workspace
 
 
-def padding(renderer: Renderer, format: str) -> str:
-    """The token to pad with: one that stands in no conversation.
+def padding(renderer: Renderer, format: str, folder: Path) -> str:
+    """The token to pad with: one that stands in no conversation and ends none.
 
     transformers' classifiers take a row's last token that isn't padding for its end, so a model that
     pads with its end-of-turn token would be read one token early. InputError where there is none.
     """
     tokenizer = renderer.tokenizer
     taken = set(renderer.judgement(prompts.judged("question", "answer", format)).ids)
-    if format == "chat":
-        taken |= {*data.turn_end(renderer, format), tokenizer.eos_token_id}
+    ends = {*data.turn_end(renderer, format), tokenizer.eos_token_id, *models.generation_ends(folder)}
     special = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
-    for token in (tokenizer.pad_token, tokenizer.unk_token, *special):
-        if token and tokenizer.convert_tokens_to_ids(token) not in taken:
-            return str(token)
+    # plain transcripts hold no end token, so one may pad them where the tokenizer has no other
+    for refused in [taken | ends] + [taken] * (format != "chat"):
+        for token in (tokenizer.pad_token, tokenizer.unk_token, *special):
+            if token and tokenizer.convert_tokens_to_ids(token) not in refused:
+                return str(token)
     raise InputError(
         f"{tokenizer.name_or_path}: every special token of its tokenizer stands in conversations; add one to pad with"
     )
@@ -57,11 +58,8 @@ def train(settings: Settings) -> Any:
     folder = starting_model(settings)
     rows = data.read_all(settings, preference_error)
 
-    ranks.join()
-    renderer = Renderer(models.load_tokenizer(folder))
-    format = renderer.format(settings.format)
-    pad_token = padding(renderer, format)
-    longest = min(settings.max_length, models.context_length(folder))
+    renderer, format, longest = common.tokens_of(settings, folder)
+    pad_token = padding(renderer, format, folder)
     examples = data.prepare(
         rows,
         lambda record: [record],
@@ -91,7 +89,7 @@ def train(settings: Settings) -> Any:
             args=arguments,
             data_collator=SoftCollator(DataCollatorForPreference(renderer.tokenizer.get_vocab()[pad_token])),
             train_dataset=Dataset.from_list(examples.training),
-            eval_dataset=Dataset.from_list([example for _, example in examples.held_out]) if examples.held_out else None,
+            eval_dataset=Dataset.from_list(examples.testing) if examples.held_out else None,
             processing_class=renderer.tokenizer,
             peft_config=common.adapter(settings, classifier=True),
         )

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from cai_cli import models
+from cai_cli import models, streams
 from cai_cli.errors import CaiError, InputError
 
 _LAUNCHES = {
@@ -30,11 +30,6 @@ _LAUNCHES = {
 """What `accelerate launch` gets for the names of --accelerate; fsdp2 shards the weights of each layer over the processes."""
 
 
-def rank() -> int:
-    """This process's number in the run."""
-    return int(os.environ.get("RANK", 0))
-
-
 def world_size() -> int:
     """Processes of the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -42,7 +37,7 @@ def world_size() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return rank() == 0
+    return streams.process == 0
 
 
 def is_sharded() -> bool:

@@ -18,7 +18,7 @@ from cai_cli.errors import InputError
 from cai_cli.jsonl import Record
 from cai_cli.records import prompt_error
 from cai_cli.tokens import Renderer
-from cai_cli.training import data, libraries, order, ranks, run
+from cai_cli.training import data, libraries, order, run
 from cai_cli.training import settings as common
 from cai_cli.training.settings import Settings
 from cai_cli.training.shaping import Shaping
@@ -99,11 +99,10 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     common.require_causal(folder)
     rows = data.read_all(settings, prompt_error)
 
-    ranks.join()
-    renderer = Renderer(models.load_tokenizer(folder))
+    renderer, format, context = common.tokens_of(settings, folder)
     readers = [Renderer(models.load_tokenizer(pm)) for pm, _, _ in pms]
-    format, formats = renderer.format(settings.format), [reader.format(settings.format) for reader in readers]
-    longest = min(settings.max_length, models.context_length(folder)) - rollout.max_tokens
+    formats = [reader.format(settings.format) for reader in readers]
+    longest = context - rollout.max_tokens
     contexts = [models.context_length(pm) for pm, _, _ in pms]
     if min(longest, *(context - rollout.max_tokens for context in contexts)) < 1:
         raise InputError(f"--max-tokens {rollout.max_tokens} leaves no room for a prompt; lower it, or raise --max-length")
@@ -119,7 +118,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     watched = ("pms", "engine", "max_kl", "stop_on_kl")
     options = {name: value for name, value in asdict(rollout).items() if name not in watched}
     fingerprint = settings.fingerprint(examples, **hashes, **options, format=format)
-    generation = generator(rollout.engine, min(settings.max_length, models.context_length(folder)))
+    generation = generator(rollout.engine, context)
     workspace = Workspace(settings.output, fingerprint, settings.restart)
     workspace.note(examples)
 
@@ -129,7 +128,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
 
     from cai_cli.training.policy import GRPO, RLOO, Judge, Reward
 
-    training, held_out = examples.training, [{**found, "held_out": True} for _, found in examples.held_out]
+    training, held_out = examples.training, [{**found, "held_out": True} for found in examples.testing]
     numbered = training + held_out
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ def train(
     start = time.monotonic()
     if models.device() == "cpu":
         libraries.keep_memory()
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(workspace.partial / "runs"))  # not among the checkpoints, which go
     if workspace.checkpoint:
         streams.say(f"cai {settings.step}: going on after step {workspace.step}", settings.quiet)
     trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
@@ -107,7 +109,7 @@ def train(
         "command": manifest.command_line(),
         "finished": manifest.now(),
         "versions": manifest.versions(),
-        "processes": ranks.world_size(),
+        "processes": trainer.accelerator.num_processes,
         "inputs": data.inputs,
         "counts": counts,
         **about,

@@ -8,6 +8,7 @@ from typing import Any
 
 from cai_cli import models
 from cai_cli.errors import InputError
+from cai_cli.tokens import Renderer
 from cai_cli.training import ranks
 from cai_cli.training.data import Data
 from cai_cli.training.workspace import Workspace, require_elsewhere, require_replaceable
@@ -81,6 +82,13 @@ def language_model(settings: Settings, *others: Path) -> Path:
     require_elsewhere(settings.output, folder, *others)
     require_replaceable(Path(settings.output))
     return folder
+
+
+def tokens_of(settings: Settings, folder: Path) -> tuple[Renderer, str, int]:
+    """(renderer, format, longest example in tokens) of the model that is trained. Joins this process to the run's others."""
+    ranks.join()
+    renderer = Renderer(models.load_tokenizer(folder))
+    return renderer, renderer.format(settings.format), min(settings.max_length, models.context_length(folder))
 
 
 def require_causal(folder: Path) -> None:

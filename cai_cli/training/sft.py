@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cai_cli import manifest, models
-from cai_cli.tokens import Renderer
-from cai_cli.training import data, libraries, order, ranks, run
+from cai_cli import manifest
+from cai_cli.training import data, libraries, order, run
 from cai_cli.training import settings as common
 from cai_cli.training.settings import Settings
 from cai_cli.training.workspace import Workspace
@@ -28,11 +27,8 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
     common.require_causal(folder)
     rows = data.read_all(settings, data.sft_error)
 
-    ranks.join()
-    renderer = Renderer(models.load_tokenizer(folder))
-    format = renderer.format(settings.format)
+    renderer, format, longest = common.tokens_of(settings, folder)
     end = data.turn_end(renderer, format)
-    longest = min(settings.max_length, models.context_length(folder))
     examples = data.prepare(
         rows,
         lambda record: data.conversations(record, revisions),
@@ -67,7 +63,7 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
             model=str(folder),
             args=SFTConfig(**arguments),
             train_dataset=dataset,
-            eval_dataset=Dataset.from_list([example for _, example in examples.held_out]) if examples.held_out else None,
+            eval_dataset=Dataset.from_list(examples.testing) if examples.held_out else None,
             processing_class=renderer.tokenizer,
             peft_config=common.adapter(settings),
         )
