@@ -37,9 +37,9 @@ def plural(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def print_table(table: RenderableType, claimed: IO[bytes] | None = None) -> None:
-    """A table on standard output (or on one that was claimed): as wide as the terminal, or, in a file or a pipe, as it needs."""
-    out = Console(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None)
+def print_table(table: RenderableType, claimed: IO[bytes] | None = None, stderr: bool = False) -> None:
+    """A table on standard output (or one that was claimed, or standard error): as wide as the terminal, elsewhere as it needs."""
+    out = Console(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None, stderr=stderr)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = 1000
     out.print(table)

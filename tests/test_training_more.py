@@ -95,11 +95,16 @@ def test_a_damaged_checkpoint_is_one_sentence(tiny: str, tmp_path: Path) -> None
 # What stands beside the model ---------------------------------------------------------------------
 
 
-def test_the_directory_says_what_it_was_trained_on(tiny: str, tmp_path: Path) -> None:
+def test_the_directory_says_what_it_was_trained_on(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model card, a plot, and hashes; a file's name is text, not markup."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     odd = tmp_path / "a|b<script>`.jsonl"
     source = write_jsonl(odd, [pair(i, 0.9, chosen="It is very good. " * (1 + i % 5)) for i in range(20)])
-    pm.train(test_training_pm.settings([f"{source}=2"], tiny, tmp_path / "out", steps=3, eval_fraction=0.3))
+    pm.train(test_training_pm.settings([f"{source}=2"], tiny, tmp_path / "out", steps=3, eval_fraction=0.3, quiet=False))
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("the better answer is longer ") and "to" in line for line in lines)  # not wrapped in a file
     card = (tmp_path / "out" / "README.md").read_text()
     assert "<script>" not in card
     head, body = card.removeprefix("---\n").split("---\n", 1)

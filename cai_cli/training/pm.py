@@ -120,5 +120,5 @@ def evaluate(saved: Path, settings: Settings, held_out: list[tuple[data.Row, Rec
     ]
     rows = preference.report(pairs)
     if not settings.quiet:
-        streams.console.print(preference.table(rows), width=None if streams.console.is_terminal else 200)
+        streams.print_table(preference.table(rows), stderr=True)
     return {"pairs": rows}
