@@ -85,6 +85,16 @@ def test_moves_towards_the_reward(tiny: str, tiny_pm: str, tmp_path: Path) -> No
     assert sum(rewards[-8:]) / 8 > sum(rewards[:8]) / 8 + 0.1
 
 
+def test_the_kl_term_holds_the_policy_to_its_start(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    good = write_jsonl(tmp_path / "in.jsonl", asked(4))
+    far = {}
+    for kl in (0.001, 10.0):
+        out = tmp_path / str(kl)
+        rl.train(settings([good], tiny, out, steps=12), rl.Rollout([tiny_pm], kl=kl, max_tokens=6))
+        far[kl] = sum(line["kl"] for line in read_jsonl(out / "metrics.jsonl")[-4:]) / 4
+    assert far[10.0] < far[0.001] / 2
+
+
 def interrupt_at(metrics: Path, lines: int) -> None:
     """Send this process SIGINT, as ctrl-C would, once so many steps are done."""
 

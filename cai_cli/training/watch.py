@@ -64,12 +64,14 @@ class Watch(TrainerCallback):
         self.begun = True
         self.saved = time.monotonic()
         self.seen = state.num_input_tokens_seen
-        self.start, self.first = time.monotonic(), state.global_step
+        self.start = self.busy = time.monotonic()
+        self.first, self.evaluating = state.global_step, 0.0
         self.progress = streams.Progress(f"cai {self.settings.step}", state.max_steps, self.settings.quiet)
         self.progress.advance(state.global_step, 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether to evaluate, save and stop."""
+        self.busy = time.monotonic()
         last = state.global_step >= state.max_steps
         if models.device() == "cpu" and state.global_step % EVERY == 0:
             libraries.give_back_memory()
@@ -82,6 +84,13 @@ class Watch(TrainerCallback):
         self.interrupted = stopping
         control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What an evaluation took counts neither in the tokens a second nor in the time left."""
+        took = time.monotonic() - self.busy
+        self.evaluating += took
+        if self.progress:
+            self.progress.start += took
 
     def _eval_every(self, steps: int) -> int:
         """Steps between evaluations: ten a run, fewer where they would cost more than EVAL_SHARE of the time."""
@@ -140,7 +149,7 @@ class Watch(TrainerCallback):
         if self.progress.bar:
             self.progress.bar.update(self.progress.task, rate=f"{', '.join(figures)}, {self.progress.rate()}")
         elif state.global_step % EVERY == 0 or state.global_step == state.max_steps or self.interrupts.asked:
-            passed = time.monotonic() - self.start
+            passed = time.monotonic() - self.start - self.evaluating
             left = passed / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
             streams.say(
                 f"cai {self.settings.step}: step {state.global_step} of {state.max_steps}, {', '.join(figures)}, "
