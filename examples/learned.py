@@ -38,29 +38,32 @@ def answers(base: str, after: str, metrics: str) -> None:
 
 @torch.inference_mode()
 def losses(folder: str, source: str) -> dict[str, float]:
-    """{id/round: mean negative log likelihood of an answer's token, in nats} of every answer of a file."""
+    """{id: mean negative log likelihood of its answers' tokens, in nats} of every record: all its rounds, each counting alike."""
     renderer = Renderer(models.load_tokenizer(Path(folder)))
     format = renderer.format("auto")
     end = data.turn_end(renderer, format)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = {}
     for record in jsonl.read(source):
-        for number, part in enumerate(data.conversations(record, "all")):
+        rounds = []
+        for part in data.conversations(record, "all"):
             try:
                 example = data.sft_example(renderer, format, end, *part, models.context_length(Path(folder)))
             except SetAside:
                 continue
             out = model(input_ids=torch.tensor([example["input_ids"]]), labels=torch.tensor([example["labels"]]))
-            found[f"{record['id']}/{number}"] = float(out.loss)
+            rounds.append(float(out.loss))
+        if rounds:
+            found[record["id"]] = sum(rounds) / len(rounds)
     return found
 
 
 def likelihood(source: str, base: str, after: str) -> None:
-    """Print the mean loss of both models, and the mean of the differences by answer with its interval."""
+    """Print the mean loss of both models, and the mean of the differences by record with its interval."""
     before, later = losses(base, source), losses(after, source)
     for name, found in (("before", before), ("after", later)):
         mean, low, high = mean_interval(list(found.values()))
-        print(f"{name:7} {len(found)} answers: {mean:.3f} nats a token ({low:.3f} to {high:.3f})")
+        print(f"{name:7} {len(found)} records: {mean:.3f} nats a token ({low:.3f} to {high:.3f})")
     mean, low, high = mean_interval([before[key] - later[key] for key in before])
     print(f"gained  {mean:+.3f} nats a token ({low:+.3f} to {high:+.3f})")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,27 @@ def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_p
     samples = [entry for entry in read_jsonl(tmp_path / "rl" / "samples.jsonl") if entry["step"] == 1]
     assert len(samples) == 16  # two prompts a process, four answers each, of both processes
     assert len({entry["id"] for entry in samples}) == 4
+
+
+def test_an_interrupted_run_of_two_processes_goes_on(tiny: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "sft.jsonl", test_training_sft.rows(24))
+    flags = ["-m", tiny, "--steps", "40", "--lr", "1e-3", "--dtype", "float32", "--batch-size", "2", "--grad-accum", "1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    cai("train-sft", source, *flags, "-o", whole, "--num-processes", "2")
+    command = [sys.executable, "-m", "cai_cli.main", "train-sft", source, *flags, "-o", str(cut), "--num-processes", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "cut.partial" / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 3) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # what ctrl-C in a terminal does
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait() == 130, said
+    assert "Traceback" not in said
+    assert 3 <= len(losses(tmp_path / "cut.partial")) < 40
+    assert "going on after step" in cai(*command[3:]).stderr
+    assert losses(cut) == losses(whole)
 
 
 def test_a_bad_file_ends_every_process_with_one_sentence(tiny: str, tmp_path: Path) -> None:
