@@ -68,6 +68,7 @@ clean:
 
 include examples/demo.mk
 include examples/learn.mk
+include examples/known_world/proof.mk
 
 gpu-check: setup $(MODEL_FILE)
 	@sh examples/gpu-check.sh $(BIN) $(MODEL)

@@ -42,7 +42,7 @@ learn-pm: $(LEARN)/judged-ours.jsonl $(LEARN)/judged-trl.jsonl
 
 # (b) RL against that model, scored on held-out prompts by it and by TRL's, which the policy never saw.
 $(LEARN)/rl/manifest.json: $(LEARN)/train.jsonl $(LEARN)/pm/manifest.json $(M)
-	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-tokens 48 --lr 5e-6 --kl 0.05 -o $(@D)
+	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-tokens 48 --lr 1e-5 --kl 0.05 -o $(@D)
 $(LEARN)/answers-base.jsonl: $(LEARN)/test.jsonl $(M)
 	$(CAI) sample $< -m $(MODEL) --limit $(HELD_OUT) $(ANSWER) -o $@
 $(LEARN)/answers-rl.jsonl: $(LEARN)/test.jsonl $(LEARN)/rl/manifest.json
