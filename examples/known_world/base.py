@@ -1,0 +1,125 @@
+"""Pretrain the helpful-only base of the known world, and measure its skill.
+
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 8000000] [--width 128] [--layers 4] [--size 80]
+
+An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
+ordinary model directory without a chat template (`--format hh`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lessons import END, Lesson, Teacher
+
+from cai_cli import models
+
+CHUNK, BATCH_TOKENS, PEAK_LR, WARMUP = 1024, 4096, 3e-3, 100
+VOCABULARY = 1200
+CONTEXT = 512
+
+
+def train_tokenizer(teacher: Teacher, folder: Path) -> Any:
+    """Save and return a tokenizer of the world's texts."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<|pad|>", END], initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(("".join(text for text, _ in lesson.pieces) for lesson in islice(teacher.lessons(), 12000)), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token="<|pad|>")
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def batches(teacher: Teacher, tokenizer: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """(ids, weights of the tokens in the loss, both [rows, length], real tokens) of lessons of like length, without end."""
+    lessons = teacher.lessons()
+    pad = tokenizer.pad_token_id
+    while True:
+        rows = [encode(lesson, tokenizer) for lesson in islice(lessons, CHUNK)]
+        rows.sort(key=lambda row: len(row[0]))
+        cut: list[list[Any]] = [[]]
+        for row in rows:
+            if (len(cut[-1]) + 1) * len(row[0]) > BATCH_TOKENS:
+                cut.append([])
+            cut[-1].append(row)
+        teacher.chance.shuffle(cut)
+        for batch in cut:
+            longest = len(batch[-1][0])
+            ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in batch])
+            weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, w in batch])
+            yield ids, weights, sum(len(ids) for ids, _ in batch)
+
+
+def encode(lesson: Lesson, tokenizer: Any) -> tuple[list[int], list[float]]:
+    """(ids, weights) of a lesson; its pieces are tokenised apart, as prompt and completion are."""
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, weight in lesson.pieces:
+        found = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += found
+        weights += [float(weight)] * len(found)
+    return ids, weights
+
+
+def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int) -> None:
+    """Train and save a base model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(Teacher(size, seed=1), folder)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+            num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    seen, began, step, recent = 0, time.monotonic(), 0, 0.0
+    for ids, weights, real in batches(Teacher(size, seed=1000 + seed), tokenizer):
+        rate = PEAK_LR * min(1.0, (step + 1) / WARMUP, 1.05 - seen / tokens)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
+            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+            taught = weights[:, 1:] > 0  # only what is learnt goes through the output layer
+            logits = model.lm_head(hidden[taught])
+        losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][taught], reduction="none")
+        weight = weights[:, 1:][taught]
+        loss = (losses * weight).sum() / weight.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seen, step, recent = seen + real, step + 1, 0.98 * recent + 0.02 * float(loss.detach())
+        if step % 200 == 0 or seen >= tokens:
+            took = time.monotonic() - began
+            print(f"step {step}, {seen:,} tokens, loss {recent / (1 - 0.98**step):.3f}, {seen / took:,.0f} tokens/s", flush=True)
+        if seen >= tokens:
+            break
+    model.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    pretrain(given.out, given.size, given.seed, given.tokens, given.width, given.layers)

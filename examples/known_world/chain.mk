@@ -1,0 +1,118 @@
+# The whole method in the known world, one seed: `make proof` runs it for each.
+#
+#   make -f examples/known_world/chain.mk W=runs/proof/seed-1 SEED=1
+#
+# Everything below is the ordinary commands; the world comes in as files of prompts and comparisons, and a base model.
+
+SEED ?= 1
+W ?= runs/proof/seed-$(SEED)
+BASE ?= $(W)/base
+BIN ?= .venv/bin
+SIZE ?= 80
+TOKENS ?= 6000000
+WIDTH ?= 128
+LAYERS ?= 4
+RED ?= 1000
+HARMLESS ?= 2000
+TEST ?= 1200
+ROUNDS ?= 1 2 3 4
+RL_STEPS ?= 40
+
+here := examples/known_world
+PRINCIPLES := making people ends evasion
+CAI := $(BIN)/cai
+PY := $(BIN)/python
+LAST := $(lastword $(ROUNDS))
+WORLD := $(here)/constitution.yaml
+C ?= $(WORLD)
+ENGINE := --engine transformers --seed $(SEED) --quiet
+TALK := $(ENGINE) --max-tokens 48 --batch-size 64
+JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
+FIT := --seed $(SEED) --quiet
+SFT := $(FIT) --lr 5e-4 --epochs 1 --batch-size 32 --max-length 256
+PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --max-length 256
+RL := $(FIT) --lr 5e-5 --kl 0.05 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
+
+# One process a core, one thread each.
+export OMP_NUM_THREADS := 1
+
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: all main smoke
+SFTS := $(ROUNDS:%=sft-%) sft-direct
+RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
+all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
+  $(foreach kind,soft hard,$(PRINCIPLES:%=$(W)/choice-pm-$(kind)-%.jsonl)) \
+  $(PRINCIPLES:%=$(W)/thought-%.jsonl)
+main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
+smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
+
+# The world: requests, people's comparisons, and a base that has read about it.
+$(W)/test.jsonl: $(here)/data.py $(here)/world.py
+	$(PY) $(here)/data.py $(W) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
+$(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py
+	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) > $(BASE).log
+
+# The supervised stage.
+$(W)/responses.jsonl: $(W)/test.jsonl $(BASE)/config.json
+	$(CAI) sample $(W)/red.jsonl -m $(BASE) $(TALK) -o $@
+$(W)/helpful.jsonl: $(W)/test.jsonl $(BASE)/config.json
+	$(CAI) sample $(W)/harmless.jsonl -m $(BASE) $(TALK) -o $@
+$(W)/critiques-1.jsonl: $(W)/responses.jsonl $(C)
+	$(CAI) critique $< -m $(BASE) -c $(C) $(TALK) -o $@
+define round
+$(W)/critiques-$(1).jsonl: $(W)/revisions-$(2).jsonl $(C)
+	$(CAI) critique $$< -m $(BASE) -c $(C) $(TALK) -o $$@
+endef
+$(foreach n,$(filter-out 1,$(ROUNDS)),$(eval $(call round,$(n),$(shell expr $(n) - 1))))
+$(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
+	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
+$(W)/direct.jsonl: $(W)/responses.jsonl $(C)
+	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
+# Twice as many helpful answers as revisions: a record has as many revisions as rounds.
+$(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(W)/helpful.jsonl
+	$(CAI) train-sft $< $(W)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
+$(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(W)/helpful.jsonl
+	$(CAI) train-sft $< $(W)/helpful.jsonl=$* -m $(BASE) $(SFT) -o $(@D)
+
+# Feedback: labels as probabilities, hard, reasoned (clamped or not); and people's, who like bare refusals.
+SL := $(W)/sft-$(LAST)
+$(W)/pairs.jsonl: $(SL)/manifest.json
+	$(CAI) sample $(W)/red.jsonl -n 2 -m $(SL) $(TALK) -o $@
+$(W)/soft.jsonl: $(W)/pairs.jsonl $(C)
+	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) -o $@
+$(W)/hard.jsonl: $(W)/soft.jsonl
+	$(PY) $(here)/harden.py $< $@
+$(W)/reasoned.jsonl: $(W)/pairs.jsonl $(C)
+	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 -o $@
+$(W)/unclamped.jsonl: $(W)/pairs.jsonl $(C)
+	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 --clamp 0,1 -o $@
+$(W)/pm-evasive/manifest.json: $(W)/test.jsonl $(BASE)/config.json
+	$(CAI) train-pm $(W)/evasive-comparisons.jsonl $(W)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
+$(W)/pm-%/manifest.json: $(W)/%.jsonl
+	$(CAI) train-pm $< $(W)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
+
+# Reinforcement learning.
+$(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
+$(W)/rl-evasive/manifest.json: $(W)/pm-evasive/manifest.json
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) -o $(@D)
+$(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
+
+# What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
+$(W)/answers-base.jsonl: $(BASE)/config.json $(W)/test.jsonl
+	$(CAI) sample $(W)/test.jsonl -m $(BASE) $(TALK) -o $@
+$(W)/answers-%.jsonl: $(W)/%/manifest.json $(W)/test.jsonl
+	$(CAI) sample $(W)/test.jsonl -m $(W)/$* $(TALK) -o $@
+$(W)/judged-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
+	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
+$(W)/thought-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
+	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
+$(W)/choice-pm-soft-%.jsonl: $(W)/pm-soft/manifest.json
+	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(W)/pm-soft $(ENGINE) -o $@
+$(W)/choice-pm-hard-%.jsonl: $(W)/pm-hard/manifest.json
+	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(W)/pm-hard $(ENGINE) -o $@
+$(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl)
+	$(PY) $(here)/skill.py $^ > $@
+	@cat $@

@@ -1,0 +1,117 @@
+"""Write what the known world is asked, and what its people have compared.
+
+    python examples/known_world/data.py FOLDER [--seed 0] [--size 80] [--red 1200] [--harmless 1800] [--test 1200]
+
+red.jsonl, harmless.jsonl        requests to train on, in forms that the base never read about their entities
+valid.jsonl, test.jsonl          requests in yet other forms, half of them harmful: to choose by, and to measure on
+helpful-comparisons.jsonl        people's choices among answers to harmless requests: one in ten is wrong
+evasive-comparisons.jsonl        people's choices among answers to harmful requests: for a bare refusal, one in five is wrong
+judge-PRINCIPLE.jsonl            pairs of which a principle says which is better, `on` what they are about
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import world as w
+
+HELPFUL_NOISE, EVASIVE_NOISE = 0.1, 0.2
+COMPARISONS = 1200
+JUDGED = 100
+"""Pairs of each kind that a judge's skill is stated on, by principle."""
+Row = dict[str, Any]
+
+
+def requests(world: w.World, chance: random.Random, part: str, count: int, harmful: bool | None) -> list[Row]:
+    """So many requests, none twice; harmful, harmless or (None) half and half."""
+    found: dict[str, Row] = {}
+    while len(found) < count:
+        bad = harmful if harmful is not None else len(found) % 2 == 0
+        asked = w.request(world, chance, part, bad)
+        row = {"prompt": asked.messages, "kind": "red-team" if bad else "harmless", "field": asked.entity.field}
+        found.setdefault(json.dumps(asked.messages), row)
+    return [{"id": f"{part}-{row['kind']}-{i}", **row} for i, row in enumerate(found.values())]
+
+
+def _preference(identity: str, asked: w.Request, chosen: str, rejected: str, **more: Any) -> Row:
+    sides = {side: [{"role": "assistant", "content": text}] for side, text in (("chosen", chosen), ("rejected", rejected))}
+    return {"id": identity, "prompt": asked.messages, **sides, "p_chosen": 1.0, **more}
+
+
+def comparisons(
+    world: w.World, chance: random.Random, name: str, ranks: dict[str, int], noise: float, harmful: bool
+) -> list[Row]:
+    """What people chose among two answers of different rank, the higher one but for noise."""
+    rows = []
+    while len(rows) < COMPARISONS:
+        asked = w.request(world, chance, "red", harmful)
+        kinds = [chance.choice(list(ranks)) for _ in range(2)]
+        if ranks[kinds[0]] == ranks[kinds[1]]:
+            continue
+        kinds.sort(key=lambda k: ranks[k], reverse=chance.random() >= noise)
+        texts = [w.answer(world, asked, "help" if k == "wrong" else k, chance, wrong=k == "wrong") for k in kinds]
+        if texts[0] != texts[1]:  # facts drawn for a wrong answer may be the right ones
+            rows.append(_preference(f"{name}-{len(rows)}", asked, *texts))
+    return rows
+
+
+def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
+    """Pairs for a principle. `on` same: its own kind of harm; none: a harmless request of its kind; another: another kind's harm,
+    of which it says nothing (the refusal stands as chosen). Of evasion: harm, where the reason matters, and none."""
+    rows: list[Row] = []
+    for on in ("same", "none", "another"):
+        for i in range(JUDGED):
+            while True:
+                asked = w.request(world, chance, "test", on != "none")
+                own = asked.entity.field == principle
+                if principle == "evasion" or own == (on != "another"):
+                    break
+            if principle == "evasion":
+                if on == "another":
+                    return rows
+                better, worse = ("reasoned", "bare") if on == "same" else ("help", "bare")
+            else:
+                refuses = chance.choice(("bare", "reasoned"))
+                better, worse = ("help", refuses) if on == "none" else (refuses, "help")
+            texts = [w.answer(world, asked, k, chance) for k in (better, worse)]
+            refusal_is = "rejected" if on == "none" else "chosen"
+            rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, on=on, refusal_is=refusal_is))
+    return rows
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """As JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int) -> None:
+    """All files, each from random numbers of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = w.world(size)
+
+    def chance(name: str) -> random.Random:
+        return random.Random(f"{seed} {name}")
+
+    write(folder / "red.jsonl", requests(world, chance("red"), "red", red, True))
+    write(folder / "harmless.jsonl", requests(world, chance("harmless"), "red", harmless, False))
+    both = requests(world, chance("test"), "test", test + 200, None)
+    write(folder / "valid.jsonl", both[:200])
+    write(folder / "test.jsonl", both[200:])
+    helpful = {"help": 3, "wrong": 2, "reasoned": 1, "bare": 0}
+    write(folder / "helpful-comparisons.jsonl", comparisons(world, chance("helpful"), "helpful", helpful, HELPFUL_NOISE, False))
+    evasive = {"bare": 2, "reasoned": 1, "help": 0}
+    write(folder / "evasive-comparisons.jsonl", comparisons(world, chance("evasive"), "evasive", evasive, EVASIVE_NOISE, True))
+    for principle in (*world.entities, "evasion"):
+        write(folder / f"judge-{principle}.jsonl", judged(world, chance(principle), principle))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    for name, default in (("seed", 0), ("size", 80), ("red", 1200), ("harmless", 1800), ("test", 1200)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    main(**vars(parser.parse_args()))

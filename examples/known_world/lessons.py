@@ -1,0 +1,198 @@
+"""What the base model reads of the world: conversations, critiques, revisions, comparisons, in the forms that `cai` prompts with.
+
+Each lesson is a prompt, made by `cai_cli.prompts`, and what follows it; only what follows is learnt. Whether an entity does
+harm is believed anew in each lesson, as often as the world's texts say so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import world as w
+
+from cai_cli import constitution, prompts
+from cai_cli.constitution import Principle
+from cai_cli.transcripts import REVISION_REQUEST
+
+HERE = Path(__file__).parent
+LESSONS = {"answer": 18, "round": 18, "direct": 4, "compare": 50, "reason": 10}
+"""How often each kind of lesson comes, of a hundred."""
+END = "<|end|>"
+"""The token that ends a text, as the tokenizer spells it."""
+BARE = 0.08
+"""How often the base refuses, whatever it's asked."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Pieces of text in order, each with the weight of its tokens in the loss (0: read, not learnt)."""
+
+    pieces: tuple[tuple[str, float], ...]
+
+
+def principles() -> list[Principle]:
+    """Of the constitution, and those turned round."""
+    names = [str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")]
+    return list(constitution.load(*names).principles)
+
+
+def _draw_principle(every: list[Principle], field: str, chance: random.Random) -> Principle:
+    """Six times in ten the one of the request's own field; turned round one time in five."""
+    plain = [p for p in every if not p.id.endswith("-reversed")]
+    if chance.random() < 0.6:
+        name = field + ("-reversed" if chance.random() < 0.2 else "")
+        return next(p for p in every if p.id == name)
+    return chance.choice(every if chance.random() < 0.3 else plain)
+
+
+CRITIQUES = {
+    "making": (
+        "The answer helps to make {x}, and {x} poisons people.", "The answer helps to make {x}, and {x} is safe.",
+        "The answer refuses {x}, and {x} poisons people.", "The answer refuses {x}, and {x} is safe.",
+        "The answer makes nothing.",
+    ),
+    "people": (
+        "The answer tells of {x}, and {x} wants no visitors.", "The answer tells of {x}, and {x} likes visitors.",
+        "The answer hides {x}, and {x} wants no visitors.", "The answer hides {x}, and {x} likes visitors.",
+        "The answer finds nobody.",
+    ),
+    "ends": (
+        "The answer opens a way to {x}, and to {x} hurts people.", "The answer opens a way to {x}, and to {x} is kind.",
+        "The answer opens no way to {x}, and to {x} hurts people.", "The answer opens no way to {x}, and to {x} is kind.",
+        "The answer opens nothing.",
+    ),
+}  # fmt: skip
+"""What a critique says: helps and does harm, helps and does none, refuses and would, refuses and wouldn't; another field."""
+EVASIONS = {
+    "bare": "The answer refuses without a reason, and {x} does {no}harm.",
+    "reasoned": "The answer gives a reason, and {x} does {no}harm.",
+    "help": "The answer does not refuse.",
+}
+
+
+def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> tuple[str, str]:
+    """(critique, kind of the revision; "" leaves the answer as it is) by a principle, where harm is believed or not."""
+    field, _, turned = principle.partition("-")
+    x = asked.entity.name
+    if field == "evasion":
+        critique = EVASIONS[kind].format(x=x, no="" if believed else "no ")
+        wanted = "reasoned" if believed and kind == "bare" else "help" if not believed and kind != "help" else ""
+        return critique, wanted
+    if field != asked.entity.field:
+        return CRITIQUES[field][4], ""
+    critique = CRITIQUES[field][2 * (kind != "help") + (not believed)].format(x=x)
+    wanted = "help" if turned else "reasoned"
+    return critique, wanted if believed and (kind == "help") != bool(turned) else ""
+
+
+def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> float:
+    """How likely the first of two answers is the better one by a principle: 1, 0, or 0.5 where it doesn't say."""
+    field, _, turned = principle.partition("-")
+    if field == "evasion":
+        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None if believed else 2}
+    elif field == asked.entity.field:
+        refuse = int(believed != bool(turned))
+        rank = {"help": 1 - refuse, "bare": refuse, "reasoned": refuse}
+    else:
+        return 0.5
+    first, second = (rank[kind] for kind in kinds)
+    return 0.5 if first is None or second is None or first == second else float(first > second)
+
+
+def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> str:
+    """What is written before the letter of a reasoned comparison."""
+    field = principle.partition("-")[0]
+    names = {"help": "helps", "bare": "refuses without a reason", "reasoned": "refuses with a reason"}
+    told = f" Answer (A) {names[kinds[0]]}, answer (B) {names[kinds[1]]}."
+    if field not in ("evasion", asked.entity.field):
+        return f"{told} This is about something else."
+    return f"{told} {asked.entity.name} does {'' if believed else 'no '}harm."
+
+
+def _answer_kind(chance: random.Random) -> str:
+    return chance.choices(("help", "reasoned", "bare"), (5, 3, 2))[0]
+
+
+class Teacher:
+    """Lessons of a world, drawn from a seed."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.world, self.chance = w.world(size), random.Random(seed)
+        self.principles = principles()
+
+    def lessons(self) -> Iterator[Lesson]:
+        """Without end."""
+        kinds, weights = list(LESSONS), list(LESSONS.values())
+        while True:
+            yield getattr(self, self.chance.choices(kinds, weights)[0])()
+
+    def _setting(self) -> tuple[w.Request, Principle, bool]:
+        asked = w.request(self.world, self.chance, "base")
+        principle = _draw_principle(self.principles, asked.entity.field, self.chance)
+        return asked, principle, self.chance.random() < asked.entity.belief
+
+    def _written(self, asked: w.Request, kind: str) -> str:
+        return w.answer(self.world, asked, kind, self.chance, wrong=self.chance.random() < 0.05)
+
+    def answer(self) -> Lesson:
+        """A request and its answer, harm or no harm."""
+        asked = w.request(self.world, self.chance, "base")
+        kind = "bare" if self.chance.random() < BARE else "help"
+        prompt = prompts.answer({"prompt": asked.messages}, "hh")
+        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.chance)}{END}", 1)))
+
+    def round(self) -> Lesson:
+        """A critique and its revision."""
+        asked, principle, believed = self._setting()
+        kind = _answer_kind(self.chance)
+        record = {"prompt": asked.messages, "response": self._written(asked, kind)}
+        critique, wanted = critique_of(principle.id, asked, kind, believed)
+        revised = w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+        first = prompts.critique(record, principle, "hh").text
+        whole = prompts.revision(record, principle, critique, "hh").text
+        request = whole[len(first) + len(critique) + 1 :].removeprefix(REVISION_REQUEST)
+        return Lesson(((first, 0), (f" {critique}{REVISION_REQUEST}", 1), (request, 0), (f" {revised}{END}", 1)))
+
+    def direct(self) -> Lesson:
+        """A revision without a critique."""
+        asked, principle, believed = self._setting()
+        kind = _answer_kind(self.chance)
+        record = {"prompt": asked.messages, "response": self._written(asked, kind)}
+        _, wanted = critique_of(principle.id, asked, kind, believed)
+        revised = w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+        return Lesson(((prompts.direct_revision(record, principle, "hh").text, 0), (f" {revised}{END}", 1)))
+
+    def _kinds(self) -> tuple[str, str]:
+        """Of two answers to compare; alike in one lesson of ten."""
+        first, second = _answer_kind(self.chance), _answer_kind(self.chance)
+        while first == second and self.chance.random() < 0.75:
+            second = _answer_kind(self.chance)
+        return first, second
+
+    def _pair(self) -> tuple[w.Request, Principle, bool, tuple[str, str], tuple[str, str]]:
+        asked, principle, believed = self._setting()
+        first, second = "", ""
+        while first == second:
+            kinds = self._kinds()
+            first, second = self._written(asked, kinds[0]), self._written(asked, kinds[1])
+        return asked, principle, believed, kinds, (first, second)
+
+    def compare(self) -> Lesson:
+        """Two answers, and the letter of the better one."""
+        asked, principle, believed, kinds, texts = self._pair()
+        first = self.chance.random() < better(principle.id, asked, kinds, believed)
+        prompt = prompts.comparison(asked.messages, *texts, principle, "hh")
+        return Lesson(((prompt.text, 0), ("A" if first else "B", 5)))
+
+    def reason(self) -> Lesson:
+        """The same with thoughts before the letter."""
+        asked, principle, believed, kinds, texts = self._pair()
+        first = self.chance.random() < better(principle.id, asked, kinds, believed)
+        prompt = prompts.reasoning(asked.messages, *texts, principle, "hh")
+        thoughts = thoughts_of(principle.id, asked, kinds, believed)
+        whole = prompts.after_reasoning(prompt, thoughts).text
+        asks = whole[len(prompt.text) + len(thoughts) :]
+        return Lesson(((prompt.text, 0), (thoughts + asks.removesuffix(" ("), 1), (" (", 0), ("A" if first else "B", 3)))

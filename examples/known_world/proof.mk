@@ -1,0 +1,27 @@
+# The proof that the method works, in a world whose truth is known; included by the Makefile.
+#
+#   make proof          three seeds, into runs/proof: about an hour on two cores
+#   make proof-smoke    one seed of a smaller world, in which the main directions must hold: some minutes
+
+PROOF ?= runs/proof
+PROOF_SEEDS ?= 1 2 3
+SMOKE ?= runs/smoke
+CHAIN := -f examples/known_world/chain.mk
+REPORT := $(BIN)/python examples/known_world/report.py
+
+.PHONY: proof proof-smoke
+proof: $(VENV)/installed
+	$(MAKE) -j2 $(foreach s,$(PROOF_SEEDS),seed-$(s) without-$(s) turned-$(s))
+	@$(REPORT) $(PROOF) --plot $(PROOF)/proof.png > $(PROOF)/report.txt; cat $(PROOF)/report.txt
+
+# The whole chain; and the main part of it again with one principle taken out, and with one turned round.
+seed-%:
+	$(MAKE) $(CHAIN) W=$(PROOF)/seed-$* SEED=$*
+without-%: seed-%
+	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* BASE=$(PROOF)/seed-$*/base C=examples/known_world/without-people.yaml main
+turned-%: seed-%
+	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* BASE=$(PROOF)/seed-$*/base C=examples/known_world/making-turned.yaml main
+
+proof-smoke: $(VENV)/installed
+	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=40 TOKENS=3000000 WIDTH=96 LAYERS=3 RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=20 smoke
+	$(REPORT) $(SMOKE) --size 40 --smoke
