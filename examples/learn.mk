@@ -9,7 +9,7 @@ HH ?= harmless-base.jsonl.gz
 LEARN ?= runs/learn
 TRAIN_PAIRS ?= 1500
 HELD_OUT ?= 120
-RL_STEPS ?= 60
+RL_STEPS ?= 40
 PM_FIT := --max-length 384 --batch-size 8 --grad-accum 1
 ANSWER := --max-tokens 48 --seed 1
 
@@ -42,7 +42,7 @@ learn-pm: $(LEARN)/judged-ours.jsonl $(LEARN)/judged-trl.jsonl
 
 # (b) RL against that model, scored on held-out prompts by it and by TRL's, which the policy never saw.
 $(LEARN)/rl/manifest.json: $(LEARN)/train.jsonl $(LEARN)/pm/manifest.json $(M)
-	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-tokens 48 --lr 1e-5 --kl 0.05 -o $(@D)
+	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-length 256 --max-tokens 48 --lr 2e-5 --kl 0.05 -o $(@D)
 $(LEARN)/answers-base.jsonl: $(LEARN)/test.jsonl $(M)
 	$(CAI) sample $< -m $(MODEL) --limit $(HELD_OUT) $(ANSWER) -o $@
 $(LEARN)/answers-rl.jsonl: $(LEARN)/test.jsonl $(LEARN)/rl/manifest.json
