@@ -7,7 +7,10 @@ checkpointing; `TRL's defaults` is a script that names nothing but the model and
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,14 +30,33 @@ def rate(lines: list[tuple[float, float]]) -> Rate:
     return (tokens_after - tokens) / (seconds_after - seconds)
 
 
+def forget() -> None:
+    """Free what the run before has left: trainers hold themselves in cycles, and gigabytes with them."""
+    from cai_cli.training import libraries
+
+    gc.collect()
+    libraries.give_back_memory()
+
+
+def plain_memory() -> None:
+    """Undo what `cai` set of the C library's allocator: what glibc's own thresholds come to in a run of large tensors."""
+    libc = ctypes.CDLL(None)
+    mmap_threshold, mmap_max, trim_threshold = -3, -4, -1  # of malloc.h
+    libc.mallopt(mmap_max, 65536)
+    libc.mallopt(mmap_threshold, 32 * 2**20)
+    libc.mallopt(trim_threshold, 64 * 2**20)
+
+
 def ours(step: str, source: str, model: str, folder: Path, train: Callable[..., Any], *more: Any, **options: Any) -> Rate:
     """One run of a `cai` trainer."""
     from cai_cli.training.settings import Settings
 
+    forget()
     output = folder / f"{step}-{next(SERIAL)}"
     given = {"lr": 1e-5, "batch_size": BATCH, "steps": STEPS, "quiet": True} | options
     train(Settings(step=step, files=[source], model=model, output=str(output), **given), *more)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    shutil.rmtree(output)
     return rate([(line["tokens"], line["seconds"]) for line in lines])
 
 
@@ -44,6 +66,8 @@ def theirs(trainer_class: Any, config_class: Any, model: str, rows: Any, folder:
 
     from cai_cli import models
 
+    forget()
+    plain_memory()
     lines: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
