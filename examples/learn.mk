@@ -8,7 +8,7 @@
 HH ?= harmless-base.jsonl.gz
 LEARN ?= runs/learn
 TRAIN_PAIRS ?= 1500
-HELD_OUT ?= 120
+HELD_OUT ?= 400
 RL_STEPS ?= 40
 PM_FIT := --max-length 384 --batch-size 8 --grad-accum 1
 ANSWER := --max-tokens 48 --seed 1

@@ -96,13 +96,14 @@ def comparisons() -> tuple[str, Any]:
 
 
 def bench_sft(model: str, folder: Path) -> dict[str, Any]:
-    """`cai train-sft` on short answers."""
+    """`cai train-sft` on short answers, the better and the worse of the example comparisons: of unlike lengths, as people's are."""
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from cai_cli.training import sft
 
     _, pairs = comparisons()
-    rows = pairs.map(lambda row: {"completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
+    rows = Dataset.from_list([{"prompt": row["prompt"], "completion": row[s]} for row in pairs for s in ("chosen", "rejected")])
     source = folder / "answers.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain = partial(theirs, SFTTrainer, SFTConfig, model, rows, folder)
