@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -87,23 +88,22 @@ def theirs(trainer_class: Any, config_class: Any, model: str, rows: Any, folder:
 
 
 def comparisons() -> tuple[str, Any]:
-    """(path, rows as TRL takes them) of the example comparisons."""
+    """(path, rows as TRL takes them) of the example comparisons, or of those in the file that CAI_BENCH_COMPARISONS names."""
     from datasets import Dataset
 
-    path = ROOT / "examples/helpful-comparisons.jsonl"
+    path = Path(os.environ.get("CAI_BENCH_COMPARISONS", ROOT / "examples/helpful-comparisons.jsonl"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return str(path), Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
 
 
 def bench_sft(model: str, folder: Path) -> dict[str, Any]:
-    """`cai train-sft` on short answers, the better and the worse of the example comparisons: of unlike lengths, as people's are."""
-    from datasets import Dataset
+    """`cai train-sft` on the better answers of the comparisons."""
     from trl import SFTConfig, SFTTrainer
 
     from cai_cli.training import sft
 
     _, pairs = comparisons()
-    rows = Dataset.from_list([{"prompt": row["prompt"], "completion": row[s]} for row in pairs for s in ("chosen", "rejected")])
+    rows = pairs.map(lambda row: {"completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
     source = folder / "answers.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plain = partial(theirs, SFTTrainer, SFTConfig, model, rows, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from lessons import END, Lesson, Teacher
 
 from cai_cli import models
 
-CHUNK, BATCH_TOKENS, PEAK_LR, WARMUP = 1024, 4096, 3e-3, 100
+CHUNK, BATCH_TOKENS, PARTS, PEAK_LR, WARMUP = 1536, 2048, 3, 3e-3, 100
+LETTER = 5.0
+"""What a letter counts, in tokens."""
 VOCABULARY = 1200
 CONTEXT = 512
 
@@ -44,24 +47,50 @@ def train_tokenizer(teacher: Teacher, folder: Path) -> Any:
     return tokenizer
 
 
-def batches(teacher: Teacher, tokenizer: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-    """(ids, weights of the tokens in the loss, both [rows, length], real tokens) of lessons of like length, without end."""
+@dataclass
+class Batch:
+    """Lessons of like length. `ids` and `weights` (of the tokens in the loss) are [rows, length]; `letters` the rows that are
+    asked for a letter after their last token, `last` where that is, `p_first` how likely it is an A, [letters] each."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    letters: torch.Tensor
+    last: torch.Tensor
+    p_first: torch.Tensor
+    tokens: int
+
+
+def batches(teacher: Teacher, tokenizer: Any) -> Iterator[list[Batch]]:
+    """PARTS batches a step, without end: of lessons of like length each, so that little is padded, and unlike one another, so
+    that every step has lessons of all kinds."""
     lessons = teacher.lessons()
-    pad = tokenizer.pad_token_id
     while True:
-        rows = [encode(lesson, tokenizer) for lesson in islice(lessons, CHUNK)]
-        rows.sort(key=lambda row: len(row[0]))
+        chunk = [(*encode(lesson, tokenizer), lesson.p_first) for lesson in islice(lessons, CHUNK)]
+        chunk.sort(key=lambda row: len(row[0]))
         cut: list[list[Any]] = [[]]
-        for row in rows:
+        for row in chunk:
             if (len(cut[-1]) + 1) * len(row[0]) > BATCH_TOKENS:
                 cut.append([])
             cut[-1].append(row)
-        teacher.chance.shuffle(cut)
-        for batch in cut:
-            longest = len(batch[-1][0])
-            ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in batch])
-            weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, w in batch])
-            yield ids, weights, sum(len(ids) for ids, _ in batch)
+        thirds = [cut[i * len(cut) // PARTS : (i + 1) * len(cut) // PARTS] for i in range(PARTS)]
+        for part in thirds:
+            teacher.chance.shuffle(part)
+        for step in zip(*thirds, strict=False):
+            yield [batch(rows, tokenizer.pad_token_id) for rows in step]
+
+
+def batch(rows: list[Any], pad: int) -> Batch:
+    """Pad encoded lessons to the longest."""
+    longest = max(len(ids) for ids, _, _ in rows)
+    asked = [i for i, (_, _, p) in enumerate(rows) if p is not None]
+    return Batch(
+        torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _, _ in rows]),
+        torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights, _ in rows]),
+        torch.tensor(asked, dtype=torch.long),
+        torch.tensor([len(rows[i][0]) - 1 for i in asked], dtype=torch.long),
+        torch.tensor([rows[i][2] for i in asked], dtype=torch.float),
+        sum(len(ids) for ids, _, _ in rows),
+    )
 
 
 def encode(lesson: Lesson, tokenizer: Any) -> tuple[list[int], list[float]]:
@@ -73,6 +102,19 @@ def encode(lesson: Lesson, tokenizer: Any) -> tuple[list[int], list[float]]:
         ids += found
         weights += [float(weight)] * len(found)
     return ids, weights
+
+
+def loss_of(model: Any, batch: Batch, letters: list[int]) -> torch.Tensor:
+    """The sum of the cross-entropies of what is learnt, and LETTER times those of the letters."""
+    hidden = model.model(input_ids=batch.ids).last_hidden_state
+    taught = batch.weights[:, 1:] > 0  # only what is learnt goes through the output layer
+    logits = model.lm_head(hidden[:, :-1][taught]).float()
+    total = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][taught], reduction="sum")
+    if len(batch.letters):
+        logprobs = model.lm_head(hidden[batch.letters, batch.last]).float().log_softmax(-1)[:, letters]
+        target = torch.stack([batch.p_first, 1 - batch.p_first], 1)
+        total = total - LETTER * (target * logprobs).sum()
+    return total
 
 
 def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int) -> None:
@@ -91,24 +133,23 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     )  # fmt: skip
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
+    letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, recent = 0, time.monotonic(), 0, 0.0
-    for ids, weights, real in batches(Teacher(size, seed=1000 + seed), tokenizer):
+    for parts in batches(Teacher(size, seed=1000 + seed), tokenizer):
         rate = PEAK_LR * min(1.0, (step + 1) / WARMUP, 1.05 - seen / tokens)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
-            hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-            taught = weights[:, 1:] > 0  # only what is learnt goes through the output layer
-            logits = model.lm_head(hidden[taught])
-        losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][taught], reduction="none")
-        weight = weights[:, 1:][taught]
-        loss = (losses * weight).sum() / weight.sum()
         optimizer.zero_grad()
-        loss.backward()
+        learnt, total = sum(float(part.weights.sum()) + LETTER * len(part.letters) for part in parts), 0.0
+        for part in parts:
+            with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
+                loss = loss_of(model, part, letters) / learnt
+            loss.backward()
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        seen, step, recent = seen + real, step + 1, 0.98 * recent + 0.02 * float(loss.detach())
-        if step % 200 == 0 or seen >= tokens:
+        seen, step, recent = seen + sum(part.tokens for part in parts), step + 1, 0.98 * recent + 0.02 * total
+        if step % 100 == 0 or seen >= tokens:
             took = time.monotonic() - began
             print(f"step {step}, {seen:,} tokens, loss {recent / (1 - 0.98**step):.3f}, {seen / took:,.0f} tokens/s", flush=True)
         if seen >= tokens:

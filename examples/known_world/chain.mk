@@ -25,6 +25,7 @@ PY := $(BIN)/python
 LAST := $(lastword $(ROUNDS))
 WORLD := $(here)/constitution.yaml
 C ?= $(WORLD)
+$(filter-out $(WORLD),$(C)): $(WORLD) $(here)/reversed.yaml
 ENGINE := --engine transformers --seed $(SEED) --quiet
 TALK := $(ENGINE) --max-tokens 48 --batch-size 64
 JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
@@ -50,7 +51,8 @@ smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/jud
 # The world: requests, people's comparisons, and a base that has read about it.
 $(W)/test.jsonl: $(here)/data.py $(here)/world.py
 	$(PY) $(here)/data.py $(W) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
-$(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py
+$(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
+	@mkdir -p $(@D)
 	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) > $(BASE).log
 
 # The supervised stage.

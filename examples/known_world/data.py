@@ -27,11 +27,12 @@ Row = dict[str, Any]
 
 
 def requests(world: w.World, chance: random.Random, part: str, count: int, harmful: bool | None) -> list[Row]:
-    """So many requests, none twice; harmful, harmless or (None) half and half."""
+    """So many requests, none twice, of each field alike; harmful, harmless or (None) half and half."""
     found: dict[str, Row] = {}
+    fields = list(world.entities)
     while len(found) < count:
         bad = harmful if harmful is not None else len(found) % 2 == 0
-        asked = w.request(world, chance, part, bad)
+        asked = w.request(world, chance, part, bad, fields[len(found) // 2 % len(fields)])
         row = {"prompt": asked.messages, "kind": "red-team" if bad else "harmless", "field": asked.entity.field}
         found.setdefault(json.dumps(asked.messages), row)
     return [{"id": f"{part}-{row['kind']}-{i}", **row} for i, row in enumerate(found.values())]
@@ -61,7 +62,8 @@ def comparisons(
 
 def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
     """Pairs for a principle. `on` same: its own kind of harm; none: a harmless request of its kind; another: another kind's harm,
-    of which it says nothing (the refusal stands as chosen). Of evasion: harm, where the reason matters, and none."""
+    of which it says nothing (the refusal stands as chosen). Of evasion: a bare refusal and one with its reason, of what does
+    harm (same) and what does none."""
     rows: list[Row] = []
     for on in ("same", "none", "another"):
         for i in range(JUDGED):
@@ -73,12 +75,12 @@ def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
             if principle == "evasion":
                 if on == "another":
                     return rows
-                better, worse = ("reasoned", "bare") if on == "same" else ("help", "bare")
+                better, worse = "reasoned", "bare"
             else:
                 refuses = chance.choice(("bare", "reasoned"))
                 better, worse = ("help", refuses) if on == "none" else (refuses, "help")
             texts = [w.answer(world, asked, k, chance) for k in (better, worse)]
-            refusal_is = "rejected" if on == "none" else "chosen"
+            refusal_is = "rejected" if on == "none" and principle != "evasion" else "chosen"
             rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, on=on, refusal_is=refusal_is))
     return rows
 
@@ -100,13 +102,13 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
     write(folder / "harmless.jsonl", requests(world, chance("harmless"), "red", harmless, False))
     both = requests(world, chance("test"), "test", test + 200, None)
     write(folder / "valid.jsonl", both[:200])
-    write(folder / "test.jsonl", both[200:])
     helpful = {"help": 3, "wrong": 2, "reasoned": 1, "bare": 0}
     write(folder / "helpful-comparisons.jsonl", comparisons(world, chance("helpful"), "helpful", helpful, HELPFUL_NOISE, False))
     evasive = {"bare": 2, "reasoned": 1, "help": 0}
     write(folder / "evasive-comparisons.jsonl", comparisons(world, chance("evasive"), "evasive", evasive, EVASIVE_NOISE, True))
     for principle in (*world.entities, "evasion"):
         write(folder / f"judge-{principle}.jsonl", judged(world, chance(principle), principle))
+    write(folder / "test.jsonl", both[200:])  # last: that it's there means that all are
 
 
 if __name__ == "__main__":

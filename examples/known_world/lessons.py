@@ -28,9 +28,13 @@ BARE = 0.08
 
 @dataclass(frozen=True)
 class Lesson:
-    """Pieces of text in order, each with the weight of its tokens in the loss (0: read, not learnt)."""
+    """Pieces of text in order, each with the weight of its tokens in the loss (0: read, not learnt).
+
+    Of a comparison, `p_first` is how likely the letter that comes next is an A, and else a B.
+    """
 
     pieces: tuple[tuple[str, float], ...]
+    p_first: float | None = None
 
 
 def principles() -> list[Principle]:
@@ -40,12 +44,12 @@ def principles() -> list[Principle]:
 
 
 def _draw_principle(every: list[Principle], field: str, chance: random.Random) -> Principle:
-    """Six times in ten the one of the request's own field; turned round one time in five."""
-    plain = [p for p in every if not p.id.endswith("-reversed")]
+    """Mostly the one of the request's own field; at times one that is turned round, where there is one."""
+    by_id = {p.id: p for p in every}
     if chance.random() < 0.6:
-        name = field + ("-reversed" if chance.random() < 0.2 else "")
-        return next(p for p in every if p.id == name)
-    return chance.choice(every if chance.random() < 0.3 else plain)
+        turned = by_id.get(f"{field}-reversed")
+        return turned if turned and chance.random() < 0.3 else by_id[field]
+    return chance.choice(every)
 
 
 CRITIQUES = {
@@ -92,7 +96,7 @@ def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: b
     """How likely the first of two answers is the better one by a principle: 1, 0, or 0.5 where it doesn't say."""
     field, _, turned = principle.partition("-")
     if field == "evasion":
-        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None if believed else 2}
+        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None}  # what helps is the other principles' business
     elif field == asked.entity.field:
         refuse = int(believed != bool(turned))
         rank = {"help": 1 - refuse, "bare": refuse, "reasoned": refuse}
@@ -181,18 +185,19 @@ class Teacher:
         return asked, principle, believed, kinds, (first, second)
 
     def compare(self) -> Lesson:
-        """Two answers, and the letter of the better one."""
-        asked, principle, believed, kinds, texts = self._pair()
-        first = self.chance.random() < better(principle.id, asked, kinds, believed)
+        """Two answers, and how likely either is the better one: what the letters of many such lessons come to."""
+        asked, principle, _, kinds, texts = self._pair()
+        belief = asked.entity.belief
+        if_so, if_not = (better(principle.id, asked, kinds, believed) for believed in (True, False))
         prompt = prompts.comparison(asked.messages, *texts, principle, "hh")
-        return Lesson(((prompt.text, 0), ("A" if first else "B", 5)))
+        return Lesson(((prompt.text, 0),), belief * if_so + (1 - belief) * if_not)
 
     def reason(self) -> Lesson:
         """The same with thoughts before the letter."""
         asked, principle, believed, kinds, texts = self._pair()
-        first = self.chance.random() < better(principle.id, asked, kinds, believed)
+        p_first = better(principle.id, asked, kinds, believed)
         prompt = prompts.reasoning(asked.messages, *texts, principle, "hh")
         thoughts = thoughts_of(principle.id, asked, kinds, believed)
         whole = prompts.after_reasoning(prompt, thoughts).text
         asks = whole[len(prompt.text) + len(thoughts) :]
-        return Lesson(((prompt.text, 0), (thoughts + asks.removesuffix(" ("), 1), (" (", 0), ("A" if first else "B", 3)))
+        return Lesson(((prompt.text, 0), (thoughts + asks.removesuffix(" ("), 1), (" (", 0)), p_first)

@@ -15,12 +15,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import world as w
 
-from cai_cli.evaluation.intervals import mean_interval
+Shares = dict[str, list[tuple[str, float]]]
+"""{measure: (entity, 0 or 1) of each answer that it is about}."""
+Interval = tuple[float, float, float]
+RESAMPLES = 4000
 
-Shares = dict[str, list[float]]
-"""{measure: 0 or 1 of each answer that it is about}."""
+
+def interval(values: list[tuple[str, float]]) -> Interval:
+    """(mean, low, high): a 95% bootstrap interval of a mean by entity, about which a model errs as a whole."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in values))}
+    groups = np.array([names[name] for name, _ in values])
+    sums = np.bincount(groups, [value for _, value in values])
+    counts = np.bincount(groups)
+    drawn = np.random.default_rng(0).integers(0, len(names), (RESAMPLES, len(names)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
 def shares(world: w.World, answers: list[tuple[list[dict[str, str]], str]]) -> Shares:
@@ -28,7 +40,7 @@ def shares(world: w.World, answers: list[tuple[list[dict[str, str]], str]]) -> S
     found: Shares = {}
 
     def count(name: str, value: bool) -> None:
-        found.setdefault(name, []).append(float(value))
+        found.setdefault(name, []).append((asked.entity.name, float(value)))
 
     for prompt, text in answers:
         asked = w.read_request(world, prompt)
@@ -61,6 +73,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     for path in given.files:
         values: Any = shares(w.world(given.size), read(path, given.round))
-        cells = [f"{name} {mean:.3f} ({low:.3f} to {high:.3f})" for name, (mean, low, high) in
-                 ((name, mean_interval(value)) for name, value in values.items() if " " not in name)]  # fmt: skip
+        cells = [
+            "{} {:.3f} ({:.3f} to {:.3f})".format(name, *interval(value)) for name, value in values.items() if " " not in name
+        ]
         print(f"{path}: {', '.join(cells)}")
