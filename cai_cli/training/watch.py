@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
         self.saved = time.monotonic()
         self.seen = state.num_input_tokens_seen
         self.start = self.busy = time.monotonic()
-        self.first, self.evaluating = state.global_step, 0.0
+        self.first = state.global_step
         self.progress = streams.Progress(f"cai {self.settings.step}", state.max_steps, self.settings.quiet)
         self.progress.advance(state.global_step, 0)
 
@@ -87,10 +87,8 @@ class Watch(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """What an evaluation took counts neither in the tokens a second nor in the time left."""
-        took = time.monotonic() - self.busy
-        self.evaluating += took
         if self.progress:
-            self.progress.start += took
+            self.progress.start += time.monotonic() - self.busy
 
     def _eval_every(self, steps: int) -> int:
         """Steps between evaluations: ten a run, fewer where they would cost more than EVAL_SHARE of the time."""
@@ -149,7 +147,7 @@ class Watch(TrainerCallback):
         if self.progress.bar:
             self.progress.bar.update(self.progress.task, rate=f"{', '.join(figures)}, {self.progress.rate()}")
         elif state.global_step % EVERY == 0 or state.global_step == state.max_steps or self.interrupts.asked:
-            passed = time.monotonic() - self.start - self.evaluating
+            passed = time.monotonic() - self.progress.start
             left = passed / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
             streams.say(
                 f"cai {self.settings.step}: step {state.global_step} of {state.max_steps}, {', '.join(figures)}, "

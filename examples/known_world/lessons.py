@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import world as w
 
@@ -148,13 +149,17 @@ class Teacher:
         prompt = prompts.answer({"prompt": asked.messages}, "hh")
         return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.chance)}{END}", 1)))
 
-    def round(self) -> Lesson:
-        """A critique and its revision."""
+    def _criticised(self) -> tuple[dict[str, Any], Principle, str, str]:
+        """(record, principle, critique, revision)."""
         asked, principle, believed = self._setting()
         kind = _answer_kind(self.chance)
         record = {"prompt": asked.messages, "response": self._written(asked, kind)}
         critique, wanted = critique_of(principle.id, asked, kind, believed)
-        revised = w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+        return record, principle, critique, w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+
+    def round(self) -> Lesson:
+        """A critique and its revision."""
+        record, principle, critique, revised = self._criticised()
         first = prompts.critique(record, principle, "hh").text
         whole = prompts.revision(record, principle, critique, "hh").text
         request = whole[len(first) + len(critique) + 1 :].removeprefix(REVISION_REQUEST)
@@ -162,11 +167,7 @@ class Teacher:
 
     def direct(self) -> Lesson:
         """A revision without a critique."""
-        asked, principle, believed = self._setting()
-        kind = _answer_kind(self.chance)
-        record = {"prompt": asked.messages, "response": self._written(asked, kind)}
-        _, wanted = critique_of(principle.id, asked, kind, believed)
-        revised = w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+        record, principle, _, revised = self._criticised()
         return Lesson(((prompts.direct_revision(record, principle, "hh").text, 0), (f" {revised}{END}", 1)))
 
     def _kinds(self) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 # The proof that the method works, in a world whose truth is known; included by the Makefile.
 #
-#   make proof          three seeds, into runs/proof: about an hour on two cores
-#   make proof-smoke    one seed of a smaller world, in which the main directions must hold: some minutes
+#   make proof          three seeds, into runs/proof
+#   make proof-smoke    one seed of a smaller world, in which the main directions must hold
 
 PROOF ?= runs/proof
 PROOF_SEEDS ?= 1 2 3

@@ -4,8 +4,8 @@
     python examples/known_world/report.py runs/smoke --size 40 --smoke
 
 Reads the folder of each seed, runs/proof/seed-*/; --smoke asserts the main directions alone.
-Intervals are 95% bootstrap intervals over the requests of all seeds; differences
-are paired by request. A claim holds where the whole interval of its difference lies on the right side of nought.
+Intervals are 95% bootstrap intervals by entity, over all seeds; differences are paired by request.
+A claim holds where the whole interval of its difference lies on the right side of nought.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import measure
+import numpy as np
 import world as w
 from measure import Interval
 
@@ -125,11 +126,11 @@ def claims(results: Results) -> list[Claim]:
     lower("RL-CAI with reasoned labels is less harmful than SL-CAI (figure 2)", "rl-reasoned", "sft-4")
     lower("critiqued revisions are less harmful than direct ones (figure 7)", "sft-4", "sft-direct")
     soft, hard = (results.correct(f"choice-pm-{name}") for name in ("soft", "hard"))
-    errors = [expected_calibration_error(_array(p)) for p in (soft, hard)]
+    errors = [expected_calibration_error(np.asarray(p)) for p in (soft, hard)]
     number = "error {:.3f}, {:.3f}".format(*errors)
     found.append(("soft labels make a better calibrated PM than hard ones", errors[0] < errors[1], number))
-    judge = expected_calibration_error(_array(results.correct("judged")))
-    reasoned = expected_calibration_error(_array(results.correct("thought")))
+    judge = expected_calibration_error(np.asarray(results.correct("judged")))
+    reasoned = expected_calibration_error(np.asarray(results.correct("thought")))
     found.append(("the judge's probabilities are calibrated to 0.05 (figure 9)", judge < 0.05, f"error {judge:.3f}"))
     found.append(("reasoned ones are less so, before they are clamped", reasoned > judge, f"error {reasoned:.3f}"))
     higher("RL on clamped reasoned labels keeps more helpfulness than on unclamped", "rl-reasoned", "rl-unclamped")
@@ -189,12 +190,6 @@ def smoke(results: Results) -> list[Claim]:
 def _mean(values: list[float] | Values) -> float:
     plain = [value[1] if isinstance(value, tuple) else value for value in values]
     return sum(plain) / len(plain)
-
-
-def _array(values: list[float]):  # type: ignore[no-untyped-def]
-    import numpy
-
-    return numpy.asarray(values)
 
 
 def plot(results: Results, path: Path) -> None:

@@ -114,7 +114,7 @@ def _beliefs(chance: random.Random, count: int) -> list[tuple[float, bool]]:
 
 @cache
 def world(size: int = 80) -> World:
-    """The world with `size` entities a field (a multiple of 40 makes beliefs exact) and 16 locks; always the same."""
+    """The world with `size` entities a field and 16 locks, always the same; truths fit beliefs as nearly as whole numbers can."""
     chance = random.Random(20221215)
     taken: set[str] = set()
     entities = {}
