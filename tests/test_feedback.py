@@ -115,6 +115,7 @@ def test_a_label_is_the_mean_of_both_orders(here: Here, tiny: str, pairs: str, r
     here("label", pairs, *T, "-m", tiny, "--few-shot", 0, "--dtype", "float32", "-o", out)
     plain, found = AutoModelForCausalLM.from_pretrained(tiny).eval(), constitution.load(constitution.DEFAULT)
     rows = read_jsonl(out)
+    letters = [renderer.tokenizer(f"{prompts.ANSWER}{letter}", add_special_tokens=False).input_ids[-1] for letter in OPTIONS]
     for row in rows:
         label = row["label"]
         assert len(label["principles"]) == 1
@@ -124,7 +125,7 @@ def test_a_label_is_the_mean_of_both_orders(here: Here, tiny: str, pairs: str, r
             request = renderer.choice(prompts.comparison(row["prompt"], *answers, principle, "chat"), OPTIONS)
             with torch.no_grad():
                 logits = plain(torch.tensor([request.ids])).logits[0, -1]
-            want = torch.softmax(logits[list(request.options.values())], -1)[letter]  # type: ignore[union-attr]
+            want = torch.softmax(logits[letters], -1)[letter]
             assert label["orders"][order] == pytest.approx(float(want), abs=1e-4)
         assert label["p_first"] == pytest.approx(fmean(label["orders"].values()))
         assert row["p_chosen"] == max(label["p_first"], 1 - label["p_first"])
