@@ -124,6 +124,16 @@ def test_a_run_of_few_steps_learns_from_the_first(tiny: str, tmp_path: Path) -> 
     assert (few, many) == (0, 5)
 
 
+@pytest.mark.skipif(models.device() != "cpu", reason="on a GPU the library's own choice of attention stands")
+def test_only_short_examples_take_the_attention_that_keeps_its_squares(tiny: str, tmp_path: Path) -> None:
+    """Plain attention keeps length x length numbers a head and layer: with long examples they fill the memory."""
+    for words, expected in ((1, "eager"), (400, "sdpa")):
+        long = [row | {"response": "no " * words, "rounds": []} for row in rows(4)]
+        given = {"steps": 1, "dtype": "bfloat16", "max_length": 2000}
+        trainer = sft.train(settings([write_jsonl(tmp_path / f"{words}.jsonl", long)], tiny, tmp_path / expected, **given))
+        assert trainer.model.config._attn_implementation == expected
+
+
 BAD = {
     "empty file": ("", "the input is empty"),
     "missing field": ('{"prompt": "Hi"}\n', ":1: no 'response', 'completion' or 'messages' field"),

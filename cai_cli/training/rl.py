@@ -133,7 +133,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
     rows_at_once = settings.batch_size * rollout.generations
-    arguments = common.arguments(settings, workspace, 0, "constant") | {
+    arguments = common.arguments(settings, workspace, 0, scheduler="constant") | {
         "max_steps": steps,
         "per_device_train_batch_size": rows_at_once,
         "per_device_eval_batch_size": rows_at_once,

@@ -17,6 +17,8 @@ WARMUP = 0.05
 """Share of the steps over which the learning rate rises; it then falls to 0 along a cosine."""
 LORA_RATE = 10.0
 """How many times the learning rate of full weights LoRA takes by default (Schulman et al. 2025, "LoRA without regret")."""
+EAGER = 256
+"""Tokens up to which plain attention is quicker on a CPU in bfloat16: 1.29 times at 100 tokens, 1.02 at 256, 0.81 at 384."""
 
 
 @dataclass
@@ -129,10 +131,16 @@ def adapter(settings: Settings, classifier: bool = False) -> Any:
     )
 
 
-def arguments(settings: Settings, workspace: Workspace, warmup: int, scheduler: str = "cosine") -> dict[str, Any]:
-    """The TrainingArguments that every trainer has in common. Saving and evaluation are `Watch`'s."""
+def arguments(
+    settings: Settings, workspace: Workspace, warmup: int, longest: int | None = None, scheduler: str = "cosine"
+) -> dict[str, Any]:
+    """The TrainingArguments that every trainer has in common. Saving and evaluation are `Watch`'s.
+
+    `longest`: tokens in the longest sequence that the model will see, where that is known.
+    """
     cpu = models.device() == "cpu"
     compute = precision(settings.dtype)
+    attention = {"attn_implementation": "eager"} if cpu and compute == "bfloat16" and longest and longest <= EAGER else {}
     return {
         "output_dir": str(workspace.checkpoints),
         "max_steps": settings.steps or -1,
@@ -156,5 +164,5 @@ def arguments(settings: Settings, workspace: Workspace, warmup: int, scheduler: 
         "eval_strategy": "no",
         "disable_tqdm": True,
         "report_to": settings.report_to,
-        "model_init_kwargs": {"use_safetensors": True, "device_map": None},
+        "model_init_kwargs": {"use_safetensors": True, "device_map": None} | attention,
     }

@@ -45,7 +45,9 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
     from trl import SFTConfig, SFTTrainer
 
     training = examples.training
-    arguments = common.arguments(settings, workspace, common.warmup_steps(settings, len(training)))
+    sizes = [len(example["input_ids"]) for example in (*training, *examples.testing)]
+    warmup = common.warmup_steps(settings, len(training))
+    arguments = common.arguments(settings, workspace, warmup, None if packing else max(sizes))
     dataset = Dataset.from_list(training)
     if packing:
         arguments |= {"packing": True, "eval_packing": False, "max_length": longest}
@@ -53,8 +55,7 @@ def train(settings: Settings, revisions: str = "all", packing: bool = False) -> 
             arguments |= {"warmup_steps": common.WARMUP}
     else:
         length = settings.steps * settings.per_step() if settings.steps else math.ceil(settings.epochs * len(training))
-        lengths = [len(example["input_ids"]) for example in training]
-        dataset = dataset.select(order.grouped(lengths, length, settings.per_step(), settings.seed))
+        dataset = dataset.select(order.grouped(sizes[: len(training)], length, settings.per_step(), settings.seed))
         # max_length: what is too long was set aside; TRL would cut it short
         arguments |= {"max_length": None, "train_sampling_strategy": "sequential"}
         arguments |= {"max_steps": math.ceil(length / settings.per_step())}

@@ -24,7 +24,7 @@ from cai_cli import models
 CHUNK, BATCH_TOKENS, PARTS, PEAK_LR, WARMUP = 1536, 2048, 3, 3e-3, 100
 LETTER = 5.0
 """What a letter counts, in tokens."""
-VOCABULARY = 1200
+VOCABULARY = 1400
 CONTEXT = 512
 
 
@@ -104,17 +104,21 @@ def encode(lesson: Lesson, tokenizer: Any) -> tuple[list[int], list[float]]:
     return ids, weights
 
 
-def loss_of(model: Any, batch: Batch, letters: list[int]) -> torch.Tensor:
-    """The sum of the cross-entropies of what is learnt, and LETTER times those of the letters."""
+def loss_of(model: Any, batch: Batch, letters: list[int]) -> tuple[torch.Tensor, float]:
+    """(the sum of the cross-entropies of what is learnt, and LETTER times those of the letters; what the letters' are above
+    the least that can be, summed)."""
     hidden = model.model(input_ids=batch.ids).last_hidden_state
     taught = batch.weights[:, 1:] > 0  # only what is learnt goes through the output layer
     logits = model.lm_head(hidden[:, :-1][taught]).float()
     total = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][taught], reduction="sum")
+    above = 0.0
     if len(batch.letters):
         logprobs = model.lm_head(hidden[batch.letters, batch.last]).float().log_softmax(-1)[:, letters]
         target = torch.stack([batch.p_first, 1 - batch.p_first], 1)
-        total = total - LETTER * (target * logprobs).sum()
-    return total
+        missed = -(target * logprobs).sum()
+        total = total + LETTER * missed
+        above = float(missed.detach()) - float(torch.special.entr(target).sum())
+    return total, above
 
 
 def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int) -> None:
@@ -134,24 +138,29 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
-    seen, began, step, recent = 0, time.monotonic(), 0, 0.0
+    seen, began, step, recent, doubt = 0, time.monotonic(), 0, 0.0, 0.0
     for parts in batches(Teacher(size, seed=1000 + seed), tokenizer):
         rate = PEAK_LR * min(1.0, (step + 1) / WARMUP, 1.05 - seen / tokens)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        learnt, total = sum(float(part.weights.sum()) + LETTER * len(part.letters) for part in parts), 0.0
+        asked = sum(len(part.letters) for part in parts)
+        learnt, total, above = sum(float(part.weights.sum()) for part in parts) + LETTER * asked, 0.0, 0.0
         for part in parts:
             with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
-                loss = loss_of(model, part, letters) / learnt
-            loss.backward()
-            total += float(loss.detach())
+                loss, missed = loss_of(model, part, letters)
+            (loss / learnt).backward()
+            total += float(loss.detach()) / learnt
+            above += missed / max(asked, 1)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         seen, step, recent = seen + sum(part.tokens for part in parts), step + 1, 0.98 * recent + 0.02 * total
+        doubt = 0.98 * doubt + 0.02 * above
         if step % 100 == 0 or seen >= tokens:
             took = time.monotonic() - began
-            print(f"step {step}, {seen:,} tokens, loss {recent / (1 - 0.98**step):.3f}, {seen / took:,.0f} tokens/s", flush=True)
+            fill = 1 - 0.98**step
+            said = f"loss {recent / fill:.3f}, letters {doubt / fill:.3f} above their entropy"
+            print(f"step {step}, {seen:,} tokens, {said}, {seen / took:,.0f} tokens/s", flush=True)
         if seen >= tokens:
             break
     model.save_pretrained(folder)
