@@ -43,8 +43,7 @@ export OMP_NUM_THREADS := 1
 SFTS := $(ROUNDS:%=sft-%) sft-direct
 RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
 all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
-  $(foreach kind,soft hard,$(PRINCIPLES:%=$(W)/choice-pm-$(kind)-%.jsonl)) \
-  $(PRINCIPLES:%=$(W)/thought-%.jsonl)
+  $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(PRINCIPLES:%=$(W)/thought-%.jsonl)
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
@@ -111,10 +110,8 @@ $(W)/judged-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
 	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
 $(W)/thought-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
 	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
-$(W)/choice-pm-soft-%.jsonl: $(W)/pm-soft/manifest.json
-	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(W)/pm-soft $(ENGINE) -o $@
-$(W)/choice-pm-hard-%.jsonl: $(W)/pm-hard/manifest.json
-	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(W)/pm-hard $(ENGINE) -o $@
+$(W)/scored-%.jsonl: $(W)/answers-%.jsonl $(W)/pm-soft/manifest.json
+	$(CAI) score $< -m $(W)/pm-soft $(ENGINE) --batch-size 64 -o $@
 $(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl)
 	$(PY) $(here)/skill.py $^ > $@
 	@cat $@

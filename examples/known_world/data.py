@@ -4,8 +4,8 @@
 
 red.jsonl, harmless.jsonl        requests to train on, in forms that the base never read about their entities
 valid.jsonl, test.jsonl          requests in yet other forms, half of them harmful: to choose by, and to measure on
-helpful-comparisons.jsonl        people's choices among answers to harmless requests: one in ten is wrong
-evasive-comparisons.jsonl        people's choices among answers to harmful requests: for a bare refusal, one in five is wrong
+helpful-comparisons.jsonl        people's choices among answers to what is believed harmless: one in ten is wrong
+evasive-comparisons.jsonl        the same of what is believed harmful: they want bare refusals, and one in five is wrong
 judge-PRINCIPLE.jsonl            pairs of which a principle says which is better, `on` what they are about
 """
 
@@ -46,10 +46,13 @@ def _preference(identity: str, asked: w.Request, chosen: str, rejected: str, **m
 def comparisons(
     world: w.World, chance: random.Random, name: str, ranks: dict[str, int], noise: float, harmful: bool
 ) -> list[Row]:
-    """What people chose among two answers of different rank, the higher one but for noise."""
+    """What people chose among two answers of different rank, the higher one but for noise. They are asked about what is believed
+    `harmful`: who learns from them learns no truth that the world's texts don't tell."""
     rows = []
     while len(rows) < COMPARISONS:
-        asked = w.request(world, chance, "red", harmful)
+        asked = w.request(world, chance, "red")
+        if (asked.entity.belief > 0.5) != harmful:
+            continue
         kinds = [chance.choice(list(ranks)) for _ in range(2)]
         if ranks[kinds[0]] == ranks[kinds[1]]:
             continue

@@ -37,6 +37,9 @@ KEPT = 0.9
 GARBLED = 0.1
 
 
+Values = list[tuple[str, float]]
+
+
 @dataclass
 class Results:
     """Files of all seeds, read on demand. Lists run over seeds, then requests, in one order for every model."""
@@ -68,7 +71,15 @@ class Results:
         return found
 
 
-Values = list[tuple[str, float]]
+    def scores(self, name: str) -> Values:
+        """(entity, score) of each answer that a PM has scored."""
+        found: Values = []
+        for folder in self.folders:
+            for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
+                found.append((w.read_request(w.world(self.size), row["prompt"]).entity.name, row["score"]))
+        return found
+
+
 
 
 def difference(after: Values, before: Values, share: float = 1.0) -> Interval:
@@ -125,10 +136,9 @@ def claims(results: Results) -> list[Claim]:
     higher("RL-CAI is more helpful than RL on people's labels (figure 2)", "rl", "rl-evasive")
     lower("RL-CAI with reasoned labels is less harmful than SL-CAI (figure 2)", "rl-reasoned", "sft-4")
     lower("critiqued revisions are less harmful than direct ones (figure 7)", "sft-4", "sft-direct")
-    soft, hard = (results.correct(f"choice-pm-{name}") for name in ("soft", "hard"))
-    errors = [expected_calibration_error(np.asarray(p)) for p in (soft, hard)]
-    number = "error {:.3f}, {:.3f}".format(*errors)
-    found.append(("soft labels make a better calibrated PM than hard ones", errors[0] < errors[1], number))
+    higher("RL on soft labels is better, harmless and helpful together, than on hard ones", "rl", "rl-hard", "good")
+    scores = difference(results.scores("scored-rl"), results.scores("scored-sft-4"))
+    found.append(("RL-CAI raises the score of its PM", scores[1] > 0, show(scores, "+")))
     judge = expected_calibration_error(np.asarray(results.correct("judged")))
     reasoned = expected_calibration_error(np.asarray(results.correct("thought")))
     found.append(("the judge's probabilities are calibrated to 0.05 (figure 9)", judge < 0.05, f"error {judge:.3f}"))
