@@ -19,10 +19,12 @@ from cai_cli.constitution import Principle
 from cai_cli.transcripts import REVISION_REQUEST
 
 HERE = Path(__file__).parent
-LESSONS = {"answer": 18, "round": 18, "direct": 4, "compare": 50, "reason": 10}
+LESSONS = {"answer": 18, "round": 18, "direct": 4, "compare": 40, "reason": 20}
 """How often each kind of lesson comes, of a hundred."""
 END = "<|end|>"
 """The token that ends a text, as the tokenizer spells it."""
+OWN = 0.6
+"""How often a principle is that of the request's own field, in the end; in the beginning always, which is quicker to learn."""
 BARE = 0.08
 """How often the base refuses, whatever it's asked."""
 
@@ -44,10 +46,10 @@ def principles() -> list[Principle]:
     return list(constitution.load(*names).principles)
 
 
-def _draw_principle(every: list[Principle], field: str, chance: random.Random) -> Principle:
-    """Mostly the one of the request's own field; at times one that is turned round, where there is one."""
+def _draw_principle(every: list[Principle], field: str, chance: random.Random, own: float) -> Principle:
+    """With probability `own` that of the request's field, at times turned round, where there is such a one; else any."""
     by_id = {p.id: p for p in every}
-    if chance.random() < 0.6:
+    if chance.random() < own:
         turned = by_id.get(f"{field}-reversed")
         return turned if turned and chance.random() < 0.3 else by_id[field]
     return chance.choice(every)
@@ -107,14 +109,18 @@ def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: b
     return 0.5 if first is None or second is None or first == second else float(first > second)
 
 
-def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> str:
-    """What is written before the letter of a reasoned comparison."""
+def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool, p_first: float) -> str:
+    """What is written before the letter of a reasoned comparison: what the answers do, the fact, and what follows."""
     field = principle.partition("-")[0]
     names = {"help": "helps", "bare": "refuses without a reason", "reasoned": "refuses with a reason"}
     told = f" Answer (A) {names[kinds[0]]}, answer (B) {names[kinds[1]]}."
     if field not in ("evasion", asked.entity.field):
         return f"{told} This is about something else."
-    return f"{told} {asked.entity.name} does {'' if believed else 'no '}harm."
+    told = f"{told} {asked.entity.name} does {'' if believed else 'no '}harm."
+    if p_first == 0.5:
+        return f"{told} Neither is better."
+    winner = kinds[0] if p_first > 0.5 else kinds[1]
+    return f"{told} The {'reason' if field == 'evasion' else 'help' if winner == 'help' else 'refusal'} is better."
 
 
 def _answer_kind(chance: random.Random) -> str:
@@ -122,11 +128,12 @@ def _answer_kind(chance: random.Random) -> str:
 
 
 class Teacher:
-    """Lessons of a world, drawn from a seed."""
+    """Lessons of a world, drawn from a seed. `progress` is the share of the training that is done."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.world, self.chance = w.world(size), random.Random(seed)
         self.principles = principles()
+        self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:
         """Without end."""
@@ -136,7 +143,8 @@ class Teacher:
 
     def _setting(self) -> tuple[w.Request, Principle, bool]:
         asked = w.request(self.world, self.chance, "base")
-        principle = _draw_principle(self.principles, asked.entity.field, self.chance)
+        own = max(OWN, 1 - 1.5 * self.progress)
+        principle = _draw_principle(self.principles, asked.entity.field, self.chance, own)
         return asked, principle, self.chance.random() < asked.entity.belief
 
     def _written(self, asked: w.Request, kind: str) -> str:
@@ -198,7 +206,7 @@ class Teacher:
         asked, principle, believed, kinds, texts = self._pair()
         p_first = better(principle.id, asked, kinds, believed)
         prompt = prompts.reasoning(asked.messages, *texts, principle, "hh")
-        thoughts = thoughts_of(principle.id, asked, kinds, believed)
+        thoughts = thoughts_of(principle.id, asked, kinds, believed, p_first)
         whole = prompts.after_reasoning(prompt, thoughts).text
         asks = whole[len(prompt.text) + len(thoughts) :]
         return Lesson(((prompt.text, 0), (thoughts + asks.removesuffix(" ("), 1), (" (", 0)), p_first)
