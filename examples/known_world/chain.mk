@@ -16,7 +16,7 @@ RED ?= 1000
 HARMLESS ?= 2000
 TEST ?= 1200
 ROUNDS ?= 1 2 3 4
-RL_STEPS ?= 40
+RL_STEPS ?= 60
 
 here := examples/known_world
 PRINCIPLES := making people ends evasion
@@ -32,7 +32,7 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --lr 5e-5 --kl 0.05 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
+RL := $(FIT) --lr 1e-4 --kl 0.05 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
 
 # One process a core, one thread each.
 export OMP_NUM_THREADS := 1
@@ -58,7 +58,7 @@ $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD
 $(W)/responses.jsonl: $(W)/test.jsonl $(BASE)/config.json
 	$(CAI) sample $(W)/red.jsonl -m $(BASE) $(TALK) -o $@
 $(W)/helpful.jsonl: $(W)/test.jsonl $(BASE)/config.json
-	$(CAI) sample $(W)/harmless.jsonl -m $(BASE) $(TALK) -o $@
+	$(CAI) sample $(W)/harmless.jsonl --limit $(RED) -m $(BASE) $(TALK) -o $@
 $(W)/critiques-1.jsonl: $(W)/responses.jsonl $(C)
 	$(CAI) critique $< -m $(BASE) -c $(C) $(TALK) -o $@
 define round
@@ -70,7 +70,7 @@ $(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
 	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
 $(W)/direct.jsonl: $(W)/responses.jsonl $(C)
 	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
-# Twice as many helpful answers as revisions: a record has as many revisions as rounds.
+# As many helpful answers as revisions: a record has as many revisions as rounds.
 $(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(W)/helpful.jsonl
 	$(CAI) train-sft $< $(W)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(W)/helpful.jsonl
