@@ -8,19 +8,20 @@ PROOF_SEEDS ?= 1 2 3
 SMOKE ?= runs/smoke
 CHAIN := -f examples/known_world/chain.mk
 REPORT := $(BIN)/python examples/known_world/report.py
+SIZE ?= 80
 
 .PHONY: proof proof-smoke
 proof: $(VENV)/installed
 	$(MAKE) -j2 $(foreach s,$(PROOF_SEEDS),seed-$(s) without-$(s) turned-$(s))
-	@$(REPORT) $(PROOF) --plot $(PROOF)/proof.png > $(PROOF)/report.txt; cat $(PROOF)/report.txt
+	@$(REPORT) $(PROOF) --size $(SIZE) --plot $(PROOF)/proof.png > $(PROOF)/report.txt; cat $(PROOF)/report.txt
 
 # The whole chain; and the main part of it again with one principle taken out, and with one turned round.
 seed-%:
-	$(MAKE) $(CHAIN) W=$(PROOF)/seed-$* SEED=$*
+	$(MAKE) $(CHAIN) W=$(PROOF)/seed-$* SEED=$* SIZE=$(SIZE)
 without-%: seed-%
-	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* BASE=$(PROOF)/seed-$*/base C=examples/known_world/without-people.yaml main
+	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* SIZE=$(SIZE) BASE=$(PROOF)/seed-$*/base C=examples/known_world/without-people.yaml main
 turned-%: seed-%
-	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* BASE=$(PROOF)/seed-$*/base C=examples/known_world/making-turned.yaml main
+	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) BASE=$(PROOF)/seed-$*/base C=examples/known_world/making-turned.yaml main
 
 proof-smoke: $(VENV)/installed
 	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=40 TOKENS=3000000 WIDTH=96 LAYERS=3 RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=20 smoke
