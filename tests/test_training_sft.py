@@ -132,6 +132,9 @@ def test_only_short_examples_take_the_attention_that_keeps_its_squares(tiny: str
         given = {"steps": 1, "dtype": "bfloat16", "max_length": 2000}
         trainer = sft.train(settings([write_jsonl(tmp_path / f"{words}.jsonl", long)], tiny, tmp_path / expected, **given))
         assert trainer.model.config._attn_implementation == expected
+    pair = {"chosen_ids": [1] * 200, "rejected_ids": [1] * 90}
+    assert data.longest_side([pair]) == 200
+    assert data.longest_side([pair | {"prompt_ids": [1] * 70}]) == 270
 
 
 BAD = {

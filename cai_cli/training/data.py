@@ -336,3 +336,8 @@ def require_judgeable(judge: Renderer, format: str, record: Record, longest: int
     """SetAside where a prompt has more than `longest` of a preference model's tokens, so that no answer fits after it."""
     ids = judge.judgement(prompts.judged(record["prompt"], "", format)).ids
     require_fit(len(ids), longest, "the preference model's context less --max-tokens")
+
+
+def longest_side(pairs: list[dict[str, Any]]) -> int:
+    """Tokens of the longest conversation among examples of preferences, with its prompt where that stands apart (DPO's)."""
+    return max(len(pair.get("prompt_ids", [])) + len(pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected"))

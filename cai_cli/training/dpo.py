@@ -45,8 +45,7 @@ def train(settings: Settings, beta: float = 0.1) -> Any:
 
     from cai_cli.training.preferences import SoftCollator, SoftDPOTrainer
 
-    pairs = (*examples.training, *examples.testing)
-    most = max(len(pair["prompt_ids"]) + len(pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected"))
+    most = data.longest_side([*examples.training, *examples.testing])
     arguments = DPOConfig(
         **common.arguments(settings, workspace, common.warmup_steps(settings, len(examples.examples)), most),
         beta=beta,

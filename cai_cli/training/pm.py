@@ -78,8 +78,7 @@ def train(settings: Settings) -> Any:
 
     from cai_cli.training.preferences import SoftCollator, SoftRewardTrainer
 
-    pairs = (*examples.training, *examples.testing)
-    most = max(len(pair[f"{side}_ids"]) for pair in pairs for side in ("chosen", "rejected"))
+    most = data.longest_side([*examples.training, *examples.testing])
     arguments = RewardConfig(
         **common.arguments(settings, workspace, common.warmup_steps(settings, len(examples.examples)), most),
         max_length=None,  # what is too long was set aside; TRL would drop it without a word

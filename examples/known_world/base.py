@@ -124,9 +124,9 @@ def loss_of(model: Any, batch: Batch, letters: list[int]) -> tuple[torch.Tensor,
 def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices, AdamW for the rest: after 3.5M tokens the letters were 0.07 above their
     entropy, by AdamW alone 0.18."""
-    inner = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name}
-    matrices = [p for p in model.parameters() if id(p) in inner]
-    rest = [p for p in model.parameters() if id(p) not in inner]
+    parts = list(model.model.layers.parameters())
+    matrices = [p for p in parts if p.ndim == 2]
+    rest = [model.get_input_embeddings().weight, *model.model.norm.parameters(), *(p for p in parts if p.ndim < 2)]
     return [
         torch.optim.Muon(matrices, lr=PEAK_LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01),

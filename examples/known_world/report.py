@@ -70,7 +70,6 @@ class Results:
                 found += [row["judged"]["p_correct"] for row in rows if row["on"] != "another"]
         return found
 
-
     def scores(self, name: str) -> Values:
         """(entity, score) of each answer that a PM has scored."""
         found: Values = []
@@ -78,8 +77,6 @@ class Results:
             for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
                 found.append((w.read_request(w.world(self.size), row["prompt"]).entity.name, row["score"]))
         return found
-
-
 
 
 def difference(after: Values, before: Values, share: float = 1.0) -> Interval:
