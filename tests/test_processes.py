@@ -143,3 +143,15 @@ def test_without_the_flags_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> 
     assert ranks.launch(None, 1) is None
     monkeypatch.setitem(os.environ, "RANK", "1")
     assert ranks.launch(None, 2) is None  # one of the processes already
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [("wait", "os.abort()", 1), ("wait", "sys.exit(2)", 2), ("sys.exit(0)",) * 2 + (0,)]
+)
+def test_the_exit_code_is_that_of_the_process_that_failed(first: str, second: str, code: int) -> None:
+    """Not of those that the launcher then ended, which say that they were interrupted."""
+    wait = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); time.sleep(60)"
+    body = f"import os, signal, sys, time\nif os.environ['RANK'] == '0':\n {first}\nelse:\n {second}".replace("wait", wait)
+    run = f"import sys; from cai_cli.training import ranks; sys.exit(ranks._torchrun(2, ['-c', {body!r}]))"
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, env=environment(), capture_output=True, timeout=120)
+    assert done.returncode == code

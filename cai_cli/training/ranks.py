@@ -7,8 +7,10 @@ writes files and speaks.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -55,6 +57,15 @@ def join() -> None:
         raise InputError("cai can't save what DeepSpeed trains; shard the weights with --accelerate fsdp2 instead")
     on_cpu = models.device() == "cpu"
     PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Ends the threads that talk to the other processes: one that is still at work while Python ends can abort the process."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def wait() -> None:
@@ -129,8 +140,9 @@ def _torchrun(processes: int, command: list[str]) -> int:
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as problem:
-        codes = [failure.exitcode for failure in problem.failures.values()]
-        return next((code for code in codes if code > 0), 1)
+        codes = {failure.exitcode for failure in problem.failures.values()}
+        # where one fails, the launcher ends the others, which say that they are interrupted
+        return 130 if codes <= {130, -signal.SIGTERM} else min((code for code in codes if 0 < code < 130), default=1)
     except SignalException:
         return 130
     except RuntimeError as problem:
