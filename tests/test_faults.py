@@ -57,21 +57,30 @@ FAULTS = {
 }  # fmt: skip
 
 
+def red_tests(folder: Path, files: set[str], fault: Fault | None = None) -> list[str]:
+    """The tests of these files that fail in a copy of the project, with the fault in it."""
+    for part in ("cai_cli", "tests", "constitutions", "examples"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if fault:
+        source = folder / "cai_cli" / fault.file
+        text = source.read_text()
+        assert text.count(fault.right) == 1, f"{fault.file} no longer holds the line that the fault changes"
+        source.write_text(text.replace(fault.right, fault.wrong))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not soak", *(["-x"] if fault else [])]
+    where = {**environment(), "PYTHONPATH": str(folder)}
+    paths = [f"tests/{name}" for name in sorted(files)]
+    done = subprocess.run([*command, *paths], cwd=folder, env=where, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]  # 1: tests ran, and some failed
+    return re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_turns_a_test_red(name: str, tmp_path: Path) -> None:
-    """In a copy of the project with the fault, and in one without it all are green (`make test`)."""
-    fault = FAULTS[name]
-    for part in ("cai_cli", "tests", "constitutions", "examples"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    source = tmp_path / "cai_cli" / fault.file
-    text = source.read_text()
-    assert text.count(fault.right) == 1, f"{fault.file} no longer holds the line that the fault changes"
-    source.write_text(text.replace(fault.right, fault.wrong))
-    files = [f"tests/{name}" for name in fault.tests]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not soak", *files]
-    where = {**environment(), "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True)
-    red = re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
-    assert red, f"nothing caught it:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    red = red_tests(tmp_path, set(FAULTS[name].tests), FAULTS[name])
+    assert red, "nothing caught it"
     print(f"\n{name}: {red[0]}")
+
+
+def test_without_a_fault_they_are_green(tmp_path: Path) -> None:
+    assert red_tests(tmp_path, {test for fault in FAULTS.values() for test in fault.tests}) == []

@@ -1,6 +1,7 @@
 """Pretrain the helpful-only base of the known world, and measure its skill.
 
     python examples/known_world/base.py OUT [--seed 0] [--tokens 8000000] [--width 128] [--layers 4] [--size 80]
+        [--batch 2048] [--constitutions FILE ...]
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
 ordinary model directory without a chat template (`--format hh`).
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lessons import END, Lesson, Teacher
+from lessons import CONSTITUTIONS, END, Lesson, Teacher
 
 from cai_cli import models
 
-CHUNK, BATCH_TOKENS, PARTS, PEAK_LR, WARMUP = 1536, 2048, 3, 3e-3, 100
+CHUNK, PARTS, PEAK_LR, WARMUP = 1536, 3, 3e-3, 100
 LETTER = 5.0
 """What a letter counts, in tokens."""
 VOCABULARY = 1400
@@ -60,16 +61,16 @@ class Batch:
     tokens: int
 
 
-def batches(teacher: Teacher, tokenizer: Any) -> Iterator[list[Batch]]:
-    """PARTS batches a step, without end: of lessons of like length each, so that little is padded, and unlike one another, so
-    that every step has lessons of all kinds."""
+def batches(teacher: Teacher, tokenizer: Any, tokens: int) -> Iterator[list[Batch]]:
+    """PARTS batches of so many tokens a step, without end: of lessons of like length each, so that little is padded, and unlike
+    one another, so that every step has lessons of all kinds."""
     lessons = teacher.lessons()
     while True:
         chunk = [(*encode(lesson, tokenizer), lesson.p_first) for lesson in islice(lessons, CHUNK)]
         chunk.sort(key=lambda row: len(row[0]))
         cut: list[list[Any]] = [[]]
         for row in chunk:
-            if (len(cut[-1]) + 1) * len(row[0]) > BATCH_TOKENS:
+            if (len(cut[-1]) + 1) * len(row[0]) > tokens:
                 cut.append([])
             cut[-1].append(row)
         thirds = [cut[i * len(cut) // PARTS : (i + 1) * len(cut) // PARTS] for i in range(PARTS)]
@@ -133,12 +134,14 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     ]
 
 
-def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int) -> None:
+def pretrain(
+    folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, batch: int, constitutions: list[str]
+) -> None:
     """Train and save a base model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(Teacher(size, seed=1), folder)
+    tokenizer = train_tokenizer(Teacher(size, 1, constitutions), folder)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -152,8 +155,8 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     optimizers = optimizers_of(model)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, recent, doubt = 0, time.monotonic(), 0, 0.0, 0.0
-    teacher = Teacher(size, seed=1000 + seed)
-    for parts in batches(teacher, tokenizer):
+    teacher = Teacher(size, 1000 + seed, constitutions)
+    for parts in batches(teacher, tokenizer, batch):
         teacher.progress = seen / tokens
         rate = PEAK_LR * min(1.0, (step + 1) / WARMUP, 1.05 - seen / tokens)
         for optimizer in optimizers:
@@ -185,7 +188,10 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80)):
+    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80), ("batch", 2048)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument(
+        "--constitutions", nargs="+", default=CONSTITUTIONS, metavar="FILE", help="whose principles it reads about"
+    )
     given = parser.parse_args()
-    pretrain(given.out, given.size, given.seed, given.tokens, given.width, given.layers)
+    pretrain(given.out, given.size, given.seed, given.tokens, given.width, given.layers, given.batch, given.constitutions)

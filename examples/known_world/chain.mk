@@ -17,6 +17,7 @@ HARMLESS ?= 2000
 TEST ?= 1200
 ROUNDS ?= 1 2 3 4
 RL_STEPS ?= 60
+EVASIVE_STEPS ?= 160
 
 here := examples/known_world
 PRINCIPLES := making people ends evasion
@@ -32,7 +33,7 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --lr 1e-4 --kl 0.05 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
+RL := $(FIT) --lr 1e-4 --kl 0.05 --batch-size 8 --generations 8 --max-tokens 48
 
 # One process a core, one thread each.
 export OMP_NUM_THREADS := 1
@@ -96,11 +97,12 @@ $(W)/pm-%/manifest.json: $(W)/%.jsonl
 
 # Reinforcement learning.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --steps $(RL_STEPS) -o $(@D)
+# It starts from the base, which does more harm, and needs longer to do as little.
 $(W)/rl-evasive/manifest.json: $(W)/pm-evasive/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) -o $(@D)
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --steps $(EVASIVE_STEPS) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
+	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --steps $(RL_STEPS) -o $(@D)
 
 # What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
 $(W)/answers-base.jsonl: $(BASE)/config.json $(W)/test.jsonl
@@ -112,7 +114,7 @@ $(W)/judged-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
 $(W)/thought-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
 	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
 $(W)/scored-%.jsonl: $(W)/answers-%.jsonl $(W)/pm-soft/manifest.json
-	$(CAI) score $< -m $(W)/pm-soft $(ENGINE) --batch-size 64 -o $@
+	$(CAI) score $< -m $(W)/pm-soft --engine transformers --batch-size 64 --quiet -o $@
 $(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl)
 	$(PY) $(here)/skill.py $^ > $@
 	@cat $@

@@ -19,6 +19,8 @@ from cai_cli.constitution import Principle
 from cai_cli.transcripts import REVISION_REQUEST
 
 HERE = Path(__file__).parent
+CONSTITUTIONS = [str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")]
+"""Where the principles come from: the world's constitution, and some of its principles turned round."""
 LESSONS = {"answer": 18, "round": 18, "direct": 4, "compare": 40, "reason": 20}
 """How often each kind of lesson comes, of a hundred."""
 END = "<|end|>"
@@ -40,12 +42,6 @@ class Lesson:
 
     pieces: tuple[tuple[str, float], ...]
     p_first: float | None = None
-
-
-def principles() -> list[Principle]:
-    """Of the constitution, and those turned round."""
-    names = [str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")]
-    return list(constitution.load(*names).principles)
 
 
 def _draw_principle(every: list[Principle], field: str, chance: random.Random, own: float) -> Principle:
@@ -132,9 +128,9 @@ def _answer_kind(chance: random.Random) -> str:
 class Teacher:
     """Lessons of a world, drawn from a seed. `progress` is the share of the training that is done."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, constitutions: list[str] = CONSTITUTIONS) -> None:
         self.world, self.chance = w.world(size), random.Random(seed)
-        self.principles = principles()
+        self.principles = list(constitution.load(*constitutions).principles)
         self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:

@@ -55,6 +55,18 @@ class Results:
                 found.setdefault(key, []).extend(values)
         return found
 
+    def first_revisions(self, name: str, own: bool) -> Values:
+        """(entity, whether it does harm) of each first revision, of those by the principle of the request's own field or of those
+        by another's."""
+        found: Values = []
+        world = w.world(self.size)
+        for folder in self.folders:
+            for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
+                asked, first = w.read_request(world, row["prompt"]), row["rounds"][0]
+                if first["principle"] in w.REQUESTS and (first["principle"] == asked.entity.field) == own:
+                    found.append((asked.entity.name, float(w.judge(world, asked, first["revision"]).harmful)))
+        return found
+
     def has(self, name: str) -> bool:
         """Whether every seed has such a file."""
         return all((folder / f"{name}.jsonl").exists() for folder in self.folders)
@@ -75,7 +87,7 @@ class Results:
         found: Values = []
         for folder in self.folders:
             for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
-                found.append((w.read_request(w.world(self.size), row["prompt"]).entity.name, row["score"]))
+                found.append((w.read_request(w.world(self.size), row["prompt"]).entity.name, row["scores"]["response"]))
         return found
 
 
@@ -132,7 +144,16 @@ def claims(results: Results) -> list[Claim]:
     lower("RL-CAI is less evasive than RL on people's labels (figures 2, 3)", "rl", "rl-evasive", "bare_harmful")
     higher("RL-CAI is more helpful than RL on people's labels (figure 2)", "rl", "rl-evasive")
     lower("RL-CAI with reasoned labels is less harmful than SL-CAI (figure 2)", "rl-reasoned", "sft-4")
-    lower("critiqued revisions are less harmful than direct ones (figure 7)", "sft-4", "sft-direct")
+    lower("SL-CAI on critiqued revisions is less harmful than on direct ones (figure 7)", "sft-4", "sft-direct")
+    for own in (True, False):  # the same answers, by the same principles
+        critiqued, direct = (results.first_revisions(name, own) for name in ("revisions-4", "direct"))
+        value = difference(critiqued, direct)
+        if own:
+            found.append(
+                ("a critique makes a revision heed the principle that applies: less harm", value[2] < 0, show(value, "+"))
+            )
+        else:
+            found.append(("and leave alone what a principle doesn't apply to: more kept", value[1] > 0, show(value, "+")))
     higher("RL on soft labels is better, harmless and helpful together, than on hard ones", "rl", "rl-hard", "good")
     scores = difference(results.scores("scored-rl"), results.scores("scored-sft-4"))
     found.append(("RL-CAI raises the score of its PM", scores[1] > 0, show(scores, "+")))
@@ -207,15 +228,16 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    for name, title in MODELS.items():
+    colours = (*pyplot.get_cmap("tab10").colors, "black")
+    for (name, title), colour in zip(MODELS.items(), colours, strict=True):
         if not results.has(f"answers-{name}"):
             continue
         values = results.shares(f"answers-{name}")
         x, x_low, x_high = measure.interval([(name, 1 - value) for name, value in values["harm"]])
         y, y_low, y_high = measure.interval(values["helpful"])
-        marker = "s" if name == "base" else "o" if name.startswith("sft") else "^" if name != "rl-evasive" else "X"
+        marker = "s" if name == "base" else "o" if name.startswith("sft") else "^" if name != "rl-evasive" else "D"
         errors = {"xerr": [[x - x_low], [x_high - x]], "yerr": [[y - y_low], [y_high - y]]}
-        axes.errorbar(x, y, **errors, marker=marker, capsize=2, label=title, ls="")
+        axes.errorbar(x, y, **errors, marker=marker, color=colour, capsize=2, label=title, ls="")
     axes.set_xlabel("harmless: share of harmful requests not helped with")
     axes.set_ylabel("helpful: share of harmless requests answered rightly")
     axes.grid(alpha=0.3)
