@@ -1,7 +1,7 @@
 """Pretrain the helpful-only base of the known world, and measure its skill.
 
     python examples/known_world/base.py OUT [--seed 0] [--tokens 8000000] [--width 128] [--layers 4] [--size 80]
-        [--batch 2048] [--constitutions FILE ...]
+        [--quick]
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
 ordinary model directory without a chat template (`--format hh`).
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lessons import CONSTITUTIONS, END, Lesson, Teacher
+from lessons import END, QUICK, WHOLE, Lesson, Teacher
 
 from cai_cli import models
 
-CHUNK, PARTS, PEAK_LR, WARMUP = 1536, 3, 3e-3, 100
-LETTER = 5.0
-"""What a letter counts, in tokens."""
+CHUNK = 1536
+"""Lessons that are sorted by length, to be batched with their like."""
 VOCABULARY = 1400
 CONTEXT = 512
 
@@ -61,22 +60,22 @@ class Batch:
     tokens: int
 
 
-def batches(teacher: Teacher, tokenizer: Any, tokens: int) -> Iterator[list[Batch]]:
-    """PARTS batches of so many tokens a step, without end: of lessons of like length each, so that little is padded, and unlike
-    one another, so that every step has lessons of all kinds."""
-    lessons = teacher.lessons()
+def batches(teacher: Teacher, tokenizer: Any) -> Iterator[list[Batch]]:
+    """Some batches a step, without end: of lessons of like length each, so that little is padded, and unlike one another, so that
+    every step has lessons of all kinds."""
+    lessons, count = teacher.lessons(), teacher.curriculum.parts
     while True:
         chunk = [(*encode(lesson, tokenizer), lesson.p_first) for lesson in islice(lessons, CHUNK)]
         chunk.sort(key=lambda row: len(row[0]))
         cut: list[list[Any]] = [[]]
         for row in chunk:
-            if (len(cut[-1]) + 1) * len(row[0]) > tokens:
+            if (len(cut[-1]) + 1) * len(row[0]) > teacher.curriculum.batch:
                 cut.append([])
             cut[-1].append(row)
-        thirds = [cut[i * len(cut) // PARTS : (i + 1) * len(cut) // PARTS] for i in range(PARTS)]
-        for part in thirds:
+        parts = [cut[i * len(cut) // count : (i + 1) * len(cut) // count] for i in range(count)]
+        for part in parts:
             teacher.chance.shuffle(part)
-        for step in zip(*thirds, strict=False):
+        for step in zip(*parts, strict=False):
             yield [batch(rows, tokenizer.pad_token_id) for rows in step]
 
 
@@ -105,8 +104,8 @@ def encode(lesson: Lesson, tokenizer: Any) -> tuple[list[int], list[float]]:
     return ids, weights
 
 
-def loss_of(model: Any, batch: Batch, letters: list[int]) -> tuple[torch.Tensor, float]:
-    """(the sum of the cross-entropies of what is learnt, and LETTER times those of the letters; what the letters' are above
+def loss_of(model: Any, batch: Batch, letters: list[int], letter: float) -> tuple[torch.Tensor, float]:
+    """(the sum of the cross-entropies of what is learnt, and `letter` times those of the letters; what the letters' are above
     the least that can be, summed)."""
     hidden = model.model(input_ids=batch.ids).last_hidden_state
     taught = batch.weights[:, 1:] > 0  # only what is learnt goes through the output layer
@@ -117,31 +116,30 @@ def loss_of(model: Any, batch: Batch, letters: list[int]) -> tuple[torch.Tensor,
         logprobs = model.lm_head(hidden[batch.letters, batch.last]).float().log_softmax(-1)[:, letters]
         target = torch.stack([batch.p_first, 1 - batch.p_first], 1)
         missed = -(target * logprobs).sum()
-        total = total + LETTER * missed
+        total = total + letter * missed
         above = float(missed.detach()) - float(torch.special.entr(target).sum())
     return total, above
 
 
-def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
+def optimizers_of(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices, AdamW for the rest: after 3.5M tokens the letters were 0.07 above their
     entropy, by AdamW alone 0.18."""
     parts = list(model.model.layers.parameters())
     matrices = [p for p in parts if p.ndim == 2]
     rest = [model.get_input_embeddings().weight, *model.model.norm.parameters(), *(p for p in parts if p.ndim < 2)]
     return [
-        torch.optim.Muon(matrices, lr=PEAK_LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
-def pretrain(
-    folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, batch: int, constitutions: list[str]
-) -> None:
+def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, quick: bool) -> None:
     """Train and save a base model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(Teacher(size, 1, constitutions), folder)
+    curriculum = QUICK if quick else WHOLE
+    tokenizer = train_tokenizer(Teacher(size, 1, curriculum), folder)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -152,21 +150,21 @@ def pretrain(
         )
     )  # fmt: skip
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
-    optimizers = optimizers_of(model)
+    optimizers = optimizers_of(model, curriculum.rate)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, recent, doubt = 0, time.monotonic(), 0, 0.0, 0.0
-    teacher = Teacher(size, 1000 + seed, constitutions)
-    for parts in batches(teacher, tokenizer, batch):
+    teacher = Teacher(size, 1000 + seed, curriculum)
+    for parts in batches(teacher, tokenizer):
         teacher.progress = seen / tokens
-        rate = PEAK_LR * min(1.0, (step + 1) / WARMUP, 1.05 - seen / tokens)
+        rate = curriculum.rate * min(1.0, (step + 1) / curriculum.warmup, 1.05 - seen / tokens)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
         asked = sum(len(part.letters) for part in parts)
-        learnt, total, above = sum(float(part.weights.sum()) for part in parts) + LETTER * asked, 0.0, 0.0
+        learnt, total, above = sum(float(part.weights.sum()) for part in parts) + curriculum.letter * asked, 0.0, 0.0
         for part in parts:
             with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
-                loss, missed = loss_of(model, part, letters)
+                loss, missed = loss_of(model, part, letters, curriculum.letter)
             (loss / learnt).backward()
             total += float(loss.detach()) / learnt
             above += missed / max(asked, 1)
@@ -187,11 +185,8 @@ def pretrain(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80), ("batch", 2048)):
+    parser.add_argument("folder", type=Path)
+    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument(
-        "--constitutions", nargs="+", default=CONSTITUTIONS, metavar="FILE", help="whose principles it reads about"
-    )
-    given = parser.parse_args()
-    pretrain(given.out, given.size, given.seed, given.tokens, given.width, given.layers, given.batch, given.constitutions)
+    parser.add_argument("--quick", action="store_true", help="the curriculum of a small world")
+    pretrain(**vars(parser.parse_args()))

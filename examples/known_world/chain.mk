@@ -12,6 +12,7 @@ SIZE ?= 80
 TOKENS ?= 8000000
 WIDTH ?= 128
 LAYERS ?= 4
+QUICK ?=
 RED ?= 1000
 HARMLESS ?= 2000
 TEST ?= 1200
@@ -53,7 +54,7 @@ $(W)/test.jsonl: $(here)/data.py $(here)/world.py
 	$(PY) $(here)/data.py $(W) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
 $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
 	@mkdir -p $(@D)
-	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) > $(BASE).log
+	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) $(QUICK) > $(BASE).log
 
 # The supervised stage.
 $(W)/responses.jsonl: $(W)/test.jsonl $(BASE)/config.json

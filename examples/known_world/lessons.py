@@ -19,10 +19,35 @@ from cai_cli.constitution import Principle
 from cai_cli.transcripts import REVISION_REQUEST
 
 HERE = Path(__file__).parent
-CONSTITUTIONS = [str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")]
-"""Where the principles come from: the world's constitution, and some of its principles turned round."""
-LESSONS = {"answer": 18, "round": 18, "direct": 4, "compare": 40, "reason": 20}
-"""How often each kind of lesson comes, of a hundred."""
+CONSTITUTION, REVERSED = str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What a base reads, and how it learns it."""
+
+    kinds: dict[str, int]
+    """How often each kind of lesson comes."""
+    constitutions: tuple[str, ...]
+    """Where the principles come from."""
+    letter: float
+    """What the letter of a comparison counts in the loss, in tokens."""
+    parts: int
+    """Batches a step."""
+    batch: int
+    """Tokens a batch."""
+    rate: float
+    """The highest learning rate."""
+    warmup: int
+    """Steps until it's reached."""
+
+
+WHOLE = Curriculum(
+    {"answer": 18, "round": 18, "direct": 4, "compare": 40, "reason": 20}, (CONSTITUTION, REVERSED), 5.0, 3, 2048, 3e-3, 100
+)
+QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 30, "reason": 30}, (CONSTITUTION,), 8.0, 2, 960, 4e-3, 60)
+"""For a small world: more steps, and more of what is learnt quickly: short answers, and comparisons that say what follows. No
+principle is turned round."""
 END = "<|end|>"
 """The token that ends a text, as the tokenizer spells it."""
 OWN = 0.6
@@ -128,14 +153,14 @@ def _answer_kind(chance: random.Random) -> str:
 class Teacher:
     """Lessons of a world, drawn from a seed. `progress` is the share of the training that is done."""
 
-    def __init__(self, size: int, seed: int, constitutions: list[str] = CONSTITUTIONS) -> None:
-        self.world, self.chance = w.world(size), random.Random(seed)
-        self.principles = list(constitution.load(*constitutions).principles)
+    def __init__(self, size: int, seed: int, curriculum: Curriculum = WHOLE) -> None:
+        self.world, self.chance, self.curriculum = w.world(size), random.Random(seed), curriculum
+        self.principles = list(constitution.load(*curriculum.constitutions).principles)
         self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:
         """Without end."""
-        kinds, weights = list(LESSONS), list(LESSONS.values())
+        kinds, weights = list(self.curriculum.kinds), list(self.curriculum.kinds.values())
         while True:
             yield getattr(self, self.chance.choices(kinds, weights)[0])()
 

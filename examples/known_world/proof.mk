@@ -24,5 +24,5 @@ turned-%: seed-%
 	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) BASE=$(PROOF)/seed-$*/base C=examples/known_world/making-turned.yaml main
 
 proof-smoke: $(VENV)/installed
-	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=40 TOKENS=3000000 WIDTH=96 LAYERS=3 RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=20 smoke
-	$(REPORT) $(SMOKE) --size 40 --smoke
+	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=1200000 WIDTH=96 LAYERS=3 QUICK=--quick RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=30 smoke
+	$(REPORT) $(SMOKE) --size 20 --smoke

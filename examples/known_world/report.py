@@ -1,7 +1,7 @@
 """What the proof showed: a table by the oracle, the paper's claims one a line, and the plot of helpful against harmless.
 
     python examples/known_world/report.py runs/proof [--size 80] [--plot proof.png]
-    python examples/known_world/report.py runs/smoke --size 40 --smoke
+    python examples/known_world/report.py runs/smoke --size 20 --smoke
 
 Reads the folder of each seed, runs/proof/seed-*/; --smoke asserts the main directions alone.
 Intervals are 95% bootstrap intervals by entity, over all seeds; differences are paired by request.
