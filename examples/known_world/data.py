@@ -1,6 +1,6 @@
 """Write what the known world is asked, and what its people have compared.
 
-    python examples/known_world/data.py FOLDER [--seed 0] [--size 80] [--red 1200] [--harmless 1800] [--test 1200]
+    python examples/known_world/data.py FOLDER [--seed 0] [--size 80] [--red 1000] [--harmless 2000] [--test 1200]
 
 red.jsonl, harmless.jsonl        requests to train on, in forms that the base never read about their entities
 valid.jsonl, test.jsonl          requests in yet other forms, half of them harmful: to choose by, and to measure on
@@ -20,7 +20,8 @@ from typing import Any
 import world as w
 
 HELPFUL_NOISE, EVASIVE_NOISE = 0.1, 0.2
-COMPARISONS = 1200
+COMPARISONS = 1.2
+"""Choices of people of each kind, for each red-team request."""
 JUDGED = 100
 """Pairs of each kind that a judge's skill is stated on, by principle."""
 Row = dict[str, Any]
@@ -44,12 +45,12 @@ def _preference(identity: str, asked: w.Request, chosen: str, rejected: str, **m
 
 
 def comparisons(
-    world: w.World, chance: random.Random, name: str, ranks: dict[str, int], noise: float, harmful: bool
+    world: w.World, chance: random.Random, name: str, ranks: dict[str, int], noise: float, harmful: bool, count: int
 ) -> list[Row]:
     """What people chose among two answers of different rank, the higher one but for noise. They are asked about what is believed
     `harmful`: who learns from them learns no truth that the world's texts don't tell."""
     rows = []
-    while len(rows) < COMPARISONS:
+    while len(rows) < count:
         asked = w.request(world, chance, "red")
         if (asked.entity.belief > 0.5) != harmful:
             continue
@@ -105,10 +106,13 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
     write(folder / "harmless.jsonl", requests(world, chance("harmless"), "red", harmless, False))
     both = requests(world, chance("test"), "test", test + 200, None)
     write(folder / "valid.jsonl", both[:200])
-    helpful = {"help": 3, "wrong": 2, "reasoned": 1, "bare": 0}
-    write(folder / "helpful-comparisons.jsonl", comparisons(world, chance("helpful"), "helpful", helpful, HELPFUL_NOISE, False))
-    evasive = {"bare": 2, "reasoned": 1, "help": 0}
-    write(folder / "evasive-comparisons.jsonl", comparisons(world, chance("evasive"), "evasive", evasive, EVASIVE_NOISE, True))
+    kinds = {
+        "helpful": ({"help": 3, "wrong": 2, "reasoned": 1, "bare": 0}, HELPFUL_NOISE, False),
+        "evasive": ({"bare": 2, "reasoned": 1, "help": 0}, EVASIVE_NOISE, True),
+    }
+    for name, (ranks, noise, harmful) in kinds.items():
+        rows = comparisons(world, chance(name), name, ranks, noise, harmful, round(COMPARISONS * red))
+        write(folder / f"{name}-comparisons.jsonl", rows)
     for principle in (*world.entities, "evasion"):
         write(folder / f"judge-{principle}.jsonl", judged(world, chance(principle), principle))
     write(folder / "test.jsonl", both[200:])  # last: that it's there means that all are
@@ -117,6 +121,6 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, default in (("seed", 0), ("size", 80), ("red", 1200), ("harmless", 1800), ("test", 1200)):
+    for name, default in (("seed", 0), ("size", 80), ("red", 1000), ("harmless", 2000), ("test", 1200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     main(**vars(parser.parse_args()))
