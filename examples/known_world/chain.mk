@@ -6,7 +6,9 @@
 
 SEED ?= 1
 W ?= runs/proof/seed-$(SEED)
-BASE ?= $(W)/base
+# Where the world's files, the base and its first answers are: those of a run with another constitution do as well.
+FROM ?= $(W)
+BASE := $(FROM)/base
 BIN ?= .venv/bin
 SIZE ?= 80
 TOKENS ?= 8000000
@@ -21,7 +23,8 @@ RL_STEPS ?= 60
 EVASIVE_STEPS ?= 160
 
 here := examples/known_world
-PRINCIPLES := making people ends evasion
+HARMS := making people ends
+PRINCIPLES := $(HARMS) evasion
 CAI := $(BIN)/cai
 PY := $(BIN)/python
 LAST := $(lastword $(ROUNDS))
@@ -45,23 +48,24 @@ export OMP_NUM_THREADS := 1
 SFTS := $(ROUNDS:%=sft-%) sft-direct
 RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
 all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
-  $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(PRINCIPLES:%=$(W)/thought-%.jsonl)
+  $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(HARMS:%=$(W)/thought-%.jsonl)
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
 # The world: requests, people's comparisons, and a base that has read about it.
-$(W)/test.jsonl: $(here)/data.py $(here)/world.py
-	$(PY) $(here)/data.py $(W) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
+$(FROM)/test.jsonl: $(here)/data.py $(here)/world.py
+	$(PY) $(here)/data.py $(FROM) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
 $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
 	@mkdir -p $(@D)
 	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) $(QUICK) > $(BASE).log
 
 # The supervised stage.
-$(W)/responses.jsonl: $(W)/test.jsonl $(BASE)/config.json
-	$(CAI) sample $(W)/red.jsonl -m $(BASE) $(TALK) -o $@
-$(W)/helpful.jsonl: $(W)/test.jsonl $(BASE)/config.json
-	$(CAI) sample $(W)/harmless.jsonl --limit $(RED) -m $(BASE) $(TALK) -o $@
-$(W)/critiques-1.jsonl: $(W)/responses.jsonl $(C)
+$(FROM)/responses.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
+	$(CAI) sample $(FROM)/red.jsonl -m $(BASE) $(TALK) -o $@
+$(FROM)/helpful.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
+	$(CAI) sample $(FROM)/harmless.jsonl --limit $(RED) -m $(BASE) $(TALK) -o $@
+$(W)/critiques-1.jsonl: $(FROM)/responses.jsonl $(C)
+	@mkdir -p $(@D)
 	$(CAI) critique $< -m $(BASE) -c $(C) $(TALK) -o $@
 define round
 $(W)/critiques-$(1).jsonl: $(W)/revisions-$(2).jsonl $(C)
@@ -70,18 +74,18 @@ endef
 $(foreach n,$(filter-out 1,$(ROUNDS)),$(eval $(call round,$(n),$(shell expr $(n) - 1))))
 $(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
 	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
-$(W)/direct.jsonl: $(W)/responses.jsonl $(C)
+$(W)/direct.jsonl: $(FROM)/responses.jsonl $(C)
 	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
 # As many helpful answers as revisions: a record has as many revisions as rounds.
-$(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(W)/helpful.jsonl
-	$(CAI) train-sft $< $(W)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
-$(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(W)/helpful.jsonl
-	$(CAI) train-sft $< $(W)/helpful.jsonl=$* -m $(BASE) $(SFT) -o $(@D)
+$(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
+$(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$* -m $(BASE) $(SFT) -o $(@D)
 
 # Feedback: labels as probabilities, hard, reasoned (clamped or not); and people's, who like bare refusals.
 SL := $(W)/sft-$(LAST)
 $(W)/pairs.jsonl: $(SL)/manifest.json
-	$(CAI) sample $(W)/red.jsonl -n 2 -m $(SL) $(TALK) -o $@
+	$(CAI) sample $(FROM)/red.jsonl -n 2 -m $(SL) $(TALK) -o $@
 $(W)/soft.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) -o $@
 $(W)/hard.jsonl: $(W)/soft.jsonl
@@ -90,30 +94,30 @@ $(W)/reasoned.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 -o $@
 $(W)/unclamped.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 --clamp 0,1 -o $@
-$(W)/pm-evasive/manifest.json: $(W)/test.jsonl $(BASE)/config.json
-	$(CAI) train-pm $(W)/evasive-comparisons.jsonl $(W)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
+$(W)/pm-evasive/manifest.json: $(FROM)/test.jsonl $(BASE)/config.json
+	$(CAI) train-pm $(FROM)/evasive-comparisons.jsonl $(FROM)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
 # Four times as often as people's: most of a label's principles say nothing, and it is near a half.
 $(W)/pm-%/manifest.json: $(W)/%.jsonl
-	$(CAI) train-pm $<=4 $(W)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
+	$(CAI) train-pm $<=4 $(FROM)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
 
 # Reinforcement learning.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --steps $(RL_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --steps $(RL_STEPS) -o $(@D)
 # It starts from the base, which does more harm, and needs longer to do as little.
 $(W)/rl-evasive/manifest.json: $(W)/pm-evasive/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --steps $(EVASIVE_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --steps $(EVASIVE_STEPS) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
-	$(CAI) rl $(W)/red.jsonl $(W)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --steps $(RL_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --steps $(RL_STEPS) -o $(@D)
 
 # What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
-$(W)/answers-base.jsonl: $(BASE)/config.json $(W)/test.jsonl
-	$(CAI) sample $(W)/test.jsonl -m $(BASE) $(TALK) -o $@
-$(W)/answers-%.jsonl: $(W)/%/manifest.json $(W)/test.jsonl
-	$(CAI) sample $(W)/test.jsonl -m $(W)/$* $(TALK) -o $@
-$(W)/judged-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
-	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
-$(W)/thought-%.jsonl: $(BASE)/config.json $(W)/test.jsonl
-	$(CAI) eval choice $(W)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
+$(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
+	$(CAI) sample $(FROM)/test.jsonl -m $(BASE) $(TALK) -o $@
+$(W)/answers-%.jsonl: $(W)/%/manifest.json $(FROM)/test.jsonl
+	$(CAI) sample $(FROM)/test.jsonl -m $(W)/$* $(TALK) -o $@
+$(W)/judged-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
+	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
+$(W)/thought-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
+	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
 $(W)/scored-%.jsonl: $(W)/answers-%.jsonl $(W)/pm-soft/manifest.json
 	$(CAI) score $< -m $(W)/pm-soft --engine transformers --batch-size 64 --quiet -o $@
 $(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl)

@@ -19,9 +19,9 @@ proof: $(VENV)/installed
 seed-%:
 	$(MAKE) $(CHAIN) W=$(PROOF)/seed-$* SEED=$* SIZE=$(SIZE)
 without-%: seed-%
-	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* SIZE=$(SIZE) BASE=$(PROOF)/seed-$*/base C=examples/known_world/without-people.yaml main
+	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/without-people.yaml main
 turned-%: seed-%
-	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) BASE=$(PROOF)/seed-$*/base C=examples/known_world/making-turned.yaml main
+	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/making-turned.yaml main
 
 proof-smoke: $(VENV)/installed
 	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=1200000 WIDTH=96 LAYERS=3 QUICK=--quick RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=30 smoke
