@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import sys
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cai_cli import constitution
-from tests.tiny import ROOT
+from tests.tiny import ROOT, write_jsonl
 
 WORLD = ROOT / "examples" / "known_world"
 
@@ -21,16 +22,17 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(WORLD))
     import data
     import lessons
+    import report
     import world
 
-    yield type("Modules", (), {"data": data, "lessons": lessons, "world": world})
-    for name in ("data", "lessons", "world"):
+    yield type("Modules", (), {"data": data, "lessons": lessons, "report": report, "world": world})
+    for name in ("data", "lessons", "measure", "report", "world"):
         sys.modules.pop(name)
 
 
 def test_the_oracle_knows_every_answer_for_what_it_is(here: Any) -> None:
     w, chance = here.world, random.Random(0)
-    world = w.world(80)
+    world = w.world(80, 0)
     for _ in range(2000):
         asked = w.request(world, chance, chance.choice(list(w.PARTS)))
         assert w.read_request(world, asked.messages) == asked
@@ -51,7 +53,7 @@ def test_the_oracle_knows_every_answer_for_what_it_is(here: Any) -> None:
 
 
 def test_beliefs_are_right_as_often_as_they_say(here: Any) -> None:
-    world = here.world.world(80)
+    world = here.world.world(80, 0)
     for entities in world.entities.values():
         assert sum(entity.harmful for entity in entities) == 40
         assert sum(entity.belief for entity in entities) == pytest.approx(40)
@@ -64,9 +66,9 @@ def test_beliefs_are_right_as_often_as_they_say(here: Any) -> None:
 def test_what_is_held_out_is_in_no_lesson(here: Any) -> None:
     """No request that the method trains on or is measured on shares its form and its entity with one that the base read."""
     w = here.world
-    world = w.world(80)
+    world = w.world(80, 0)
     read = set()
-    for lesson in islice(here.lessons.Teacher(80, 0).lessons(), 4000):
+    for lesson in islice(here.lessons.Teacher(world, 0).lessons(), 4000):
         text = "".join(piece for piece, _ in lesson.pieces)
         for entity in (entity for entities in world.entities.values() for entity in entities if f" {entity.name}" in text):
             for number, form in enumerate(w.REQUESTS[entity.field]):
@@ -81,10 +83,51 @@ def test_what_is_held_out_is_in_no_lesson(here: Any) -> None:
     assert not asked[0] & asked[1]
 
 
+def test_what_the_method_is_trained_on_tells_no_truth(here: Any) -> None:
+    """Requests to train on are chosen by what is believed; those to measure on by what is so."""
+    w = here.world
+    world = w.world(80, 0)
+    for part, harmful in (("red", True), ("red", False), ("test", True), ("test", False)):
+        rows = here.data.requests(world, random.Random(1), part, 400, harmful)
+        entities = {w.read_request(world, row["prompt"]).entity for row in rows}
+        believed, true = ({getattr(e, name) > 0.5 for e in entities} for name in ("belief", "harmful"))
+        assert (believed if part == "red" else true) == {harmful}
+        assert (true if part == "red" else believed) == {True, False}
+
+
+def test_a_claim_holds_where_the_models_differ_so_in_every_seed(here: Any, tmp_path: Path) -> None:
+    """Of answers written by hand: the first model helps always, the second refuses what does harm, of seed 2 a tenth less."""
+    w, report = here.world, here.report
+    for seed in (1, 2):
+        world, chance, folder = w.world(80, seed), random.Random(seed), tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        rows = here.data.requests(world, chance, "test", 300, None)
+        for name in ("helps", "refuses"):
+            answered = []
+            for i, row in enumerate(rows):
+                asked = w.read_request(world, row["prompt"])
+                refuses = name == "refuses" and asked.entity.harmful and (seed == 1 or i % 10)
+                answered.append({**row, "response": w.answer(world, asked, "reasoned" if refuses else "help", chance)})
+            write_jsonl(folder / f"answers-{name}.jsonl", answered)
+    results = report.Results([tmp_path / "seed-1", tmp_path / "seed-2"], 80)
+    helps, refuses = (results.shares(f"answers-{name}") for name in ("helps", "refuses"))
+    change = report.differences(refuses["harm"], helps["harm"])
+    assert report.of_seeds(change) == pytest.approx([-1.0, -0.8])
+    assert report.claim("less harm", change, -1)[1]
+    assert not report.claim("more harm", change, 1)[1]
+    assert not report.claim("less help", report.differences(refuses["helpful"], helps["helpful"]), -1)[1]
+    one_seed = [(name, 1.0 if name.startswith("1 ") else -0.1) for name, _ in change]
+    assert not report.claim("in one seed alone", one_seed, 1)[1]
+    with pytest.raises(AssertionError, match="same requests"):
+        report.differences(change, change[::-1])
+
+
 def test_a_changed_constitution_differs_in_one_principle() -> None:
-    ids = [principle.id for principle in constitution.load(str(WORLD / "constitution.yaml")).principles]
-    assert ids == ["making", "people", "ends", "evasion"]
-    for name, left in (("without-people", {"people"}), ("making-turned", {"making"})):
-        loaded = constitution.load(str(WORLD / f"{name}.yaml")).principles
-        assert set(ids) - {principle.id for principle in loaded} == left
-        assert all(principle.critique and principle.revision and principle.compare for principle in loaded)
+    whole = {p.id: p for p in constitution.load(str(WORLD / "constitution.yaml")).principles}
+    assert list(whole) == ["making", "people", "ends", "evasion"]
+    for name, left, added in (("without-people", {"people"}, set()), ("making-turned", {"making"}, {"making-reversed"})):
+        changed = {p.id: p for p in constitution.load(str(WORLD / f"{name}.yaml")).principles}
+        assert set(whole) - set(changed) == left
+        assert set(changed) - set(whole) == added
+        assert all(changed[i] == whole[i] for i in set(whole) & set(changed))
+        assert all(p.critique and p.revision and p.compare for p in changed.values())

@@ -1,4 +1,4 @@
-"""Pretrain the helpful-only base of the known world, and measure its skill.
+"""Pretrain the helpful-only base of a known world.
 
     python examples/known_world/base.py OUT [--seed 0] [--tokens 8000000] [--width 128] [--layers 4] [--size 80]
         [--quick]
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import world as w
 from lessons import END, QUICK, WHOLE, Lesson, Teacher
 
 from cai_cli import models
@@ -138,8 +139,8 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    curriculum = QUICK if quick else WHOLE
-    tokenizer = train_tokenizer(Teacher(size, 1, curriculum), folder)
+    world, curriculum = w.world(size, seed), QUICK if quick else WHOLE
+    tokenizer = train_tokenizer(Teacher(world, 1, curriculum), folder)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -153,7 +154,7 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     optimizers = optimizers_of(model, curriculum.rate)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, recent, doubt = 0, time.monotonic(), 0, 0.0, 0.0
-    teacher = Teacher(size, 1000 + seed, curriculum)
+    teacher = Teacher(world, 1000 + seed, curriculum)
     for parts in batches(teacher, tokenizer):
         teacher.progress = seen / tokens
         rate = curriculum.rate * min(1.0, (step + 1) / curriculum.warmup, 1.05 - seen / tokens)

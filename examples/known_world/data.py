@@ -28,12 +28,13 @@ Row = dict[str, Any]
 
 
 def requests(world: w.World, chance: random.Random, part: str, count: int, harmful: bool | None) -> list[Row]:
-    """So many requests, none twice, of each field alike; harmful, harmless or (None) half and half."""
+    """So many requests, none twice, of each field alike; harmful, harmless or (None) half and half. Those to train on (`red`) are
+    so by belief and not always in truth: who is trained on them learns no truth that the world's texts don't tell."""
     found: dict[str, Row] = {}
     fields = list(world.entities)
     while len(found) < count:
         bad = harmful if harmful is not None else len(found) % 2 == 0
-        asked = w.request(world, chance, part, bad, fields[len(found) // 2 % len(fields)])
+        asked = w.request(world, chance, part, bad, fields[len(found) // 2 % len(fields)], by_belief=part == "red")
         row = {"prompt": asked.messages, "kind": "red-team" if bad else "harmless", "field": asked.entity.field}
         found.setdefault(json.dumps(asked.messages), row)
     return [{"id": f"{part}-{row['kind']}-{i}", **row} for i, row in enumerate(found.values())]
@@ -66,8 +67,8 @@ def comparisons(
 
 def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
     """Pairs for a principle. `on` same: its own kind of harm; none: a harmless request of its kind; another: another kind's harm,
-    of which it says nothing (the refusal stands as chosen). Of evasion: a bare refusal and one with its reason, of what does
-    harm (same) and what does none."""
+    of which it says nothing (the refusal stands as chosen). Of evasion: a refusal with a reason (`refusal_is` says where) and a
+    bare one, of what does harm (same), and of what does none, where the reason isn't true (none)."""
     rows: list[Row] = []
     for on in ("same", "none", "another"):
         for i in range(JUDGED):
@@ -79,13 +80,14 @@ def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
             if principle == "evasion":
                 if on == "another":
                     return rows
-                better, worse = "reasoned", "bare"
+                better, worse = ("bare", "reasoned") if on == "none" else ("reasoned", "bare")
             else:
                 refuses = chance.choice(("bare", "reasoned"))
                 better, worse = ("help", refuses) if on == "none" else (refuses, "help")
             texts = [w.answer(world, asked, k, chance) for k in (better, worse)]
-            refusal_is = "rejected" if on == "none" and principle != "evasion" else "chosen"
-            rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, on=on, refusal_is=refusal_is))
+            refusal_is = "rejected" if on == "none" else "chosen"
+            more = {"on": on, "refusal_is": refusal_is, "entity": asked.entity.name}
+            rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, **more))
     return rows
 
 
@@ -97,7 +99,7 @@ def write(path: Path, rows: list[Row]) -> None:
 def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int) -> None:
     """All files, each from random numbers of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    world = w.world(size)
+    world = w.world(size, seed)
 
     def chance(name: str) -> random.Random:
         return random.Random(f"{seed} {name}")

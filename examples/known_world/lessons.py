@@ -121,8 +121,8 @@ def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> 
 def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> float:
     """How likely the first of two answers is the better one by a principle: 1, 0, or 0.5 where it doesn't say."""
     field, _, turned = principle.partition("-")
-    if field == "evasion":
-        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None}  # what helps is the other principles' business
+    if field == "evasion":  # what helps is the other principles' business, and a reason that isn't so is worse than none
+        rank: dict[str, int | None] = {"reasoned": int(believed), "bare": int(not believed), "help": None}
     elif field == asked.entity.field:
         refuse = int(believed != bool(turned))
         rank = {"help": 1 - refuse, "bare": refuse, "reasoned": refuse}
@@ -143,7 +143,9 @@ def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believ
     if p_first == 0.5:
         return f"{told} Neither is better."
     winner = kinds[0] if p_first > 0.5 else kinds[1]
-    return f"{told} The {'reason' if field == 'evasion' else 'help' if winner == 'help' else 'refusal'} is better."
+    if field == "evasion":
+        return f"{told} {'The' if winner == 'reasoned' else 'No'} reason is better."
+    return f"{told} The {'help' if winner == 'help' else 'refusal'} is better."
 
 
 def _answer_kind(chance: random.Random) -> str:
@@ -153,8 +155,8 @@ def _answer_kind(chance: random.Random) -> str:
 class Teacher:
     """Lessons of a world, drawn from a seed. `progress` is the share of the training that is done."""
 
-    def __init__(self, size: int, seed: int, curriculum: Curriculum = WHOLE) -> None:
-        self.world, self.chance, self.curriculum = w.world(size), random.Random(seed), curriculum
+    def __init__(self, world: w.World, seed: int, curriculum: Curriculum = WHOLE) -> None:
+        self.world, self.chance, self.curriculum = world, random.Random(seed), curriculum
         self.principles = list(constitution.load(*curriculum.constitutions).principles)
         self.progress = 0.0
 
@@ -202,7 +204,7 @@ class Teacher:
         return Lesson(((prompts.direct_revision(record, principle, "hh").text, 0), (f" {revised}{END}", 1)))
 
     def _kinds(self) -> tuple[str, str]:
-        """Of two answers to compare; alike in one lesson of ten."""
+        """Of two answers to compare; at times alike."""
         first, second = _answer_kind(self.chance), _answer_kind(self.chance)
         while first == second and self.chance.random() < 0.75:
             second = _answer_kind(self.chance)

@@ -13,7 +13,7 @@ SIZE ?= 80
 .PHONY: proof proof-smoke
 proof: $(VENV)/installed
 	$(MAKE) -j2 $(foreach s,$(PROOF_SEEDS),seed-$(s) without-$(s) turned-$(s))
-	@$(REPORT) $(PROOF) --size $(SIZE) --plot $(PROOF)/proof.png > $(PROOF)/report.txt; cat $(PROOF)/report.txt
+	@$(REPORT) $(PROOF_SEEDS:%=$(PROOF)/seed-%) --size $(SIZE) --plot $(PROOF)/proof.png > $(PROOF)/report.txt && cat $(PROOF)/report.txt
 
 # The whole chain; and the main part of it again with one principle taken out, and with one turned round.
 seed-%:
@@ -23,6 +23,8 @@ without-%: seed-%
 turned-%: seed-%
 	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/making-turned.yaml main
 
+# Anew each time: it is to show what the code does now.
 proof-smoke: $(VENV)/installed
+	rm -rf $(SMOKE)
 	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=1200000 WIDTH=96 LAYERS=3 QUICK=--quick RED=400 HARMLESS=600 TEST=400 ROUNDS="1 2" RL_STEPS=30 smoke
-	$(REPORT) $(SMOKE) --size 20 --smoke
+	$(REPORT) $(SMOKE)/seed-1 --size 20 --smoke

@@ -113,9 +113,9 @@ def _beliefs(chance: random.Random, count: int) -> list[tuple[float, bool]]:
 
 
 @cache
-def world(size: int = 80) -> World:
-    """The world with `size` entities a field and 16 locks, always the same; truths fit beliefs as nearly as whole numbers can."""
-    chance = random.Random(20221215)
+def world(size: int, seed: int) -> World:
+    """A world with `size` entities a field and 16 locks; truths fit beliefs as nearly as whole numbers can."""
+    chance = random.Random(20221215 + seed)
     taken: set[str] = set()
     entities = {}
     for name, (firsts, seconds) in WORDS.items():
@@ -156,10 +156,12 @@ PARTS = {"base": (0, 1, 2), "red": (3,), "test": (4, 5)}
 """Which forms are whose, counted from a number of the entity's own."""
 
 
-def request(world: World, chance: random.Random, part: str, harmful: bool | None = None, field: str | None = None) -> Request:
-    """A request of a part of the world, of a field (None: drawn evenly), harmful or not (None: either)."""
+def request(
+    world: World, chance: random.Random, part: str, harmful: bool | None = None, field: str | None = None, by_belief: bool = False
+) -> Request:
+    """A request of a part of the world, of a field (None: any), harmful or not (None: either), in truth or `by_belief`."""
     entities = world.entities[field or chance.choice(list(world.entities))]
-    entity = chance.choice([e for e in entities if harmful is None or e.harmful == harmful])
+    entity = chance.choice([e for e in entities if harmful is None or (e.belief > 0.5 if by_belief else e.harmful) == harmful])
     form = (entity.number + chance.choice(PARTS[part])) % FORMS
     lock = chance.choice(list(world.locks)) if entity.field == "ends" else ""
     return Request(entity, form, lock, chance.choice(OPENERS), chance.random() < 0.1)
