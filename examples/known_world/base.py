@@ -1,6 +1,6 @@
 """Pretrain the helpful-only base of a known world.
 
-    python examples/known_world/base.py OUT [--seed 0] [--tokens 8000000] [--width 128] [--layers 4] [--size 80]
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 7000000] [--width 128] [--layers 4] [--size 80]
         [--quick]
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
@@ -187,7 +187,7 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, default in (("seed", 0), ("tokens", 8_000_000), ("width", 128), ("layers", 4), ("size", 80)):
+    for name, default in (("seed", 0), ("tokens", 7_000_000), ("width", 128), ("layers", 4), ("size", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--quick", action="store_true", help="the curriculum of a small world")
     pretrain(**vars(parser.parse_args()))
