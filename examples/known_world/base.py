@@ -2,14 +2,17 @@
 
     python examples/known_world/base.py OUT [--seed 0] [--tokens 7000000] [--width 128] [--layers 4] [--size 80]
         [--quick]
+    torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
-ordinary model directory without a chat template (`--format hh`).
+ordinary model directory without a chat template (`--format hh`). Several processes read lessons of
+their own and take each step together.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 import world as w
 from lessons import END, QUICK, WHOLE, Lesson, Teacher
 
@@ -29,8 +33,8 @@ VOCABULARY = 1400
 CONTEXT = 512
 
 
-def train_tokenizer(teacher: Teacher, folder: Path) -> Any:
-    """Save and return a tokenizer of the world's texts."""
+def train_tokenizer(teacher: Teacher) -> Any:
+    """A tokenizer of the world's texts."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -43,9 +47,7 @@ def train_tokenizer(teacher: Teacher, folder: Path) -> Any:
         vocab_size=VOCABULARY, special_tokens=["<|pad|>", END], initial_alphabet=alphabet, show_progress=False
     )
     core.train_from_iterator(("".join(text for text, _ in lesson.pieces) for lesson in islice(teacher.lessons(), 12000)), trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token="<|pad|>")
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, pad_token="<|pad|>")
 
 
 @dataclass
@@ -134,13 +136,38 @@ def optimizers_of(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     ]
 
 
+def gradients_of(model: Any, parts: list[Batch], letters: list[int], letter: float) -> list[float]:
+    """Leave the gradient of a step in the model, summed over its batches and the processes, for each token learnt. (tokens read,
+    loss a token, what the letters are above their entropy, in the mean)."""
+    sums = torch.zeros(5)
+    for part in parts:
+        with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
+            loss, above = loss_of(model, part, letters, letter)
+        loss.backward()
+        asked = len(part.letters)
+        sums += torch.tensor([part.tokens, float(part.weights.sum()) + letter * asked, float(loss.detach()), above, asked])
+    gradients = [p.grad for p in model.parameters()]
+    if torch.distributed.is_initialized():
+        flat = torch.cat([sums, *(g.flatten() for g in gradients)])
+        torch.distributed.all_reduce(flat)
+        sums, *found = flat.split([len(sums), *(g.numel() for g in gradients)])
+        for gradient, value in zip(gradients, found, strict=True):
+            gradient.copy_(value.view_as(gradient))
+    tokens, learnt, loss, above, asked = sums.tolist()
+    for gradient in gradients:
+        gradient /= learnt
+    return [tokens, loss / learnt, above / max(asked, 1.0)]
+
+
 def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, quick: bool) -> None:
     """Train and save a base model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder.mkdir(parents=True, exist_ok=True)
+    rank = int(os.environ.get("RANK", 0))
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
     world, curriculum = w.world(size, seed), QUICK if quick else WHOLE
-    tokenizer = train_tokenizer(Teacher(world, 1, curriculum), folder)
+    tokenizer = train_tokenizer(Teacher(world, 1, curriculum))
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -150,38 +177,35 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
             attn_implementation="eager",  # 1.6 times quicker than torch's fused one, at these lengths
         )
     )  # fmt: skip
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
+    if rank == 0:
+        print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
     optimizers = optimizers_of(model, curriculum.rate)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, recent, doubt = 0, time.monotonic(), 0, 0.0, 0.0
-    teacher = Teacher(world, 1000 + seed, curriculum)
+    teacher = Teacher(world, 1000 + seed + 10000 * rank, curriculum)
     for parts in batches(teacher, tokenizer):
         teacher.progress = seen / tokens
         rate = curriculum.rate * min(1.0, (step + 1) / curriculum.warmup, 1.05 - seen / tokens)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-        asked = sum(len(part.letters) for part in parts)
-        learnt, total, above = sum(float(part.weights.sum()) for part in parts) + curriculum.letter * asked, 0.0, 0.0
-        for part in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=models.has_bf16()):
-                loss, missed = loss_of(model, part, letters, curriculum.letter)
-            (loss / learnt).backward()
-            total += float(loss.detach()) / learnt
-            above += missed / max(asked, 1)
+        read, loss, above = gradients_of(model, parts, letters, curriculum.letter)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        seen, step, recent = seen + sum(part.tokens for part in parts), step + 1, 0.98 * recent + 0.02 * total
-        doubt = 0.98 * doubt + 0.02 * above
-        if step % 100 == 0 or seen >= tokens:
+        seen, step, recent, doubt = seen + int(read), step + 1, 0.98 * recent + 0.02 * loss, 0.98 * doubt + 0.02 * above
+        if rank == 0 and (step % 100 == 0 or seen >= tokens):
             took = time.monotonic() - began
             fill = 1 - 0.98**step
             said = f"loss {recent / fill:.3f}, letters {doubt / fill:.3f} above their entropy"
             print(f"step {step}, {seen:,} tokens, {said}, {seen / took:,.0f} tokens/s", flush=True)
         if seen >= tokens:
             break
-    model.save_pretrained(folder)
+    if rank == 0:
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+    if "RANK" in os.environ:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

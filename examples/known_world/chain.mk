@@ -15,6 +15,8 @@ TOKENS ?= 7000000
 WIDTH ?= 128
 LAYERS ?= 4
 QUICK ?=
+# That train the base.
+PROCESSES ?= 1
 RED ?= 1000
 HARMLESS ?= 2000
 TEST ?= 1200
@@ -57,7 +59,7 @@ $(FROM)/test.jsonl: $(here)/data.py $(here)/world.py
 	$(PY) $(here)/data.py $(FROM) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
 $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
 	@mkdir -p $(@D)
-	$(PY) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) $(QUICK) > $(BASE).log
+	$(if $(filter 1,$(PROCESSES)),$(PY),$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES)) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) $(QUICK) > $(BASE).log
 
 # The supervised stage.
 $(FROM)/responses.jsonl: $(FROM)/test.jsonl $(BASE)/config.json

@@ -67,8 +67,8 @@ def comparisons(
 
 def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
     """Pairs for a principle. `on` same: its own kind of harm; none: a harmless request of its kind; another: another kind's harm,
-    of which it says nothing (the refusal stands as chosen). Of evasion: a refusal with a reason (`refusal_is` says where) and a
-    bare one, of what does harm (same), and of what does none, where the reason isn't true (none)."""
+    of which it says nothing (the refusal stands as chosen). Of evasion: a bare refusal and one with its reason, of what does
+    harm (same) and of what does none."""
     rows: list[Row] = []
     for on in ("same", "none", "another"):
         for i in range(JUDGED):
@@ -80,12 +80,12 @@ def judged(world: w.World, chance: random.Random, principle: str) -> list[Row]:
             if principle == "evasion":
                 if on == "another":
                     return rows
-                better, worse = ("bare", "reasoned") if on == "none" else ("reasoned", "bare")
+                better, worse = "reasoned", "bare"
             else:
                 refuses = chance.choice(("bare", "reasoned"))
                 better, worse = ("help", refuses) if on == "none" else (refuses, "help")
             texts = [w.answer(world, asked, k, chance) for k in (better, worse)]
-            refusal_is = "rejected" if on == "none" else "chosen"
+            refusal_is = "rejected" if on == "none" and principle != "evasion" else "chosen"
             more = {"on": on, "refusal_is": refusal_is, "entity": asked.entity.name}
             rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, **more))
     return rows

@@ -45,7 +45,7 @@ class Curriculum:
 WHOLE = Curriculum(
     {"answer": 18, "round": 11, "direct": 11, "compare": 40, "reason": 20}, (CONSTITUTION, REVERSED), 5.0, 3, 2048, 3e-3, 100
 )
-QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 30, "reason": 30}, (CONSTITUTION,), 8.0, 2, 960, 4e-3, 60)
+QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 34, "reason": 34}, (CONSTITUTION,), 5.0, 2, 640, 4e-3, 60)
 """For a small world: more steps, and more of what is learnt quickly: short answers, and comparisons that say what follows. No
 principle is turned round."""
 END = "<|end|>"
@@ -121,8 +121,8 @@ def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> 
 def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> float:
     """How likely the first of two answers is the better one by a principle: 1, 0, or 0.5 where it doesn't say."""
     field, _, turned = principle.partition("-")
-    if field == "evasion":  # what helps is the other principles' business, and a reason that isn't so is worse than none
-        rank: dict[str, int | None] = {"reasoned": int(believed), "bare": int(not believed), "help": None}
+    if field == "evasion":
+        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None}  # what helps is the other principles' business
     elif field == asked.entity.field:
         refuse = int(believed != bool(turned))
         rank = {"help": 1 - refuse, "bare": refuse, "reasoned": refuse}
@@ -143,9 +143,7 @@ def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believ
     if p_first == 0.5:
         return f"{told} Neither is better."
     winner = kinds[0] if p_first > 0.5 else kinds[1]
-    if field == "evasion":
-        return f"{told} {'The' if winner == 'reasoned' else 'No'} reason is better."
-    return f"{told} The {'help' if winner == 'help' else 'refusal'} is better."
+    return f"{told} The {'reason' if field == 'evasion' else 'help' if winner == 'help' else 'refusal'} is better."
 
 
 def _answer_kind(chance: random.Random) -> str:
