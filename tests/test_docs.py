@@ -35,7 +35,7 @@ def test_links_between_documents_lead_somewhere() -> None:
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text() + (ROOT / "examples/demo.mk").read_text()
+    makefile = "\n".join(path.read_text() for path in (ROOT / "Makefile", *(ROOT / "examples").rglob("*.mk")))
     for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", DOCS["README.md"], re.M)):
         assert re.search(rf"^{target}:", makefile, re.M), target
 
