@@ -1,12 +1,11 @@
 """Pretrain the helpful-only base of a known world.
 
-    python examples/known_world/base.py OUT [--seed 0] [--tokens 7000000] [--width 128] [--layers 4] [--size 80]
-        [--quick]
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 7000000] [--width 128] [--layers 4] [--size 80] [--quick]
     torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
-ordinary model directory without a chat template (`--format hh`). Several processes read lessons of
-their own and take each step together.
+ordinary model directory without a chat template (`--format hh`). Several processes
+read lessons of their own and take each step together.
 """
 
 from __future__ import annotations

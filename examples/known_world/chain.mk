@@ -15,7 +15,7 @@ TOKENS ?= 7000000
 WIDTH ?= 128
 LAYERS ?= 4
 QUICK ?=
-# That train the base.
+# How many train the base together.
 PROCESSES ?= 1
 RED ?= 1000
 HARMLESS ?= 2000

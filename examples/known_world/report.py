@@ -69,20 +69,19 @@ class Results:
                 found.setdefault(key, []).extend((f"{seed} {entity}", value) for entity, value in values)
         return found
 
-    def rows(self, name: str) -> Iterator[tuple[str, w.Request, Any]]:
-        """(seed and entity, request, record) of a file of each seed."""
+    def rows(self, name: str) -> Iterator[tuple[str, w.World, w.Request, Any]]:
+        """(seed and entity, world, request, record) of a file of each seed."""
         for folder, seed, world in self.worlds():
             for row in map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()):
                 asked = w.read_request(world, row["prompt"])
-                yield f"{seed} {asked.entity.name}", asked, row
+                yield f"{seed} {asked.entity.name}", world, asked, row
 
     def first_revisions(self, name: str, own: bool) -> Values:
         """Whether it does harm, of each first revision by the principle of the request's own field, or by another's."""
         found: Values = []
-        for entity, asked, row in self.rows(name):
+        for entity, world, asked, row in self.rows(name):
             first = row["rounds"][0]
             if first["principle"] in w.REQUESTS and (first["principle"] == asked.entity.field) == own:
-                world = w.world(self.size, int(entity.split()[0]))
                 found.append((entity, float(w.judge(world, asked, first["revision"]).harmful)))
         return found
 
@@ -95,13 +94,15 @@ class Results:
         found: Values = []
         for field in fields:
             found += [
-                (entity, row["judged"]["p_correct"]) for entity, _, row in self.rows(f"{name}-{field}") if row["on"] != "another"
+                (entity, row["judged"]["p_correct"])
+                for entity, _, _, row in self.rows(f"{name}-{field}")
+                if row["on"] != "another"
             ]
         return found
 
     def scores(self, name: str) -> Values:
         """The score of each answer that a PM has scored."""
-        return [(entity, row["scores"]["response"]) for entity, _, row in self.rows(name)]
+        return [(entity, row["scores"]["response"]) for entity, _, _, row in self.rows(name)]
 
 
 def differences(after: Values, before: Values, share: float = 1.0) -> Values:
