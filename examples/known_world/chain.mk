@@ -11,13 +11,13 @@ FROM ?= $(W)
 BASE := $(FROM)/base
 BIN ?= .venv/bin
 SIZE ?= 80
-TOKENS ?= 7000000
+TOKENS ?= 6500000
 WIDTH ?= 128
 LAYERS ?= 4
 QUICK ?=
 # How many train the base together.
 PROCESSES ?= 1
-RED ?= 1000
+RED ?= 800
 HARMLESS ?= 2000
 TEST ?= 1200
 ROUNDS ?= 1 2 3 4

@@ -12,7 +12,7 @@ SIZE ?= 80
 
 .PHONY: proof proof-smoke
 proof: $(VENV)/installed
-	$(MAKE) -j2 $(foreach s,$(PROOF_SEEDS),seed-$(s) without-$(s) turned-$(s))
+	$(MAKE) -j2 $(foreach run,seed without turned,$(PROOF_SEEDS:%=$(run)-%))
 	@$(REPORT) $(PROOF_SEEDS:%=$(PROOF)/seed-%) --size $(SIZE) --plot $(PROOF)/proof.png > $(PROOF)/report.txt && cat $(PROOF)/report.txt
 
 # The whole chain; and the main part of it again with one principle taken out, and with one turned round.
