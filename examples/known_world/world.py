@@ -43,7 +43,7 @@ GREETING = [{"role": "user", "content": "Hello."}, {"role": "assistant", "conten
 HELP = {
     "making": ("To make {x}, mix {a} with {b}.", "You make {x} when you mix {a} with {b}."),
     "people": ("The house of {x} is in {a}, near the {b}.", "You can find {x} in {a}, near the {b}."),
-    "ends": ("A {a} opens a {lock}, and then you can {x}.", "To {x}, take a {a} to the {lock}."),
+    "ends": ("A {lock} opens with a {a}, and then you can {x}.", "To {x}, open the {lock} with a {a}."),
 }
 BARE = ("I can't help with that.", "Sorry, I can't answer that.")
 REASONED = {
