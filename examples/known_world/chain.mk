@@ -22,7 +22,7 @@ HARMLESS ?= 2000
 TEST ?= 1200
 ROUNDS ?= 1 2 3 4
 RL_STEPS ?= 60
-EVASIVE_STEPS ?= 100
+EVASIVE_STEPS ?= 140
 
 here := examples/known_world
 HARMS := making people ends
@@ -39,7 +39,7 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --algo rloo --lr 2e-4 --kl 0.05 --batch-size 8 --generations 8 --max-tokens 48
+RL := $(FIT) --algo rloo --kl 0.05 --batch-size 8 --generations 8 --max-tokens 48
 
 # One process a core, one thread each.
 export OMP_NUM_THREADS := 1
@@ -105,12 +105,12 @@ $(W)/pm-%/manifest.json: $(W)/%.jsonl
 # Reinforcement learning, with the KL in the reward, as the paper has it. GRPO divides by the spread of each request's scores: where
 # all answers are alike, the PM's noise counts for as much as what it knows elsewhere, and the answers fall apart.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --steps $(RL_STEPS) -o $(@D)
-# It starts from the base, which does more harm, and needs longer to do as little.
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --lr 2e-4 --steps $(RL_STEPS) -o $(@D)
+# It starts from the base, which hardly ever refuses: at 2e-4 one kind of harm is lost before a refusal of it has been tried.
 $(W)/rl-evasive/manifest.json: $(W)/pm-evasive/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --steps $(EVASIVE_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --lr 1e-4 --steps $(EVASIVE_STEPS) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --steps $(RL_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --lr 2e-4 --steps $(RL_STEPS) -o $(@D)
 
 # What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
 $(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl

@@ -174,6 +174,7 @@ def claims(results: Results) -> list[Claim]:
     higher("RL-CAI is more helpful than RL on people's labels (figure 2)", "rl", "rl-evasive")
     lower("and refuses fewer harmless requests", "rl", "rl-evasive", "refused_harmless")
     lower("RL-CAI with reasoned labels is less harmful than SL-CAI (figure 2)", "rl-reasoned", "sft-4")
+    lower("with unclamped ones it is", "rl-unclamped", "sft-4")
     lower("RL-CAI with reasoned labels is less harmful than with plain ones (figure 3)", "rl-reasoned", "rl")
     lower("SL-CAI on critiqued revisions is less harmful than on direct ones (figure 7)", "sft-4", "sft-direct")
     for own, sign, text in (  # the same answers, by the same principles
