@@ -1,11 +1,10 @@
 """Pretrain the helpful-only base of a known world.
 
-    python examples/known_world/base.py OUT [--seed 0] [--tokens 7000000] [--width 128] [--layers 4] [--size 80] [--quick]
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 6500000] [--width 128] [--layers 4] [--size 80] [--quick]
     torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
-ordinary model directory without a chat template (`--format hh`). Several processes
-read lessons of their own and take each step together.
+ordinary model directory without a chat template (`--format hh`). Several processes read lessons of their own and take each step together.
 """
 
 from __future__ import annotations
@@ -210,7 +209,7 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, default in (("seed", 0), ("tokens", 7_000_000), ("width", 128), ("layers", 4), ("size", 80)):
+    for name, default in (("seed", 0), ("tokens", 6_500_000), ("width", 128), ("layers", 4), ("size", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--quick", action="store_true", help="the curriculum of a small world")
     pretrain(**vars(parser.parse_args()))

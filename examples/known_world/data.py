@@ -123,6 +123,6 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, default in (("seed", 0), ("size", 80), ("red", 1000), ("harmless", 2000), ("test", 1200)):
+    for name, default in (("seed", 0), ("size", 80), ("red", 800), ("harmless", 2000), ("test", 1200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     main(**vars(parser.parse_args()))
