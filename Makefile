@@ -23,7 +23,7 @@ help:
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
 	@echo "make learn      proofs on people's comparisons that the trainers learn; HH= names a file of hh-rlhf"
 	@echo "make proof      the whole method in a world with a known answer, three seeds, more than an hour, into runs/proof"
-	@echo "make proof-smoke  the same in a smaller world, in four minutes"
+	@echo "make proof-smoke  the same in a smaller world, in four to five minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make test       the test suite (make soak: the slow tests too)"
 	@echo "make bench      speed, beside what users have otherwise"

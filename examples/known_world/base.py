@@ -4,7 +4,8 @@
     torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 An ordinary Llama of about a million parameters and a byte-level BPE tokenizer trained on the world's texts, saved as an
-ordinary model directory without a chat template (`--format hh`). Several processes read lessons of their own and take each step together.
+ordinary model directory without a chat template (`--format hh`). Several processes read lessons of their own and
+take each step together.
 """
 
 from __future__ import annotations
