@@ -22,7 +22,6 @@ HARMLESS ?= 2000
 TEST ?= 1200
 ROUNDS ?= 1 2 3 4
 RL_STEPS ?= 60
-EVASIVE_STEPS ?= 140
 
 here := examples/known_world
 HARMS := making people ends
@@ -39,7 +38,7 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --algo rloo --kl 0.05 --batch-size 8 --generations 8 --max-tokens 48
+RL := $(FIT) --algo rloo --kl 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
 
 # One process a core, one thread each.
 export OMP_NUM_THREADS := 1
@@ -104,20 +103,19 @@ $(W)/pm-%/manifest.json: $(W)/%.jsonl
 
 # Reinforcement learning, with the KL in the reward, as the paper has it. GRPO divides by the spread of each request's scores: where
 # all answers are alike, the PM's noise counts for as much as what it knows elsewhere, and the answers fall apart.
+# People's labels too start from SL-CAI: the base hardly ever refuses, and on its answers RL may never find out that a refusal pays.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) --lr 2e-4 --steps $(RL_STEPS) -o $(@D)
-# It starts from the base, which hardly ever refuses: at 2e-4 one kind of harm is lost before a refusal of it has been tried.
-$(W)/rl-evasive/manifest.json: $(W)/pm-evasive/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(BASE) --pm $(W)/pm-evasive $(RL) --lr 1e-4 --steps $(EVASIVE_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) --lr 2e-4 --steps $(RL_STEPS) -o $(@D)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
 
 # What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
 $(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(BASE) $(TALK) -o $@
 $(W)/answers-%.jsonl: $(W)/%/manifest.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(W)/$* $(TALK) -o $@
-$(W)/judged-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
+# Beside RL, when a second core has nothing else to do.
+$(W)/judged-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl | $(W)/pm-soft/manifest.json
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
 $(W)/thought-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
