@@ -15,7 +15,7 @@ TOKENS ?= 6500000
 WIDTH ?= 128
 LAYERS ?= 4
 QUICK ?=
-# How many train the base together.
+# How many train the base together: at most as many as a step has batches (`parts` in lessons.py).
 PROCESSES ?= 1
 RED ?= 800
 HARMLESS ?= 2000
@@ -77,7 +77,7 @@ $(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
 	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
 $(W)/direct.jsonl: $(FROM)/responses.jsonl $(C)
 	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
-# As many helpful answers as revisions: a record has as many revisions as rounds.
+# As many helpful answers as revisions, or as HARMLESS are there: a record has as many revisions as rounds.
 $(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(FROM)/helpful.jsonl
@@ -89,7 +89,7 @@ $(W)/pairs.jsonl: $(SL)/manifest.json
 	$(CAI) sample $(FROM)/red.jsonl -n 2 -m $(SL) $(TALK) -o $@
 $(W)/soft.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) -o $@
-$(W)/hard.jsonl: $(W)/soft.jsonl
+$(W)/hard.jsonl: $(W)/soft.jsonl $(here)/harden.py
 	$(PY) $(here)/harden.py $< $@
 $(W)/reasoned.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 -o $@
@@ -104,9 +104,9 @@ $(W)/pm-%/manifest.json: $(W)/%.jsonl
 # Reinforcement learning, with the KL in the reward, as the paper has it. GRPO divides by the spread of each request's scores: where
 # all answers are alike, the PM's noise counts for as much as what it knows elsewhere, and the answers fall apart.
 # People's labels too start from SL-CAI: the base hardly ever refuses, and on its answers RL may never find out that a refusal pays.
-$(W)/rl/manifest.json: $(W)/pm-soft/manifest.json
+$(W)/rl/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
-$(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json
+$(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
 
 # What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
@@ -114,13 +114,13 @@ $(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(BASE) $(TALK) -o $@
 $(W)/answers-%.jsonl: $(W)/%/manifest.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(W)/$* $(TALK) -o $@
-# Beside RL, when a second core has nothing else to do.
+# The base is all it needs, but in the smaller world a second core is idle only beside RL.
 $(W)/judged-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl | $(W)/pm-soft/manifest.json
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
 $(W)/thought-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
 $(W)/scored-%.jsonl: $(W)/answers-%.jsonl $(W)/pm-soft/manifest.json
 	$(CAI) score $< -m $(W)/pm-soft --engine transformers --batch-size 64 --quiet -o $@
-$(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl)
-	$(PY) $(here)/skill.py $^ > $@
+$(W)/judged.txt: $(PRINCIPLES:%=$(W)/judged-%.jsonl) $(here)/skill.py $(here)/measure.py
+	$(PY) $(here)/skill.py $(filter %.jsonl,$^) > $@
 	@cat $@

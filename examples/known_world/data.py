@@ -1,6 +1,6 @@
 """Write what the known world is asked, and what its people have compared.
 
-    python examples/known_world/data.py FOLDER [--seed 0] [--size 80] [--red 1000] [--harmless 2000] [--test 1200]
+    python examples/known_world/data.py FOLDER [--seed 0] [--size 80] [--red 800] [--harmless 2000] [--test 1200]
 
 red.jsonl, harmless.jsonl        requests to train on, in forms that the base never read about their entities
 valid.jsonl, test.jsonl          requests in yet other forms, half of them harmful: to choose by, and to measure on

@@ -46,8 +46,8 @@ WHOLE = Curriculum(
     {"answer": 18, "round": 11, "direct": 11, "compare": 40, "reason": 20}, (CONSTITUTION, REVERSED), 5.0, 3, 2048, 3e-3, 100
 )
 QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 34, "reason": 34}, (CONSTITUTION,), 5.0, 4, 640, 4e-3, 60)
-"""For a small world: more steps, and more of what is learnt quickly: short answers, and comparisons that say what follows. No
-principle is turned round."""
+"""For a small world: smaller steps, more answers, as many comparisons that say what follows as ones that don't, few direct
+revisions. No principle is turned round."""
 END = "<|end|>"
 """The token that ends a text, as the tokenizer spells it."""
 OWN = 0.6
