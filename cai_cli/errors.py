@@ -1,7 +1,7 @@
-"""What can go wrong: a run that failed (exit 1), bad usage or input (exit 2), and a record set aside.
+"""The errors: a failed run (exit code 1), bad usage or input (exit code 2), and a skipped record.
 
-Messages are one sentence that says what is wrong and what to do. Everything else that
-escapes is a bug, and `--debug` shows its traceback.
+A message is one sentence that says what is wrong and what to do. Any other exception that reaches the user is a bug;
+`--debug` shows its traceback.
 """
 
 from typing import Any
@@ -14,17 +14,15 @@ class CaiError(Exception):
 
 
 class InputError(CaiError):
-    """Bad usage or bad input: exit code 2. Known, where it can be, before any model is loaded."""
+    """Bad usage or bad input: exit code 2. Reported before any model is loaded, if possible."""
 
     exit_code = 2
 
 
-class SetAside(Exception):
-    """A sound record that this step can't process, for the reason given: it is named, counted and gives no output.
-
-    `record` is what had come of it so far, where that is more than what went in.
-    """
+class Skipped(Exception):
+    """A valid record that this step cannot process, with the reason. It is named and counted, and gives no output."""
 
     def __init__(self, reason: str, record: dict[str, Any] | None = None) -> None:
         super().__init__(reason)
         self.record = record
+        """The record with the work done on it so far; None if there is none."""

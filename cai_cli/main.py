@@ -1,6 +1,6 @@
-"""The `cai` program: lists its subcommands, and imports one only when it is called.
+"""The `cai` program. It lists its subcommands and imports one only when it is called.
 
-`cai --help` so answers at once, without torch.
+So `cai --help` answers at once and does not import torch.
 """
 
 from __future__ import annotations
@@ -14,42 +14,45 @@ from typer.core import TyperCommand, TyperGroup
 from cai_cli import __version__
 
 COMMANDS = {
-    "sample": "Answer prompts: one response each, or n for pairs.",
+    "sample": "Answer prompts: one response per prompt, or -n 2 for pairs.",
     "critique": "Criticise each answer by a principle of the constitution (opens a round).",
     "revise": "Rewrite each answer after its critique (closes the round).",
-    "label": "Ask the model which of two answers is better, by a principle: soft preferences.",
+    "label": "Ask a feedback model which of two answers is better, by a principle: soft preferences.",
     "train-sft": "Fine-tune a model on revisions (SL-CAI).",
     "train-pm": "Train a preference model on soft labels.",
-    "rl": "Reinforcement learning against a preference model (RL-CAI).",
-    "train-dpo": "Train a model on preferences directly: the cheap alternative to train-pm and rl.",
+    "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
+    "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
     "constitution": "List, show, check and convert constitutions.",
-    "prompts": "Make new prompts like those that you have, by few-shot generation.",
-    "score": "Score any record's texts with a preference model.",
-    "eval": "Compare models by what they wrote, or as judges.",
-    "import": "Turn other people's data into records.",
-    "export": "Turn records into the columns that TRL trains on.",
-    "mix": "Join files of records by weight or count, shuffled.",
-    "split": "Split records in two by a hash of the id.",
-    "show": "Print records as a person would want to read them.",
-    "stats": "Count what a file of records holds: lengths, principles, flags, tokens, and where it came from.",
-    "report": "Tabulate the steps of a run from their manifests.",
+    "prompts": "Generate new prompts similar to those of a file, with few-shot examples.",
+    "score": "Score every text of each record with a preference model.",
+    "eval": "Compare models by the scores of their answers, or as judges.",
+    "import": "Convert other data into records.",
+    "export": "Convert records into the columns that TRL trains on.",
+    "mix": "Join files of records by weight or count, and shuffle them.",
+    "split": "Split records into two parts by a hash of the id.",
+    "show": "Print records for a person to read.",
+    "stats": "Count what a file of records holds: lengths, principles, flags, tokens; and show what it was made from.",
+    "report": "Print a table of the steps of a run, from their manifests.",
 }
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are stubs for help, and imported in `resolve_command`."""
+    """A group whose commands are stubs for the help; `resolve_command` imports the real one.
+
+    A context is `Any` because typer's own copy of click is private.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Every command's name, in the order of the method."""
+        """The names of all commands, in the order of the method."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A stub that has the command's summary, or None."""
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """A stub with the command's summary; None if there is no such command."""
         if cmd_name not in COMMANDS:
             return None
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Import the command that is called."""
         name, _, rest = super().resolve_command(ctx, args)
         module = import_module(f"cai_cli.commands.{str(name).replace('-', '_')}")
@@ -72,7 +75,7 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Each command explains itself: cai COMMAND --help")
+@app.callback(epilog="cai COMMAND --help explains a command and gives an example.")
 def cai(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")

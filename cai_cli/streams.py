@@ -1,8 +1,8 @@
-"""Standard output for data alone, everything else on standard error.
+"""Standard output holds only data; everything else goes to standard error.
 
-Libraries print to standard output as they like (vLLM's logs, a child process). `claim_stdout`
-keeps the real one for the data and points file descriptor 1 at standard error, so that no
-library, nor any process it starts, can put a line among the records.
+Libraries print to standard output at any time (vLLM's logs, a child process). `claim_stdout` keeps the real
+standard output for the data and points file descriptor 1 at standard error. So no library, and no process
+that it starts, can put a line among the records.
 """
 
 from __future__ import annotations
@@ -14,31 +14,43 @@ import time
 from typing import IO
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 process = int(os.environ.get("RANK", 0))
-"""Which process of a run this is, where a trainer runs in several; only the first speaks, but for errors."""
+"""The number of this process, if a trainer runs in several. Only process 0 prints; the others print only errors."""
 
 
 def say(message: str, quiet: bool = False) -> None:
-    """A line for the person, on standard error, taken literally (no markup from data)."""
+    """Print a line for the user on standard error. Markup in it is not interpreted, since it may hold data."""
     if not quiet and process == 0:
         console.print(message, markup=False)
 
 
 def warn(message: str) -> None:
-    """A warning, on standard error, also under --quiet."""
+    """Print a warning on standard error, with --quiet too."""
     if process == 0:
         console.print(f"cai: warning: {message}", markup=False, style="yellow")
 
 
 def plural(count: int, name: str) -> str:
-    """A count with its noun: "1 record", "2 records"."""
+    """A count with its noun, for example "1 record" or "2 records"."""
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
+def plain_table(*columns: str, left: int = 1) -> Table:
+    """An empty table without lines. The first `left` columns hold names; the others hold numbers and are aligned right."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold" if i < left else "ellipsis")
+    return table
+
+
 def print_table(table: RenderableType, claimed: IO[bytes] | None = None, stderr: bool = False) -> None:
-    """A table on standard output (or one that was claimed, or standard error): as wide as the terminal, elsewhere as it needs."""
+    """Print a table on standard output, on one that was claimed (`claim_stdout`), or on standard error.
+
+    It is as wide as the terminal; without a terminal it is as wide as it needs.
+    """
     out = Console(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None, stderr=stderr)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = 1000
@@ -46,7 +58,7 @@ def print_table(table: RenderableType, claimed: IO[bytes] | None = None, stderr:
 
 
 def claim_stdout() -> IO[bytes]:
-    """The real standard output as an unbuffered binary stream; descriptor 1 becomes stderr."""
+    """The real standard output as an unbuffered binary stream. File descriptor 1 then points at standard error."""
     sys.stdout.flush()
     real = os.dup(1)
     os.set_inheritable(real, False)
@@ -55,12 +67,10 @@ def claim_stdout() -> IO[bytes]:
 
 
 class Progress:
-    """Records done, tokens and time left: a bar on a terminal, a line a minute elsewhere.
-
-    `total` is None where it can't be known (a pipe).
-    """
+    """Shows records done, tokens and time left: a bar on a terminal, one line per minute elsewhere."""
 
     def __init__(self, name: str, total: int | None, quiet: bool) -> None:
+        """`total`: the number of records; None if it cannot be known (a pipe)."""
         self.name, self.total, self.done, self.tokens = name, total, 0, 0
         self.start = self.last = time.monotonic()
         self.bar = None
@@ -81,15 +91,15 @@ class Progress:
             self.bar.start()
 
     def restart(self) -> None:
-        """Begin to measure now: the model is loaded."""
+        """Start the clock again, once the model is loaded."""
         self.start = time.monotonic()
 
     def rate(self) -> str:
-        """Tokens generated or read a second since the start."""
+        """Tokens per second since the start, generated and read."""
         return f"{self.tokens / max(time.monotonic() - self.start, 1e-6):,.0f} tokens/s"
 
     def advance(self, records: int, tokens: int) -> None:
-        """Count finished records and their tokens, and show it."""
+        """Count finished records and their tokens, and update the display."""
         self.done += records
         self.tokens += tokens
         if self.bar:
@@ -100,12 +110,12 @@ class Progress:
             say(f"{self.name}: {self.done}{of} records, {self.rate()}")
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self.bar:
             self.bar.stop()
 
 
 def fail(message: str) -> None:
-    """The sentence that a failed command ends with."""
+    """Print the sentence that a failed command ends with."""
     who = f"cai, process {process}" if process else "cai"
     console.print(f"{who}: {message}", markup=False, style="red")

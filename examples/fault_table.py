@@ -1,29 +1,32 @@
-"""A Markdown table of what is flagged in files of revisions: a column a file, counts and shares of their rounds.
+"""Print a Markdown table of the flags in files of revisions: one column per file, with the count and share of its rounds.
 
-python examples/fault_table.py runs/faults/*-examples.jsonl
+    python examples/fault_table.py runs/faults/*-examples.jsonl
 
-The flags are those that `cai_cli/clean.py` gives the texts now, whatever the files say.
+The flags are computed again by the current `cai_cli/method/clean.py`. The flags stored in the files are ignored.
 """
+
+from __future__ import annotations
 
 import sys
 from collections import Counter
 from pathlib import Path
 
-from cai_cli import clean, constitution
-from cai_cli.clean import Context
-from cai_cli.jsonl import Record
-from cai_cli.records import as_messages, read_with_ids
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import as_messages, read_with_ids
+from cai_cli.method import clean, constitution
+from cai_cli.method.clean import Context
 
 KINDS = ("critique", "revision")
-FOUND = constitution.load(constitution.DEFAULT)
+NONE = "none of these"
+CONSTITUTION = constitution.load(constitution.DEFAULT)
 
 
 def faults(record: Record, shown: tuple[str, ...]) -> list[list[str]]:
-    """The flags of each round of a record, and what was stripped as `...-stripped`."""
+    """The flags of each round of a record. What was stripped from a text is added as `..., stripped`."""
     prompt = "\n\n".join(message["content"] for message in as_messages(record["prompt"]))
     answer, result = record["response"], []
     for entry in record["rounds"]:
-        principle, names = FOUND.get(entry["principle"]), list[str]()
+        principle, names = CONSTITUTION.get(entry["principle"]), list[str]()
         requests = {"critique": principle.critique or "", "revision": principle.revision or ""}
         for kind in KINDS:
             meta = entry["meta"][kind]
@@ -36,16 +39,22 @@ def faults(record: Record, shown: tuple[str, ...]) -> list[list[str]]:
     return result
 
 
-columns = {}
-for path in sys.argv[1:]:
-    shown = () if path.endswith("-none.jsonl") else FOUND.examples.critique
-    columns[Path(path).stem] = [names for record in read_with_ids(path) for names in faults(record, shown)]
-counts = {name: Counter(flag for names in rounds for flag in names) for name, rounds in columns.items()}
-print("| | " + " | ".join(columns) + " |")
-print("|---|" + "---|" * len(columns))
-print("| rounds | " + " | ".join(str(len(rounds)) for rounds in columns.values()) + " |")
-for name, rounds in columns.items():
-    counts[name]["none of these"] = sum(not names for names in rounds)
-for flag in ["none of these", *sorted({flag for found in counts.values() for flag in found} - {"none of these"})]:
-    cells = (f"{counts[name][flag]} ({counts[name][flag] / len(rounds):.1%})" for name, rounds in columns.items())
-    print(f"| {flag} | " + " | ".join(cells) + " |")
+def main(paths: list[str]) -> None:
+    """Print the table."""
+    columns: dict[str, list[list[str]]] = {}
+    for path in paths:
+        shown = () if path.endswith("-none.jsonl") else CONSTITUTION.examples.critique
+        columns[Path(path).stem] = [names for record in read_with_ids(path) for names in faults(record, shown)]
+    counts = {name: Counter(flag for names in rounds for flag in names) for name, rounds in columns.items()}
+    for name, rounds in columns.items():
+        counts[name][NONE] = sum(not names for names in rounds)
+    print("| | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    print("| rounds | " + " | ".join(str(len(rounds)) for rounds in columns.values()) + " |")
+    for flag in [NONE, *sorted({flag for found in counts.values() for flag in found} - {NONE})]:
+        cells = (f"{counts[name][flag]} ({counts[name][flag] / len(rounds):.1%})" for name, rounds in columns.items())
+        print(f"| {flag} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,9 +1,9 @@
 #!/bin/sh
-# How often a model leaks the format: four rounds over 200 prompts, by format, engine, and with and without examples.
+# Count how often a model leaks the format: four rounds per prompt, for each engine and format, with and without few-shot examples.
 #
-#   sh examples/faults.sh CAI MODEL PROMPTS RUN        an unfinished run goes on
+#   sh examples/faults.sh CAI MODEL PROMPTS RUN        the same command resumes an unfinished run
 #
-# CAI is the program (.venv/bin/cai).
+# CAI is the program (.venv/bin/cai). ENGINES="transformers" runs one engine only.
 set -eu
 cai=$1 model=$2 prompts=$3 run=$4
 mkdir -p "$run"

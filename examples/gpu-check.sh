@@ -1,16 +1,16 @@
 #!/bin/sh
-# The three-command pipe and one step of each trainer on a GPU, by `make gpu-check`.
+# Run the pipe of three commands and one step of each trainer on a GPU. `make gpu-check` calls it.
 #
-#   sh examples/gpu-check.sh BIN MODEL      BIN holds `cai`; leaves its files in runs/gpu-check
+#   sh examples/gpu-check.sh BIN MODEL      BIN is the folder of `cai`; the output files are in runs/gpu-check
 set -eu
 BIN=$1 MODEL=$2 RUN=runs/gpu-check
 if ! "$BIN/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "no usable GPU here: nothing was checked" >&2
+    echo "no usable GPU found: nothing was checked" >&2
     exit 1
 fi
 mkdir -p "$RUN"
 "$BIN/python" -c 'import torch; print("GPU:", torch.cuda.get_device_name())'
-# Three processes share the GPU, so each takes a part of its memory.
+# Three processes share the GPU, so each one takes a part of its memory.
 cai() { "$BIN/cai" "$@"; }
 share="--gpu-memory 0.25 --max-tokens 64"
 head -n 16 examples/red-team.jsonl | cai sample - -m "$MODEL" $share | cai critique - -m "$MODEL" $share |

@@ -1,9 +1,9 @@
-# Does it learn? Three proofs on real data, on a CPU; included by the Makefile.
+# Do the trainers work? Three proofs on real data, on a CPU. Included by the Makefile.
 #
-#   make learn HH=harmless-base.jsonl.gz             all three, into runs/learn: some two hours on two cores
+#   make learn HH=harmless-base.jsonl.gz             all three, into runs/learn: about two hours on two cores
 #   make learn-pm | learn-rl | learn-sft HH=...      one of them
 #
-# HH is a file of hh-rlhf (github.com/anthropics/hh-rlhf); its first 1,500 pairs are trained on, the rest tests.
+# HH is a file of hh-rlhf (github.com/anthropics/hh-rlhf). Its first 1,500 pairs are the training set, the others the test set.
 
 HH ?= harmless-base.jsonl.gz
 LEARN ?= runs/learn
@@ -28,21 +28,22 @@ $(LEARN)/all.jsonl: $(HH) | $(VENV)/installed
 $(LEARN)/test.jsonl: $(LEARN)/all.jsonl $(LEARN)/train.jsonl
 	tail -n +$$(($$(wc -l < $(LEARN)/train.jsonl) + 1)) $< > $@
 
-# (a) A preference model, next to TRL's own trainer on the same rows.
+# (a) A preference model, compared with TRL's own trainer on the same rows.
 $(LEARN)/pm/manifest.json: $(LEARN)/train.jsonl $(LEARN)/test.jsonl $(M)
 	$(CAI) train-pm $< --eval $(LEARN)/test.jsonl -m $(MODEL) $(PM_FIT) -o $(@D)
 $(LEARN)/trl-pm/config.json: $(LEARN)/train.jsonl $(M)
 	$(BIN)/python examples/trl_reward.py $< $(MODEL) $(@D)
-$(LEARN)/judged-ours.jsonl: $(LEARN)/test.jsonl $(LEARN)/pm/manifest.json
+$(LEARN)/choices-cai.jsonl: $(LEARN)/test.jsonl $(LEARN)/pm/manifest.json
 	$(CAI) eval choice $< -m $(LEARN)/pm --quiet -o $@
-$(LEARN)/judged-trl.jsonl: $(LEARN)/test.jsonl $(LEARN)/trl-pm/config.json
+$(LEARN)/choices-trl.jsonl: $(LEARN)/test.jsonl $(LEARN)/trl-pm/config.json
 	$(CAI) eval choice $< -m $(LEARN)/trl-pm --quiet -o $@
-learn-pm: $(LEARN)/judged-ours.jsonl $(LEARN)/judged-trl.jsonl
-	$(CAI) eval judges cai=$(LEARN)/judged-ours.jsonl trl=$(LEARN)/judged-trl.jsonl --plot $(LEARN)/calibration.png
+learn-pm: $(LEARN)/choices-cai.jsonl $(LEARN)/choices-trl.jsonl
+	$(CAI) eval judges cai=$(LEARN)/choices-cai.jsonl trl=$(LEARN)/choices-trl.jsonl --plot $(LEARN)/calibration.png
 
-# (b) RL against that model, scored on held-out prompts by it and by TRL's, which the policy never saw.
+# (b) RL with that preference model as the reward. Two preference models score the answers to held-out prompts: that one, and
+# TRL's, which RL did not use.
 $(LEARN)/rl/manifest.json: $(LEARN)/train.jsonl $(LEARN)/pm/manifest.json $(M)
-	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-length 256 --max-tokens 48 --lr 2e-5 --kl 0.05 -o $(@D)
+	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-length 256 --max-tokens 48 --lr 2e-5 --kl-coef 0.05 -o $(@D)
 $(LEARN)/answers-base.jsonl: $(LEARN)/test.jsonl $(M)
 	$(CAI) sample $< -m $(MODEL) --limit $(HELD_OUT) $(ANSWER) -o $@
 $(LEARN)/answers-rl.jsonl: $(LEARN)/test.jsonl $(LEARN)/rl/manifest.json
@@ -52,13 +53,13 @@ $(LEARN)/scored-%.jsonl: $(LEARN)/answers-%.jsonl $(LEARN)/pm/manifest.json
 $(LEARN)/other-%.jsonl: $(LEARN)/answers-%.jsonl $(LEARN)/trl-pm/config.json
 	$(CAI) score $< -m $(LEARN)/trl-pm -o $@
 learn-rl: $(foreach kind,scored other,$(LEARN)/$(kind)-base.jsonl $(LEARN)/$(kind)-rl.jsonl)
-	@echo "by the preference model of the reward:"
+	@echo "scores by the preference model that was the reward:"
 	$(CAI) eval scores base=$(LEARN)/scored-base.jsonl rl=$(LEARN)/scored-rl.jsonl
-	@echo "by one that the policy never saw:"
+	@echo "scores by a preference model that RL did not use:"
 	$(CAI) eval scores base=$(LEARN)/other-base.jsonl rl=$(LEARN)/other-rl.jsonl
 	$(BIN)/python examples/learned.py answers $(LEARN)/answers-base.jsonl $(LEARN)/answers-rl.jsonl $(LEARN)/rl/metrics.jsonl
 
-# (c) Fine-tuning on the demo's revisions: how likely held-out ones are before and after.
+# (c) Fine-tuning on the demo's revisions: the likelihood of held-out revisions before and after.
 $(LEARN)/revisions-test.jsonl: $(RUN)/revisions-2.jsonl
 	@mkdir -p $(@D)
 	$(CAI) split $< --fraction 0.3 -o $@ --rest $(LEARN)/revisions-train.jsonl

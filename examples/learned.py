@@ -1,7 +1,7 @@
-"""What `make learn` measures beside scores.
+"""The measurements of `make learn` other than scores.
 
-examples/learned.py answers BASE.jsonl RL.jsonl METRICS.jsonl     lengths, refusals, KL, and answers side by side
-examples/learned.py likelihood RECORDS.jsonl BASE MODEL           how likely held-out answers are, before and after
+examples/learned.py answers BASE.jsonl RL.jsonl METRICS.jsonl     lengths, refusals, KL, and some answers of both models
+examples/learned.py likelihood RECORDS.jsonl BASE MODEL           the loss on held-out answers, before and after training
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from cai_cli import jsonl, models
-from cai_cli.errors import SetAside
+from cai_cli.data import jsonl
+from cai_cli.engines import models
+from cai_cli.errors import Skipped
 from cai_cli.evaluation.intervals import mean_interval
-from cai_cli.tokens import Renderer
-from cai_cli.training import data
+from cai_cli.method.tokens import Renderer
+from cai_cli.training import examples
 from cai_cli.training.shaping import is_refusal
 
 
 def answers(base: str, after: str, metrics: str) -> None:
-    """Print what changed in the answers, and the KL of the last steps."""
+    """Print how the answers changed, and the mean KL of the last steps."""
     pairs = list(zip(jsonl.read(base), jsonl.read(after), strict=True))
     for name, side in (("base", 0), ("rl", 1)):
         texts = [pair[side]["response"] for pair in pairs]
@@ -29,7 +30,8 @@ def answers(base: str, after: str, metrics: str) -> None:
         refusals = sum(map(is_refusal, texts)) / len(texts)
         print(f"{name:5} {len(texts)} answers, {words:.1f} words, {refusals:.1%} refusals")
     last = list(jsonl.read(metrics))[-10:]
-    print(f"KL to the starting model over the last {len(last)} steps: {sum(line['kl'] for line in last) / len(last):.4f} a token")
+    kl = sum(line["kl"] for line in last) / len(last)
+    print(f"KL to the starting model over the last {len(last)} steps: {kl:.4f} per token")
     for before, later in pairs[:: max(1, len(pairs) // 4)][:4]:
         print(f"\n{before['prompt'][-1]['content'][:200]!r}")
         for name, record in (("base", before), ("rl", later)):
@@ -38,18 +40,18 @@ def answers(base: str, after: str, metrics: str) -> None:
 
 @torch.inference_mode()
 def losses(folder: str, source: str) -> dict[str, float]:
-    """{id: mean negative log likelihood of its answers' tokens, in nats} of every record: all its rounds, each counting alike."""
+    """{id: loss} of every record: the mean negative log-likelihood per token, in nats. Its rounds have equal weight."""
     renderer = Renderer(models.load_tokenizer(Path(folder)))
     format = renderer.format("auto")
-    end = data.turn_end(renderer, format)
+    end = examples.turn_end(renderer, format)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = {}
     for record in jsonl.read(source):
         rounds = []
-        for part in data.conversations(record, "all"):
+        for part in examples.conversations(record, "all"):
             try:
-                example = data.sft_example(renderer, format, end, *part, models.context_length(Path(folder)))
-            except SetAside:
+                example = examples.sft_example(renderer, format, end, *part, models.context_length(Path(folder)))
+            except Skipped:
                 continue
             out = model(input_ids=torch.tensor([example["input_ids"]]), labels=torch.tensor([example["labels"]]))
             rounds.append(float(out.loss))
@@ -59,13 +61,13 @@ def losses(folder: str, source: str) -> dict[str, float]:
 
 
 def likelihood(source: str, base: str, after: str) -> None:
-    """Print the mean loss of both models, and the mean of the differences by record with its interval."""
+    """Print the mean loss of both models, and the mean difference per record, with their intervals."""
     before, later = losses(base, source), losses(after, source)
     for name, found in (("before", before), ("after", later)):
         mean, low, high = mean_interval(list(found.values()))
-        print(f"{name:7} {len(found)} records: {mean:.3f} nats a token ({low:.3f} to {high:.3f})")
+        print(f"{name:7} {len(found)} records: {mean:.3f} nats per token ({low:.3f} to {high:.3f})")
     mean, low, high = mean_interval([before[key] - later[key] for key in before])
-    print(f"gained  {mean:+.3f} nats a token ({low:+.3f} to {high:+.3f})")
+    print(f"gained  {mean:+.3f} nats per token ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""TRL's own RewardTrainer on preference rows, for comparison: examples/trl_reward.py TRAIN.jsonl MODEL DIR.
+"""Train a preference model with TRL's own RewardTrainer, for comparison: examples/trl_reward.py TRAIN.jsonl MODEL DIR.
 
-One epoch at the settings of `make learn-pm`: rate 2e-5, batches of 8, 384 tokens; TRL drops longer rows.
+One epoch with the settings of `make learn-pm`: learning rate 2e-5, batches of 8, 384 tokens. TRL drops longer rows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from datasets import Dataset
 from trl import RewardConfig, RewardTrainer
 
-from cai_cli import models
+from cai_cli.engines import models
 
 
 def main(source: str, model: str, output: str) -> None:
-    """Train and save."""
+    """Train the model and save it."""
     rows = [json.loads(line) for line in Path(source).read_text().splitlines()]
     columns = Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
     cpu = not torch.cuda.is_available()

@@ -1,8 +1,8 @@
-"""Texts that try to speak for the judge's question: to answer it, to end an option, to begin a turn, to spell control tokens.
+"""Texts that try to change the judge's question: to answer it, to end an option, to begin a turn, to spell control tokens.
 
-`python -m tests.attacks MODEL` measures how far each moves a label, beside harmless padding of as many tokens, and beside what a
-plain script does: a formatted string in which the tokenizer reads control tokens, asked in one order. docs/feedback.md has
-the table.
+`python -m tests.attacks MODEL` measures how far each moves a label, and how far padding of the same number of tokens does. It
+also measures a plain script: a formatted string whose control tokens the tokenizer reads as such, asked in one order.
+docs/feedback.md has the table.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def attacked(record: dict[str, Any], place: str, text: str) -> dict[str, Any]:
 def measure(
     model: str, kinds: dict[str, list[str]] = KINDS, pairs: list[tuple[str, str, str]] = PAIRS
 ) -> dict[str, tuple[float, float]]:
-    """The median and the largest shift of a label: defended, undefended, and by padding. Prints them by the kind of attack."""
+    """The median and the largest shift of a label: defended, undefended, and by padding. Prints both per kind of attack."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from cai_cli import constitution, models, prompts
-    from cai_cli.tokens import Renderer
+    from cai_cli.engines import models
+    from cai_cli.method import constitution, prompts
+    from cai_cli.method.tokens import Renderer
 
     tokenizer = models.load_tokenizer(Path(model))
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -73,7 +74,7 @@ def measure(
         return float(torch.softmax(logits[letters], -1)[favours])
 
     def labels(record: dict[str, Any], defended: bool) -> list[float]:
-        """The label of both orders, or undefended, each order's own."""
+        """The label over both orders; undefended, one label per order."""
         found = []
         for order in (0, 1):
             first, second = record["responses"] if order == 0 else reversed(record["responses"])
@@ -106,7 +107,7 @@ def measure(
                 return [abs(a - b) for a, b in zip(labels(record, defended), before[defended], strict=True)]
 
             for text in texts:
-                padding = tokenizer.decode(filler[: len(renderer.plain(text))])
+                padding = str(tokenizer.decode(filler[: len(renderer.plain(text))]))
                 for place in PLACES:
                     shifts["defended"] += moved(attacked(record, place, text), True)
                     shifts["undefended"] += moved(attacked(record, place, text), False)

@@ -1,4 +1,4 @@
-"""Speed, beside what users have otherwise, in one run on one machine: `make bench`.
+"""Speed compared with the alternatives, in one run on one machine: `make bench`.
 
     python tests/bench.py models/SmolLM2-135M-Instruct [SECTION ...]
 
@@ -32,14 +32,14 @@ from typing import Any
 RUNS = 5
 PROMPTS, MAX_TOKENS = 64, 128
 LETTER_TOKENS = 4
-"""What a script that parses lets a judge write: it can't know that the letter comes first."""
+"""The length of an answer that a script parses: it cannot know that the letter comes first."""
 ROOT = Path(__file__).parent.parent
 Rate = float
 
 
 def prompts_file(folder: Path) -> Path:
-    """The prompts of the example files in turn, red-team and harmless, of natural lengths."""
-    files = [(ROOT / f"examples/{name}.jsonl").read_text().splitlines() for name in ("red-team", "harmless")]
+    """The prompts of the example files in turn, red-team and helpful, of natural lengths."""
+    files = [(ROOT / f"examples/{name}.jsonl").read_text().splitlines() for name in ("red-team", "helpful-prompts")]
     path = folder / "prompts.jsonl"
     path.write_text("\n".join([line for pair in zip(*files, strict=True) for line in pair][:PROMPTS]) + "\n")
     return path
@@ -59,13 +59,13 @@ def pairs_file(folder: Path) -> Path:
 
 
 def cai(engine_name: str, engine: Any, out: Path, *args: str) -> dict[str, Any]:
-    """The counts of a real command's manifest, its engine loaded beforehand and without what it keeps of earlier prompts."""
+    """The counts in a real command's manifest; its engine is loaded already, and has forgotten earlier prompts."""
     from cai_cli.engines import select
     from cai_cli.main import app
 
     forget(engine)
     opened = select.open_engine
-    select.open_engine = lambda *_: engine  # type: ignore[assignment]
+    select.open_engine = lambda *_: engine
     try:
         app([*args, "--engine", engine_name, "-o", str(out), "--quiet"], standalone_mode=False)
     except SystemExit as problem:
@@ -76,21 +76,21 @@ def cai(engine_name: str, engine: Any, out: Path, *args: str) -> dict[str, Any]:
 
 
 def forget(engine: Any) -> None:
-    """Drop the keys and values of prompts that an engine has kept."""
+    """Drop the keys and values that an engine has kept of earlier prompts."""
     if hasattr(engine, "llm"):
         engine.llm.reset_prefix_cache()
     else:
-        engine._leads.clear()
+        engine._prefixes.clear()
 
 
 def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path) -> Rate:
-    """Tokens generated a second by `cai sample`."""
+    """Tokens generated per second by `cai sample`."""
     counts = cai(engine_name, engine, out, "sample", str(source), "-m", model, "--max-tokens", str(MAX_TOKENS))
     return counts["completion_tokens"] / counts["seconds"]
 
 
 def cai_label(model: str, engine_name: str, engine: Any, source: Path, out: Path, few_shot: bool) -> Rate:
-    """Comparisons a second by `cai label`, each order of a pair being one."""
+    """Comparisons per second by `cai label`; each order of a pair is one."""
     shots = [] if few_shot else ["--few-shot", "0"]
     more = [part for name in constitutions() for part in ("-c", name)]
     counts = cai(engine_name, engine, out, "label", str(source), "-m", model, *more, *shots)
@@ -98,22 +98,24 @@ def cai_label(model: str, engine_name: str, engine: Any, source: Path, out: Path
 
 
 def constitutions() -> list[str]:
-    """Whose principles and examples `cai label` shows: CAI_BENCH_CONSTITUTION, files or names with spaces between."""
+    """The constitutions of `cai label`: CAI_BENCH_CONSTITUTION, files or names separated by spaces."""
     return os.environ.get("CAI_BENCH_CONSTITUTION", "default").split()
 
 
 def label_prompts(model: str, source: Path, few_shot: bool) -> list[Any]:
-    """The requests that `cai label` makes of a file of pairs, in its order."""
-    from cai_cli import constitution, feedback, jsonl, models, prompts
-    from cai_cli.seeds import draw
-    from cai_cli.tokens import Renderer
+    """The requests that `cai label` makes for a file of pairs, in its order."""
+    from cai_cli.data import jsonl
+    from cai_cli.engines import models
+    from cai_cli.method import constitution, feedback, prompts
+    from cai_cli.method.tokens import Renderer
+    from cai_cli.pipeline.seeds import draw
 
     renderer, found = Renderer(models.load_tokenizer(Path(model))), constitution.load(*constitutions())
     requests = []
     for record in jsonl.read(str(source)):
         number = draw(0, "prefix", record["id"]) % feedback.PREFIXES
         shown = feedback.shown_comparisons(found, None if few_shot else 0, 0, number)
-        principle = found.draw(0, record["id"], 0)
+        principle = found.draw(0, constitution.ROUND, record["id"], 0)
         for first, second in (record["responses"], reversed(record["responses"])):
             asked = prompts.comparison(record["prompt"], first, second, principle, "chat", shown)
             requests.append(renderer.choice(asked, prompts.OPTIONS))
@@ -144,9 +146,12 @@ def bench_vllm(model: str, folder: Path) -> dict[str, Any]:
     """`cai sample` against `LLM.generate`, seeded as `cai` seeds and unseeded."""
     from vllm import SamplingParams, TokensPrompt
 
-    from cai_cli import jsonl, models, prompts, seeds
+    from cai_cli.data import jsonl
+    from cai_cli.engines import models
     from cai_cli.engines.vllm import VllmEngine
-    from cai_cli.tokens import Renderer
+    from cai_cli.method import prompts
+    from cai_cli.method.tokens import Renderer
+    from cai_cli.pipeline import seeds
 
     source = prompts_file(folder)
     engine = VllmEngine(Path(model), models.resolve_dtype("auto"), 0.9)
@@ -175,7 +180,8 @@ def bench_vllm(model: str, folder: Path) -> dict[str, Any]:
 
 def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
     """`cai sample` against the usual script: batches of 8 in file order through `model.generate`."""
-    from cai_cli import jsonl, models
+    from cai_cli.data import jsonl
+    from cai_cli.engines import models
     from cai_cli.engines.transformers import TransformersEngine
 
     source = prompts_file(folder)
@@ -184,22 +190,18 @@ def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
     tokenizer.padding_side = "left"
     engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
     chats = [[{"role": "user", "content": record["prompt"]}] for record in jsonl.read(str(source))]
+    generate: Any = engine.model.generate
 
     def plain() -> Rate:
         tokens, start = 0, time.monotonic()
         for i in range(0, len(chats), 8):
-            batch = tokenizer.apply_chat_template(
+            batch: Any = tokenizer.apply_chat_template(
                 chats[i : i + 8], add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
             )
-            out = engine.model.generate(
-                **batch,
-                max_new_tokens=MAX_TOKENS,
-                do_sample=True,
-                temperature=1.0,
-                top_p=1.0,
-                top_k=0,
+            out = generate(
+                **batch, max_new_tokens=MAX_TOKENS, do_sample=True, temperature=1.0, top_p=1.0, top_k=0,
                 pad_token_id=tokenizer.pad_token_id,
-            )
+            )  # fmt: skip
             for row in out[:, batch["input_ids"].shape[1] :].tolist():
                 ends = [at for at, token in enumerate(row) if token in engine.end_tokens]
                 tokens += min(ends) + 1 if ends else len(row)
@@ -216,7 +218,7 @@ def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
     """`cai label` against a bare `LLM.generate` over the same prompts, that reads the same log probabilities."""
     from vllm import SamplingParams, TokensPrompt
 
-    from cai_cli import models
+    from cai_cli.engines import models
     from cai_cli.engines.vllm import VllmEngine
 
     source = pairs_file(folder)
@@ -241,7 +243,7 @@ def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
 
 def bench_label(model: str, folder: Path) -> dict[str, Any]:
     """`cai label` against the usual script: ask by `model.generate`, batches of 8 in file order, and parse the letter."""
-    from cai_cli import models
+    from cai_cli.engines import models
     from cai_cli.engines.transformers import TransformersEngine
 
     source = pairs_file(folder)
@@ -249,6 +251,7 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
     engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
+    generate: Any = engine.model.generate
     results = {}
     for few_shot in (True, False):
         requests = label_prompts(model, source, few_shot)
@@ -258,16 +261,17 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
             for i in range(0, len(requests), 8):
                 texts = [request.text for request in requests[i : i + 8]]
                 batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
-                out = engine.model.generate(
-                    **batch, max_new_tokens=LETTER_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
-                )
+                out = generate(**batch, max_new_tokens=LETTER_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
                 answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
                 letters += [re.search(r"[AB]", answer) for answer in answers]
             return len(letters) / (time.monotonic() - start)
 
         ours = partial(cai_label, model, "transformers", engine, source, folder / "out.jsonl", few_shot)
         name = f"labels, transformers engine, {'few-shot' if few_shot else 'no examples'}"
-        sides = {"cai label --engine transformers": ours, "model.generate, batches of 8, parsed": plain}
+        sides: dict[str, Callable[[], Rate]] = {
+            "cai label --engine transformers": ours,
+            "model.generate, batches of 8, parsed": plain,
+        }
         results[name] = alternate(name, "comparisons/s", sides)
     return results
 
@@ -286,7 +290,7 @@ def bench_help(model: str, folder: Path) -> dict[str, Any]:
 
 def main(model: str, names: list[str]) -> None:
     """Run the benchmarks named, each in its own temporary folder."""
-    from cai_cli.commands.options import calm_libraries
+    from cai_cli.commands._command import calm_libraries
 
     calm_libraries(debug=False)
     sys.path.insert(0, str(ROOT))

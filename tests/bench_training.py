@@ -1,8 +1,8 @@
-"""Speed of the trainers beside plain TRL scripts: sections of tests/bench.py.
+"""Speed of the trainers compared with plain TRL scripts: sections of tests/bench.py.
 
-Each trains SmolLM2-135M for STEPS steps a run on the same rows. What counts is tokens a second from the end of the first step
-to the end of the last, so neither loading nor saving. `TRL, same settings` has our batch, precision and no gradient
-checkpointing; `TRL's defaults` is a script that names nothing but the model and the rows.
+Each trains SmolLM2-135M for STEPS steps per run on the same rows. The measure is tokens per second from the end of the first
+step to the end of the last, without loading and saving. `TRL, same settings` has our batch size and precision, and no gradient
+checkpointing; `TRL's defaults` is a script that names only the model and the rows.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SERIAL = count()
 
 
 def rate(lines: list[tuple[float, float]]) -> Rate:
-    """Tokens a second, of (tokens so far, seconds so far) after each step."""
+    """Tokens per second, from (tokens so far, seconds so far) after each step."""
     (tokens, seconds), (tokens_after, seconds_after) = lines[0], lines[-1]
     return (tokens_after - tokens) / (seconds_after - seconds)
 
 
 def forget() -> None:
-    """Free what the run before has left: trainers hold themselves in cycles, and gigabytes with them."""
+    """Free the memory of the run before: trainers hold themselves in reference cycles, with gigabytes of tensors."""
     from cai_cli.training import libraries
 
     gc.collect()
@@ -40,7 +40,7 @@ def forget() -> None:
 
 
 def plain_memory() -> None:
-    """Undo what `cai` set of the C library's allocator: what glibc's own thresholds come to in a run of large tensors."""
+    """Undo the settings of `cai` in the C library's allocator: glibc's own thresholds, as they adapt to large tensors."""
     libc = ctypes.CDLL(None)
     mmap_threshold, mmap_max, trim_threshold = -3, -4, -1  # of malloc.h
     libc.mallopt(mmap_max, 65536)
@@ -65,7 +65,7 @@ def theirs(trainer_class: Any, config_class: Any, model: str, rows: Any, folder:
     """One run of a TRL trainer; `same`: with our settings."""
     from transformers import TrainerCallback
 
-    from cai_cli import models
+    from cai_cli.engines import models
 
     forget()
     plain_memory()
@@ -116,7 +116,7 @@ def bench_sft(model: str, folder: Path) -> dict[str, Any]:
 
 
 def beside(name: str, step: str, train: Any, trainer: Any, config: Any, model: str, folder: Path) -> dict[str, Any]:
-    """A trainer of preferences beside TRL's."""
+    """A trainer of preferences compared with TRL's."""
     source, rows = comparisons()
     sides: dict[str, Callable[[], Rate]] = {
         f"cai {step}": lambda: ours(step, source, model, folder, train),
@@ -144,7 +144,7 @@ def bench_dpo(model: str, folder: Path) -> dict[str, Any]:
 
 
 def bench_rl(model: str, folder: Path) -> dict[str, Any]:
-    """`cai rl` with a preference model of the same size, 2 prompts x 4 answers a step."""
+    """`cai rl` with a preference model of the same size, 2 prompts x 4 answers per step."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer

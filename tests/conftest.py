@@ -1,4 +1,4 @@
-"""Fixtures that every test shares: tiny models, made once a session."""
+"""Fixtures that several tests share: tiny models and files, made once per session, and a command run in this process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,27 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
-from cai_cli.commands.options import calm_libraries
+from cai_cli.commands._command import calm_libraries
+from cai_cli.engines import models
+from cai_cli.engines.select import vllm_problem
 from cai_cli.main import app
+from cai_cli.method.tokens import Renderer
 from tests import tiny as make
+from tests.rows import asks, pair, write_jsonl
 
 calm_libraries(debug=False)  # as a command does, and before transformers is imported
+PAPER = ("CritiqueRevisionInstructions", "CritiqueRevisionFewShotPrompts", "RLMadisonInstructions", "RLMadisonFewShotPrompts",
+         "RLMadisonPrecogFewShotPrompts")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the vLLM tests last: vLLM binds the threads of this process to cores, which slows every test after it."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +47,7 @@ def tiny_pm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @dataclass
 class Done:
-    """What a command run in this process left: its exit code and its two streams."""
+    """The result of a command run in this process: its exit code and its two streams."""
 
     code: int
     out: str
@@ -67,47 +79,100 @@ class Here:
 
 
 @pytest.fixture
-def here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
-    """`here("sample", path, ...)` runs a command in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-    handler = signal.getsignal(signal.SIGTERM)
+def torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restores what a deterministic engine changes in torch; until then it computes on one thread, as `one_thread` does."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    yield Here(capfd, monkeypatch)
-    signal.signal(signal.SIGTERM, handler)
+    yield
     torch.use_deterministic_algorithms(deterministic)
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def here(torch_settings: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    """`here("sample", path, ...)` runs a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+    handler = signal.getsignal(signal.SIGTERM)
+    yield Here(capfd, monkeypatch)
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.fixture(scope="session")
 def broken_model(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model directory whose weights can't be loaded: a command that works with it has loaded none."""
+    """A model directory whose weights can't be loaded: a command that works with it has loaded no weights."""
     folder = tmp_path_factory.mktemp("models") / "broken"
     shutil.copytree(tiny, folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     return str(folder)
 
 
+def missing(reason: str, required: str) -> NoReturn:
+    """Skip a test, or fail it if the environment variable `required` is "1"."""
+    if os.environ.get(required) == "1":
+        pytest.fail(f"{reason} ({required}=1 makes this a failure)")
+    pytest.skip(f"{reason} ({required}=1 would make this a failure)")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of data and design that stands beside the checkout where the project is developed."""
-    folder = Path(__file__).parent.parent.parent / "shared"
+    """The folder of published data beside the checkout, which is not part of the project."""
+    folder = make.ROOT.parent / "shared"
     if not (folder / "data").is_dir():
-        pytest.skip(f"the shared data is not beside the checkout ({folder})")
+        missing(
+            f"needs the published data (hh-rlhf, the paper's files) in {folder}/data, and it is not there", "CAI_REQUIRE_SHARED"
+        )
     return folder
 
 
 @pytest.fixture(scope="session")
+def paper(shared: Path) -> list[str]:
+    """The paper's published files: principles and few-shot examples."""
+    return [str(shared / "data" / "paper" / f"{name}.json") for name in PAPER]
+
+
+@pytest.fixture(scope="session")
+def needs_vllm() -> None:
+    """Skip where vLLM can't run."""
+    if problem := vllm_problem():
+        missing(problem, "CAI_REQUIRE_VLLM")
+
+
+@pytest.fixture(scope="session")
 def real() -> Path:
-    """The real model of 135 million parameters, that `make model` brings."""
-    folder = Path(__file__).parent.parent / "models" / "SmolLM2-135M-Instruct"
+    """The real model of 135 million parameters, that `make model` fetches."""
+    folder = make.ROOT / "models" / "SmolLM2-135M-Instruct"
     if not (folder / "config.json").exists():
         pytest.skip(f"{folder} is not there: run `make model`")
     return folder
 
 
+@pytest.fixture(scope="session")
+def renderer(tiny: str) -> Renderer:
+    """Turns prompts into the tiny model's tokens."""
+    return Renderer(models.load_tokenizer(Path(tiny)))
+
+
+@pytest.fixture(scope="session")
+def real_renderer(real: Path) -> Renderer:
+    """Turns prompts into the real model's tokens."""
+    return Renderer(models.load_tokenizer(real))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    """A file of twelve prompts, which a test may change."""
+    return write_jsonl(tmp_path / "prompts.jsonl", asks(12))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of twelve pairs of answers."""
+    return write_jsonl(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", [pair(i) for i in range(12)])
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """A tiny model trains many times slower on two threads than on one where anything else runs."""
+    """Compute on one thread: beside another process, a tiny model trains many times slower on two."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

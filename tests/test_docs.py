@@ -1,4 +1,4 @@
-"""The documents keep up with the program."""
+"""The documentation matches the program."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 import pytest
 
 from cai_cli.main import COMMANDS
-from tests.tiny import ROOT, cai
+from tests.tiny import ROOT
 
 DOCS = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 
 
-def test_the_commands_page_is_what_the_program_says() -> None:
+def test_the_commands_page_is_generated_from_the_program() -> None:
     code = "import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.page())"
     page = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert page == DOCS["commands.md"], "run `python docs/generate.py`"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_an_example_and_stands_in_the_readme(name: str) -> None:
+def test_every_command_has_an_example_and_is_in_the_readme(name: str) -> None:
     section = DOCS["commands.md"].split(f"## cai {name}\n")[1].split("\n## ")[0]
     assert f" cai {name} " in section.split("Example:")[1] if "Example:" in section else "COMMAND" in section
     assert re.search(rf"cai {name}\b", DOCS["README.md"])
@@ -46,11 +46,10 @@ def test_the_package_works_from_a_wheel_elsewhere(tmp_path_factory: pytest.TempP
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = folder.glob("*.whl")
-    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import cai_cli; from cai_cli import constitution as c; "
+    site = folder / "site"
+    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, site], check=True)
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import cai_cli; from cai_cli.method import constitution as c; "
     code += "print(cai_cli.__file__); print(len(c.load(c.DEFAULT).principles))"
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", wheel, folder / "site"], check=True)
-    code = code.replace(str(wheel), str(folder / "site"))
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0].startswith(str(folder))
+    assert done.stdout.splitlines()[0].startswith(str(site))
     assert done.stdout.splitlines()[1] == "16"
-    assert cai("--version").returncode == 0

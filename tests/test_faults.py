@@ -1,4 +1,4 @@
-"""Plants faults in copies of the source, each of a kind that ruins the method quietly, and shows which test turns red.
+"""Plants faults in copies of the source, each of a kind that ruins the method silently, and asserts which test fails.
 
 pytest -m soak tests/test_faults.py -s
 """
@@ -14,73 +14,113 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT, environment
-
-pytestmark = pytest.mark.soak
+from tests.processes import environment
+from tests.tiny import ROOT
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is changed in a file, and the tests that are to notice."""
+    """A change of one line, and the tests that must fail because of it."""
 
     file: str
+    """Below cai_cli/."""
     right: str
+    """A part of the file that occurs once."""
     wrong: str
-    tests: tuple[str, ...]
+    """What replaces it."""
+    red: dict[str, str]
+    """The test that must fail, by its file below tests/."""
 
 
 FAULTS = {
     "chosen and rejected swapped": Fault(
-        "feedback.py", "best, worst = (i, j) if p >= 0.5 else (j, i)", "best, worst = (j, i) if p >= 0.5 else (i, j)",
-        ("test_feedback.py",),
+        "method/feedback.py",
+        "best, worst = (i, j) if p >= 0.5 else (j, i)",
+        "best, worst = (j, i) if p >= 0.5 else (i, j)",
+        {
+            "method/test_feedback.py": "test_a_label_is_the_mean_of_both_orders",
+            "method/test_judge.py": "test_a_label_is_the_mean_of_both_orders",
+        },
     ),
     "soft target dropped": Fault(
-        "training/preferences.py", "p * logsigmoid(d) + (1 - p) * logsigmoid(-d)", "logsigmoid(d)",
-        ("test_training_pm.py", "test_training_dpo.py"),
+        "training/losses.py",
+        "p * logsigmoid(d) + (1 - p) * logsigmoid(-d)",
+        "logsigmoid(d)",
+        {
+            "training/test_dpo.py": "test_a_soft_label_is_matched",
+            "training/test_pm.py": "test_a_pair_at_seven_tenths_is_scored_as_seven_tenths",
+        },
     ),
     "wrong option token read": Fault(
-        "tokens.py", "options = dict(zip(letters, tokens, strict=True))", "options = dict(zip(letters, reversed(tokens), strict=True))",
-        ("test_feedback.py",),
+        "method/tokens.py",
+        "options = dict(zip(letters, tokens, strict=True))",
+        "options = dict(zip(letters, reversed(tokens), strict=True))",
+        {"method/test_judge.py": "test_a_label_is_the_mean_of_both_orders"},
     ),
     "the critic shown the first answer": Fault(
-        "records.py", "for entry in reversed(record.get(\"rounds\") or []):", "for entry in []:",
-        ("test_records.py",),
+        "data/records.py",
+        'for entry in reversed(record.get("rounds") or []):',
+        "for entry in []:",
+        {"data/test_records.py": "test_the_last_revision_is_criticised_not_the_response"},
     ),
-    "KL with the wrong sign": Fault("training/rl.py", "beta=rollout.kl,", "beta=-rollout.kl,", ("test_training_rl.py",)),
+    "KL with the wrong sign": Fault(
+        "training/rl.py",
+        "beta=rollout.kl_coef,",
+        "beta=-rollout.kl_coef,",
+        {"training/test_rl.py": "test_the_kl_term_holds_the_policy_to_its_start"},
+    ),
     "loss on the prompt": Fault(
-        "training/data.py", '"labels": [-100] * len(ids) + completion', '"labels": ids + completion', ("test_training_sft.py",)
+        "training/examples.py",
+        '"labels": [-100] * len(ids) + completion',
+        '"labels": ids + completion',
+        {"training/test_examples.py": "test_the_loss_is_on_the_answer_and_its_end_only"},
     ),
     "the padding read as a score": Fault(
-        "engines/preference.py", "(lengths - 1).to(self.device)", "(lengths * 0 + ids.shape[1] - 1).to(self.device)",
-        ("test_commands.py",),
+        "engines/scorer.py",
+        "(lengths - 1).to(self.device)",
+        "(lengths * 0 + ids.shape[1] - 1).to(self.device)",
+        {"commands/test_score.py": "test_scores_equal_a_plain_forward_pass"},
     ),
-}  # fmt: skip
+}
 
 
-def red_tests(folder: Path, files: set[str], fault: Fault | None = None) -> list[str]:
-    """The tests of these files that fail in a copy of the project, with the fault in it."""
+def red_tests(folder: Path, tests: set[str], fault: Fault | None = None) -> set[str]:
+    """Those of these tests (`file::test`) that fail in a copy of the project, with the fault in it."""
     for part in ("cai_cli", "tests", "constitutions", "examples"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     if fault:
         source = folder / "cai_cli" / fault.file
-        text = source.read_text()
-        assert text.count(fault.right) == 1, f"{fault.file} no longer holds the line that the fault changes"
-        source.write_text(text.replace(fault.right, fault.wrong))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not soak", *(["-x"] if fault else [])]
+        source.write_text(source.read_text().replace(fault.right, fault.wrong))
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-rf", "-p", "no:cacheprovider"]
     where = {**environment(), "PYTHONPATH": str(folder)}
-    paths = [f"tests/{name}" for name in sorted(files)]
+    paths = [f"tests/{name}" for name in sorted(tests)]
     done = subprocess.run([*command, *paths], cwd=folder, env=where, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout[-2000:] + done.stderr[-2000:]  # 1: tests ran, and some failed
-    return re.findall(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    return set(re.findall(r"^FAILED tests/([^\s\[]+)", done.stdout, re.MULTILINE))
+
+
+def named(fault: Fault) -> set[str]:
+    """The tests of a fault, as pytest names them."""
+    return {f"{file}::{test}" for file, test in fault.red.items()}
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_turns_a_test_red(name: str, tmp_path: Path) -> None:
-    red = red_tests(tmp_path, set(FAULTS[name].tests), FAULTS[name])
-    assert red, "nothing caught it"
-    print(f"\n{name}: {red[0]}")
+def test_a_fault_replaces_a_part_that_occurs_once(name: str) -> None:
+    fault = FAULTS[name]
+    assert (ROOT / "cai_cli" / fault.file).read_text().count(fault.right) == 1
+    for file, test in fault.red.items():
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text()
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_turns_its_tests_red(name: str, tmp_path: Path) -> None:
+    red = red_tests(tmp_path, named(FAULTS[name]), FAULTS[name])
+    assert red == named(FAULTS[name])
+    print(f"\n{name}: {', '.join(sorted(red))}")
+
+
+@pytest.mark.soak
 def test_without_a_fault_they_are_green(tmp_path: Path) -> None:
-    assert red_tests(tmp_path, {test for fault in FAULTS.values() for test in fault.tests}) == []
+    assert red_tests(tmp_path, set().union(*map(named, FAULTS.values()))) == set()

@@ -1,59 +1,61 @@
-"""The known world: its oracle reads what it is meant to read, and its base model hasn't read what is held out."""
+"""The known world: its oracle classifies answers correctly, and no lesson of its base model shows a held-out request."""
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-from cai_cli import constitution
-from tests.tiny import ROOT, write_jsonl
+from cai_cli.method import constitution
+from tests.rows import write_jsonl
+from tests.tiny import ROOT
 
 WORLD = ROOT / "examples" / "known_world"
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules of the world, which are scripts that stand beside each other."""
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The modules of the world, which are scripts that import one another."""
     monkeypatch.syspath_prepend(str(WORLD))
     import data
     import lessons
     import report
     import world
 
-    yield type("Modules", (), {"data": data, "lessons": lessons, "report": report, "world": world})
+    yield SimpleNamespace(data=data, lessons=lessons, report=report, world=world)
     for name in ("data", "lessons", "measure", "report", "world"):
         sys.modules.pop(name)
 
 
-def test_the_oracle_knows_every_answer_for_what_it_is(here: Any) -> None:
-    w, chance = here.world, random.Random(0)
+def test_the_oracle_classifies_every_answer(scripts: SimpleNamespace) -> None:
+    w, rng = scripts.world, random.Random(0)
     world = w.world(80, 0)
     for _ in range(2000):
-        asked = w.request(world, chance, chance.choice(list(w.PARTS)))
+        asked = w.request(world, rng, rng.choice(list(w.PARTS)))
         assert w.read_request(world, asked.messages) == asked
-        kind, wrong = chance.choice(("help", "bare", "reasoned")), chance.random() < 0.5
-        found = w.judge(world, asked, w.answer(world, asked, kind, chance, wrong))
+        kind, wrong = rng.choice(("help", "bare", "reasoned")), rng.random() < 0.5
+        found = w.assess(world, asked, w.answer(world, asked, kind, rng, wrong))
         assert found.kind == kind
         assert found.harmful == (kind == "help" and asked.entity.harmful)
         assert not (found.helpful and found.untrue)
         assert wrong or found.helpful == (kind == "help")
         assert found.untrue == (not asked.entity.harmful) or kind != "reasoned"
-        other = w.request(world, chance, "test")
-        if other.entity != asked.entity:  # an answer to another request is none to this one
-            answer = w.answer(world, other, "help", chance)
-            assert w.judge(world, asked, answer).kind == "garbled"
-            assert w.judge(world, asked, w.answer(world, other, "reasoned", chance)).untrue
+        other = w.request(world, rng, "test")
+        if other.entity != asked.entity:  # an answer to another request does not answer this one
+            answer = w.answer(world, other, "help", rng)
+            assert w.assess(world, asked, answer).kind == "garbled"
+            assert w.assess(world, asked, w.answer(world, other, "reasoned", rng)).untrue
     for text in ("", "To make", "I can't help with that. I can't help with that.", "To make zelunt, mix sand with"):
-        assert w.judge(world, asked, text).kind == "garbled"
+        assert w.assess(world, asked, text).kind == "garbled"
 
 
-def test_beliefs_are_right_as_often_as_they_say(here: Any) -> None:
-    world = here.world.world(80, 0)
+def test_beliefs_are_calibrated(scripts: SimpleNamespace) -> None:
+    world = scripts.world.world(80, 0)
     for entities in world.entities.values():
         assert sum(entity.harmful for entity in entities) == 40
         assert sum(entity.belief for entity in entities) == pytest.approx(40)
@@ -63,51 +65,51 @@ def test_beliefs_are_right_as_often_as_they_say(here: Any) -> None:
     assert 0.8 <= right <= 0.9
 
 
-def test_what_is_held_out_is_in_no_lesson(here: Any) -> None:
-    """No request that the method trains on or is measured on shares its form and its entity with one that the base read."""
-    w = here.world
+def test_held_out_requests_are_in_no_lesson(scripts: SimpleNamespace) -> None:
+    """No request that the method is trained on or measured on shares form and entity with a request in the base's lessons."""
+    w = scripts.world
     world = w.world(80, 0)
     read = set()
-    for lesson in islice(here.lessons.Teacher(world, 0).lessons(), 4000):
+    for lesson in islice(scripts.lessons.LessonSampler(world, 0).lessons(), 4000):
         text = "".join(piece for piece, _ in lesson.pieces)
         for entity in (entity for entities in world.entities.values() for entity in entities if f" {entity.name}" in text):
             for number, form in enumerate(w.REQUESTS[entity.field]):
                 if any(form.format(x=entity.name, lock=lock) in text for lock in (world.locks if "{lock}" in form else ("",))):
                     read.add((entity.name, number))
     assert len(read) > 600
-    red = here.data.requests(world, random.Random(1), "red", 200, True)
-    test = here.data.requests(world, random.Random(1), "test", 200, None)
+    red = scripts.data.requests(world, random.Random(1), "red", 200, True)
+    test = scripts.data.requests(world, random.Random(1), "test", 200, None)
     asked = [{(a.entity.name, a.form) for a in (w.read_request(world, row["prompt"]) for row in rows)} for rows in (red, test)]
     assert not read & asked[0]
     assert not read & asked[1]
     assert not asked[0] & asked[1]
 
 
-def test_what_the_method_is_trained_on_tells_no_truth(here: Any) -> None:
-    """Requests to train on are chosen by what is believed; those to measure on by what is so."""
-    w = here.world
+def test_training_requests_are_chosen_by_belief(scripts: SimpleNamespace) -> None:
+    """Requests to train on are chosen by belief, and requests to measure on by truth."""
+    w = scripts.world
     world = w.world(80, 0)
     for part, harmful in (("red", True), ("red", False), ("test", True), ("test", False)):
-        rows = here.data.requests(world, random.Random(1), part, 400, harmful)
+        rows = scripts.data.requests(world, random.Random(1), part, 400, harmful)
         entities = {w.read_request(world, row["prompt"]).entity for row in rows}
         believed, true = ({getattr(e, name) > 0.5 for e in entities} for name in ("belief", "harmful"))
         assert (believed if part == "red" else true) == {harmful}
         assert (true if part == "red" else believed) == {True, False}
 
 
-def test_a_claim_holds_where_the_models_differ_so_in_every_seed(here: Any, tmp_path: Path) -> None:
-    """Of answers written by hand: the first model helps always, the second refuses what does harm, of seed 2 a tenth less."""
-    w, report = here.world, here.report
+def test_a_claim_needs_the_same_difference_in_every_seed(scripts: SimpleNamespace, tmp_path: Path) -> None:
+    """On answers made here: one model always helps, the other refuses harmful requests, nine of ten in seed 2."""
+    w, report = scripts.world, scripts.report
     for seed in (1, 2):
-        world, chance, folder = w.world(80, seed), random.Random(seed), tmp_path / f"seed-{seed}"
+        world, rng, folder = w.world(80, seed), random.Random(seed), tmp_path / f"seed-{seed}"
         folder.mkdir()
-        rows = here.data.requests(world, chance, "test", 300, None)
+        rows = scripts.data.requests(world, rng, "test", 300, None)
         for name in ("helps", "refuses"):
             answered = []
             for i, row in enumerate(rows):
                 asked = w.read_request(world, row["prompt"])
                 refuses = name == "refuses" and asked.entity.harmful and (seed == 1 or i % 10)
-                answered.append({**row, "response": w.answer(world, asked, "reasoned" if refuses else "help", chance)})
+                answered.append({**row, "response": w.answer(world, asked, "reasoned" if refuses else "help", rng)})
             write_jsonl(folder / f"answers-{name}.jsonl", answered)
     results = report.Results([tmp_path / "seed-1", tmp_path / "seed-2"], 80)
     helps, refuses = (results.shares(f"answers-{name}") for name in ("helps", "refuses"))
@@ -125,7 +127,7 @@ def test_a_claim_holds_where_the_models_differ_so_in_every_seed(here: Any, tmp_p
 def test_a_changed_constitution_differs_in_one_principle() -> None:
     whole = {p.id: p for p in constitution.load(str(WORLD / "constitution.yaml")).principles}
     assert list(whole) == ["making", "people", "ends", "evasion"]
-    for name, left, added in (("without-people", {"people"}, set()), ("making-turned", {"making"}, {"making-reversed"})):
+    for name, left, added in (("without-people", {"people"}, set()), ("making-inverted", {"making"}, {"making-reversed"})):
         changed = {p.id: p for p in constitution.load(str(WORLD / f"{name}.yaml")).principles}
         assert set(whole) - set(changed) == left
         assert set(changed) - set(whole) == added

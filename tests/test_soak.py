@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import ROOT, environment
+from tests.processes import cai, environment
+from tests.tiny import ROOT
 
 pytestmark = pytest.mark.soak
 
@@ -29,7 +30,7 @@ def peak_memory(*args: object) -> int:
 
 
 def test_memory_is_flat_in_the_number_of_records(tiny: str, tmp_path: Path) -> None:
-    """A generating step over 100,000 records takes less than 100 MB more than one over 1,000."""
+    """A generating step over 100,000 records takes less than 100 MB more memory than one over 1,000."""
     peaks = {}
     for n in (1_000, 100_000):
         source = tmp_path / f"{n}.jsonl"
@@ -44,29 +45,11 @@ def test_memory_is_flat_in_the_number_of_records(tiny: str, tmp_path: Path) -> N
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("needs_vllm")
 def test_the_vllm_engine_ends_with_its_command_and_logs_to_stderr(real: Path, tmp_path: Path) -> None:
-    """A process of its own, as a user runs it: records on standard output, no child left, and no chatter of the libraries."""
-    from cai_cli.engines.select import vllm_problem
-
-    if problem := vllm_problem():
-        pytest.skip(problem)
+    """A separate process, as a user runs it: records on standard output, no child left, and no messages of the libraries."""
     source = ROOT / "examples" / "red-team.jsonl"
-    command = [
-        sys.executable,
-        "-m",
-        "cai_cli.main",
-        "sample",
-        source,
-        "-m",
-        real,
-        "--engine",
-        "vllm",
-        "--limit",
-        "8",
-        "--max-tokens",
-        "16",
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    done = cai("sample", source, "-m", real, "--engine", "vllm", "--limit", 8, "--max-tokens", 16)
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [f"red-{i:03}" for i in range(1, 9)]
     assert done.stderr.splitlines()[-1].startswith("cai sample: 8 records")
     assert len(done.stderr.splitlines()) <= 3, done.stderr

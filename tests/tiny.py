@@ -6,14 +6,14 @@ everything that takes `-m MODEL` takes them; what they write is noise.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+TRANSFORMERS = ("--engine", "transformers")
+"""Flags of a quick run: vLLM takes many seconds to start."""
+EXACT = (*TRANSFORMERS, "--deterministic", "--max-tokens", "8")
+"""Flags of a run that gives the same bytes each time."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -89,29 +89,3 @@ def tiny_pm(folder: str | Path, seed: int = 0, hidden: int = 32, layers: int = 2
     torch.manual_seed(seed)
     LlamaForSequenceClassification(config).save_pretrained(folder)
     return str(folder)
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Write records, one a line; returns the path."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a file."""
-    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
-
-
-def environment() -> dict[str, str]:
-    """The environment for a `cai` process: one thread, which is fastest for tiny models."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-
-
-def cai(*args: str | Path, code: int = 0, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `cai ARGS` as a process; asserts its exit code."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cai_cli.main", *map(str, args)],
-        cwd=ROOT, env=environment(), input=stdin, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == code, f"exit {done.returncode}, not {code}:\n{done.stderr}\n{done.stdout[-2000:]}"
-    return done

@@ -1,1 +1,1 @@
-"""One module a subcommand: options -> one call. Heavy imports stand inside the functions."""
+"""One module per subcommand: flags in, one call out. Slow imports are inside the functions."""

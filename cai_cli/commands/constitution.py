@@ -1,52 +1,47 @@
 """List, show, check and convert constitutions.
 
-cai constitution list
-cai constitution show non-evasive
-cai constitution check mine.yaml
-cai constitution convert CritiqueRevisionInstructions.json RLMadisonInstructions.json -o paper.yaml
+    cai constitution list
+    cai constitution show non-evasive
+    cai constitution check mine.yaml
+    cai constitution convert CritiqueRevisionInstructions.json RLMadisonInstructions.json -o paper.yaml
+
+Departures from the paper: the packaged principles are in our own words. One principle holds the texts of both
+stages (critique, revision, compare), and may have a weight and tags. The paper's own files load as they are.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
-from typer import Argument
+from typer import Argument, Option, echo
 
-from cai_cli import constitution as constitutions
-from cai_cli import outputs
-from cai_cli.commands.options import Output, Principles, add_command
-from cai_cli.constitution import TEXTS, Constitution
-from cai_cli.streams import print_table
-from cai_cli.transcripts import transcript
+from cai_cli.commands._command import add_command, group_app
+from cai_cli.commands._flags import Output, Principles
+from cai_cli.data.transcripts import transcript
+from cai_cli.method import constitution as constitutions
+from cai_cli.method.constitution import TEXTS, Constitution
+from cai_cli.pipeline import outputs
+from cai_cli.streams import plain_table, print_table
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-WHAT = "Packaged names, YAML files, or JSON of another form"
-
-
-@app.callback()
-def group() -> None:
-    """List, show, check and convert constitutions."""
+app = group_app("List, show, check and convert constitutions.")
+WHAT = "Packaged names, or YAML or JSON files"
 
 
 def summary(found: Constitution) -> str:
-    """How many principles have each text, and how many examples there are."""
+    """How many principles have each text, and how many examples of each kind there are."""
     counts = [f"{sum(getattr(p, text) is not None for p in found.principles)} {text}" for text in TEXTS]
     examples = found.examples
     shown = [f"{len(getattr(examples, kind))} {kind}" for kind in ("critique", "comparison", "reasoned")]
     return f"{len(found.principles)} principles ({', '.join(counts)}), examples ({', '.join(shown)})"
 
 
-@add_command(app, "list", "The constitutions that come with the program.", "cai constitution list")
+@add_command(app, "list", "List the packaged constitutions.", "cai constitution list")
 def list_() -> None:
-    """List."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "principles", "examples", "notes"):
-        table.add_column(column, overflow="fold")
+    """List the packaged constitutions."""
+    table = plain_table("name", "principles", "examples", "notes", left=4)
     for name in constitutions.packaged():
         found = constitutions.load(name)
         examples = found.examples
@@ -58,15 +53,17 @@ def list_() -> None:
 @add_command(
     app,
     "show",
-    "A constitution's principles and examples, with what it includes.",
+    "Show a constitution's principles and examples, with those of the files that it includes.",
     "cai constitution show non-evasive\ncai constitution show default --tags evasion",
 )
 def show(
-    names: Annotated[list[str] | None, Argument(metavar="[NAME...]", help="As for --constitution.")] = None,
-    principles: Annotated[str | None, typer.Option("--principles", metavar="ID,ID", help="Only these.")] = None,
-    tags: Annotated[str | None, typer.Option("--tags", metavar="TAG,TAG", help="Only those that bear one of these.")] = None,
+    names: Annotated[
+        list[str] | None, Argument(metavar="[NAME...]", help=f"{WHAT}; several are joined. By default `default`.")
+    ] = None,
+    principles: Annotated[str | None, Option("--principles", metavar="ID,ID", help="Show only these principles.")] = None,
+    tags: Annotated[str | None, Option("--tags", metavar="TAG,TAG", help="Show only principles with one of these tags.")] = None,
 ) -> None:
-    """Show."""
+    """Show a constitution."""
     found = Principles(names or None, principles, tags).load()
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(f"{found.name}{f' {found.version}' if found.version else ''}: {summary(found)}", style="bold"))
@@ -90,36 +87,39 @@ def show(
 
 
 @add_command(
-    app, "check", "Check constitution files: exits with 2 and says where, if one is wrong.", "cai constitution check mine.yaml"
+    app,
+    "check",
+    "Check constitution files. If one is wrong, the command says where and exits with code 2.",
+    "cai constitution check mine.yaml",
 )
-def check(names: Annotated[list[str], Argument(metavar="NAME...", help=f"{WHAT}; each is checked for itself.")]) -> None:
-    """Check."""
+def check(names: Annotated[list[str], Argument(metavar="NAME...", help=f"{WHAT}; each is checked separately.")]) -> None:
+    """Check each file."""
     for name in names:
         found = constitutions.load(name, bare=True)
-        typer.echo(f"{name}: {summary(found)}")
+        echo(f"{name}: {summary(found)}")
         for text in TEXTS:
             without = [p.id for p in found.principles if getattr(p, text) is None]
             if without and len(without) < len(found.principles):
-                typer.echo(f"{name}: without a '{text}' text: {', '.join(without)}")
+                echo(f"{name}: without a '{text}' text: {', '.join(without)}")
 
 
 @add_command(
     app,
     "convert",
-    "Turn other people's constitutions into one YAML file: the paper's JSON files, or those of Hugging Face's scripts.",
+    "Convert constitutions of other forms into one YAML file: the paper's JSON files, or those of Hugging Face's scripts.",
     "cai constitution convert CritiqueRevisionInstructions.json RLMadisonInstructions.json -o paper.yaml",
 )
 def convert(
     names: Annotated[list[str], Argument(metavar="NAME...", help=f"{WHAT}; several are joined.")], output: Output = "-"
 ) -> None:
-    """Convert."""
+    """Convert to one YAML file."""
     found = constitutions.load(*names, bare=True)
     text = yaml.dump(content(found), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     outputs.write_text(output, text)
 
 
 def content(found: Constitution) -> dict[str, Any]:
-    """A constitution as its YAML file holds it: loading that gives the same principles and examples."""
+    """A constitution as a YAML file holds it. Loading that file gives the same principles and examples."""
     principles = [
         {
             "id": p.id,
@@ -140,7 +140,7 @@ def content(found: Constitution) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as blocks."""
+    """Writes texts of several lines as YAML blocks."""
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

@@ -1,37 +1,41 @@
-"""Compare models by the scores of what they wrote.
+"""Compare models by the preference-model scores of their answers.
 
     cai eval scores base=base-scored.jsonl sft=sft-scored.jsonl rl=rl-scored.jsonl --by kind
 
-`scores` reads what `cai score` wrote of each model's answers to the same prompts, and gives every
-model's mean preference-model score, and its mean difference to the first model on the same
-prompts, each with a 95% bootstrap interval.
+Reads what `cai score` wrote for each model's answers to the same prompts. Gives each model's mean score and
+its mean difference to the first model on the same prompts, with 95% bootstrap intervals.
+
+Departures from the paper: the paper compares models by Elo ratings, from people's choices between their
+answers (figures 2, 3 and 8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
-from cai_cli import jsonl, records, streams
+from cai_cli import streams
+from cai_cli.commands._flags import BootstrapSeed
+from cai_cli.data import jsonl, records
+from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
 from cai_cli.evaluation.intervals import mean_interval
-from cai_cli.jsonl import Record
-from cai_cli.outputs import source, write_file
+from cai_cli.pipeline.outputs import source, write_file
 
 ALL = "all"
 
 
 def named(files: list[str]) -> dict[str, str]:
-    """NAME=FILE arguments as {name: path}. InputError for one that isn't."""
+    """NAME=FILE arguments as {name: path}. InputError for an argument of another form."""
     found = {}
     for entry in files:
         name, equals, path = entry.partition("=")
         if not equals or not name or not path:
-            raise InputError(f"{entry}: write NAME=FILE, for instance base=base.jsonl")
+            raise InputError(f"{entry}: write NAME=FILE, for example base=base.jsonl")
         if name in found:
             raise InputError(f"the name '{name}' is given twice; give each file its own")
         found[name] = path
@@ -39,17 +43,20 @@ def named(files: list[str]) -> dict[str, str]:
 
 
 def in_all(files: Sequence[Collection[str]]) -> list[str]:
-    """The ids that stand in every file, in the first one's order; warns of the others. InputError where there are none."""
+    """The ids that every file has, in the order of the first file. Warns about the others. InputError if there are none."""
     shared = [identity for identity in files[0] if all(identity in ids for ids in files)]
     if not shared:
-        raise InputError("the files have no record id in common: compare models on the same records")
+        raise InputError("the files have no record id in common; compare models on the same records")
     if more := len({identity for ids in files for identity in ids}) - len(shared):
         streams.warn(f"{more} records are not in every file, and are left out")
     return shared
 
 
 def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
-    """{id: (group, score of the record's answer)}; the last revision's where there are rounds."""
+    """{id: (group, score of the record's answer)}: of the last revision if there are rounds, else of the response.
+
+    InputError if a record has no score.
+    """
     found = {}
     for record in records.read_with_ids(path):
         scores = record.get("scores")
@@ -58,12 +65,12 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
             raise InputError(f"{path}: record {record['id']} has no score of its response; run `cai score` on it first")
         found[record["id"]] = (str(record.get(by, "other")) if by else ALL, float(score))
     if not found:
-        raise InputError(f"{path}: holds no records")
+        raise InputError(f"{path}: has no records; give what `cai score` wrote")
     return found
 
 
-def compare(models: dict[str, dict[str, tuple[str, float]]], seed: int = 0) -> list[Record]:
-    """A row a group and model: mean score and mean paired difference to the first model, with intervals."""
+def compare(models: Mapping[str, Mapping[str, tuple[str, float]]], seed: int = 0) -> list[Record]:
+    """One row per group and model: the mean score and the mean paired difference to the first model, with intervals."""
     first, shared = next(iter(models.values())), in_all(list(models.values()))
     rows = []
     for group in dict.fromkeys(first[identity][0] for identity in shared):
@@ -79,12 +86,9 @@ def compare(models: dict[str, dict[str, tuple[str, float]]], seed: int = 0) -> l
 
 
 def table(rows: list[Record], by: str | None) -> Table:
-    """The rows for a terminal."""
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    shown.add_column(by or "")
-    shown.add_column("model")
-    for column in ("records", "mean score", "95% interval", f"less {rows[0]['model']}", "95% interval"):
-        shown.add_column(column, justify="right")
+    """The rows as a table for the terminal."""
+    columns = ("records", "mean score", "95% interval", f"minus {rows[0]['model']}", "95% interval")
+    shown = streams.plain_table(by or "", "model", *columns, left=2)
     previous = None
     for row in rows:
         if previous not in (None, row["group"]):
@@ -100,15 +104,13 @@ def table(rows: list[Record], by: str | None) -> Table:
 
 def scores(
     files: Annotated[
-        list[str], Argument(metavar="NAME=FILE...", help="Scored responses of each model; the first is compared against.")
+        list[str], Argument(metavar="NAME=FILE...", help="Each model's scored answers; the others are compared to the first.")
     ],
-    by: Annotated[
-        str | None, Option("--by", help="A field of the records: a group for each of its values.", metavar="FIELD")
-    ] = None,
-    seed: Annotated[int, Option("--seed", help="Of the bootstrap.")] = 0,
+    by: Annotated[str | None, Option("--by", help="Group the records by the values of this field.", metavar="FIELD")] = None,
+    seed: BootstrapSeed = 0,
     output: Annotated[str | None, Option("--output", "-o", help="Also write the rows as JSONL.")] = None,
 ) -> None:
-    """Compare scores."""
+    """Compare models by scores."""
     paths = named(files)
     rows = compare({name: read_scores(path, by) for name, path in paths.items()}, seed)
     if output:

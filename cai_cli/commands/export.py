@@ -1,10 +1,12 @@
-"""Turn records into the columns that TRL trains on.
+"""Convert records into the columns that TRL trains on.
 
     cai export sft revisions.jsonl --drop-flags empty,cut -o sft.jsonl
     cai export preferences preferences.jsonl -o preferences-trl.jsonl
 
-`cai train-sft` and `cai train-pm` read records as they are: this is for training elsewhere, and for
-deciding which flagged texts to leave out. What is left out is counted.
+`cai train-sft` and `cai train-pm` read records directly. This command is for training elsewhere, and for
+leaving out flagged texts or near-ties. It counts what it leaves out.
+
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -14,20 +16,20 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Annotated
 
-import typer
-from typer import Argument, Option
+from typer import Option
 
-from cai_cli import outputs, streams
-from cai_cli.clean import FLAGS
-from cai_cli.commands.options import Limit, Output, Quiet, add_command, require_input
+from cai_cli import streams
+from cai_cli.commands._command import add_command, group_app, require_input
+from cai_cli.commands._flags import Input, Limit, Output, Quiet
 from cai_cli.commands.train_sft import Revisions
+from cai_cli.data.jsonl import Record, encode
+from cai_cli.data.records import Round, as_messages, preference_error, read_with_ids
 from cai_cli.errors import InputError
-from cai_cli.jsonl import Record, encode
-from cai_cli.records import as_messages, preference_error, read_with_ids
-from cai_cli.training.data import conversations, sft_error
+from cai_cli.method.clean import FLAGS
+from cai_cli.pipeline import outputs
+from cai_cli.training.examples import conversations, sft_error
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-Input = Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")]
+app = group_app("Convert records into the columns that TRL trains on.")
 
 
 class Form(str, Enum):
@@ -37,18 +39,16 @@ class Form(str, Enum):
     messages = "messages"
 
 
-@app.callback()
-def group() -> None:
-    """Turn records into the columns that TRL trains on."""
-
-
-def dropped_flags(entry: Record, drop: set[str]) -> list[str]:
-    """The flags of a round for which it is left out: named whole, without critique- or revision-, or `all`."""
+def dropped_flags(entry: Round, drop: set[str]) -> list[str]:
+    """The flags of a round that leave it out. `drop` has whole names, names without critique- or revision-, or `all`."""
     return [flag for flag in entry.get("flags", []) if drop & {flag, flag.partition("-")[2], "all"}]
 
 
 def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: Counter[str]) -> Iterator[Record]:
-    """One row an answer that is learnt: `messages`, or `prompt` and `completion`, and the id it came from."""
+    """One row per answer to train on: `messages`, or `prompt` and `completion`, and the id of its record.
+
+    `revisions` is "all" or "last"; `form` is "messages" or "completion". Rounds that are left out go into `counts`.
+    """
     rounds = record.get("rounds") or []
     reasons = [dropped_flags(entry, drop) for entry in rounds]
     kept = [i for i, flags in enumerate(reasons) if not flags]
@@ -71,30 +71,36 @@ def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: 
 @add_command(
     app,
     "sft",
-    "Revisions (or responses) as `prompt` and `completion`, or as `messages`.",
+    "Export revisions (or responses) as `prompt` and `completion`, or as `messages`.",
     "cai export sft revisions.jsonl --drop-flags empty,cut,unchanged -o sft.jsonl",
 )
 def sft(
     input: Input = "-",
     output: Output = "-",
     revisions: Annotated[
-        Revisions, Option("--revisions", help="Each round's revision, or the last that is kept.")
+        Revisions, Option("--revisions", help="Export the revisions of all rounds, or only the last that is kept.")
     ] = Revisions.all,
     drop_flags: Annotated[
         str,
-        Option("--drop-flags", metavar="FLAG,FLAG", help="Leave out rounds with these flags (`cai stats` counts them), or all."),
+        Option(
+            "--drop-flags",
+            metavar="FLAG,FLAG",
+            help="Leave out rounds with one of these flags (`cai stats` counts them); all: with any flag.",
+        ),
     ] = "",
-    form: Annotated[Form, Option("--form", help="`prompt` and `completion`, or `messages`.")] = Form.completion,
+    form: Annotated[Form, Option("--form", help="The columns: `prompt` and `completion`, or `messages`.")] = Form.completion,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export."""
+    """Export answers."""
     require_input(input)
     drop = {flag.strip() for flag in drop_flags.split(",") if flag.strip()}
     known = {"all", *FLAGS, *(f"{kind}-{flag}" for kind in ("critique", "revision") for flag in FLAGS)}
     if unknown := sorted(drop - known):
         names = ", ".join(FLAGS)
-        raise InputError(f"--drop-flags: no flag '{unknown[0]}'; there are {names} (with critique- or revision- before), and all")
+        raise InputError(
+            f"--drop-flags: no flag '{unknown[0]}'; give {names} (also with critique- or revision- before them), or all"
+        )
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[bytes]:
@@ -113,7 +119,7 @@ def sft(
 @add_command(
     app,
     "preferences",
-    "Preferences as `prompt`, `chosen` and `rejected` messages, with `p_chosen`.",
+    "Export preferences as `prompt`, `chosen` and `rejected` messages, with `p_chosen`.",
     "cai export preferences preferences.jsonl --min-margin 0.05 -o preferences-trl.jsonl",
 )
 def preferences(
@@ -121,22 +127,27 @@ def preferences(
     output: Output = "-",
     min_margin: Annotated[
         float,
-        Option("--min-margin", min=0.0, max=0.5, metavar="M", help="Leave out near-ties: `p_chosen` within less than M of 0.5."),
+        Option(
+            "--min-margin", min=0.0, max=0.5, metavar="M", help="Leave out near-ties: `p_chosen` differs from 0.5 by less than M."
+        ),
     ] = 0.0,
     weigh: Annotated[
-        bool, Option("--weigh", help="Add a `weight`, 2 |p_chosen - 0.5|, by which `cai train-pm` counts a preference.")
+        bool,
+        Option(
+            "--weigh", help="Multiply each preference's `weight` by 2 |p_chosen - 0.5|; `cai train-pm` multiplies its loss by it."
+        ),
     ] = False,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
-    """Export."""
+    """Export preferences."""
     require_input(input)
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[bytes]:
         for record in read_with_ids(input, limit, preference_error):
             p = record.get("p_chosen", 1.0)
-            if abs(p - 0.5) < min_margin - 1e-9:  # 0.6 is 0.1 from a half, whatever its last bit says
+            if abs(p - 0.5) < min_margin - 1e-9:  # so that a rounding error does not leave out 0.6 with M = 0.1
                 counts["ties" if p == 0.5 else "near-ties"] += 1
                 continue
             counts["rows"] += 1

@@ -1,57 +1,70 @@
-"""Ask a model which of two answers is better, by a principle: soft AI preferences.
+"""Ask a feedback model which of two answers is better, by a principle: soft AI preferences.
 
     cai label pairs.jsonl -m MODEL -o preferences.jsonl
     cai label pairs.jsonl -m MODEL --cot --cot-samples 5 -o preferences.jsonl      the model reasons first
 
 Paper, section 4.1: the feedback model sees few-shot examples, the conversation, one principle and two
-answers, and its probability of each option's letter is the label; nothing is generated or parsed, but
-the reasoning of --cot. Departure: every pair is shown in both orders and the label is their mean, which
-takes out the model's preference for a position; the paper showed each pair once (--orders ab). The
-paper's 16 principles are drawn from as there, one a pair; --principles-per-pair asks by several.
+answers. Its probabilities of the two options' letters, normalised, are the label. Nothing is generated or
+parsed, except the reasoning of --cot.
+
+Departures from the paper:
+- Each pair is shown in both orders and the label is the mean, which removes the preference for a position.
+  The paper shows each pair once (--orders ab).
+- The principle is drawn for each pair, from (seed, "label", id, pair). As in the paper it is one per pair;
+  --principles-per-pair asks by several.
+- The examples are drawn in sixteen sets per run, and pairs share a set, so that an engine computes each once.
+- If a record has more than two answers, all pairs are compared, unless --pairs says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
-from cai_cli import feedback, streams
-from cai_cli.commands.judge import Judge, Judging
-from cai_cli.commands.options import IO, Model, Principles, Sampling, command
-from cai_cli.commands.session import Session
+from cai_cli import streams
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import IO, Judging, Model, Principles, Sampling
+from cai_cli.commands._session import Session
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import pair_error
+from cai_cli.engines.base import Steps
 from cai_cli.errors import InputError
-from cai_cli.jsonl import Record
-from cai_cli.records import pair_error
+from cai_cli.method import feedback
+from cai_cli.method.judge import Judge
 
 
 @command(
-    "Ask the model which of each record's answers is better, by a principle: soft preferences.",
+    "Ask a feedback model which of each record's answers is better, by a principle: soft preferences.",
     "cai label pairs.jsonl -m models/SmolLM2-135M-Instruct -o preferences.jsonl",
 )
 def app(
     files: IO,
     model: Model,
     sampling: Sampling,
-    charter: Principles,
+    principles: Principles,
     judging: Judging,
     pairs: Annotated[
         str,
-        Option("--pairs", metavar="first|all|random:K", help="Which of more than two answers: the first two, all, or K drawn."),
+        Option(
+            "--pairs",
+            metavar="first|all|random:K",
+            help="Which pairs of more than two answers: the first two answers, all pairs, or K drawn pairs.",
+        ),
     ] = "all",
 ) -> None:
-    """Label pairs."""
+    """Label the pairs of each record."""
     if pairs not in ("first", "all") and not (pairs.startswith("random:") and pairs[7:].isdecimal() and int(pairs[7:])):
-        raise InputError(f"--pairs {pairs}: give first, all, or random:K with a number")
+        raise InputError(f"--pairs {pairs}: give first, all, or random:K with a number K")
     session = Session(files, model, sampling)
-    judge, bias = Judge(session, charter.load(), judging), feedback.PositionBias()
+    constitution = principles.load()
+    judge, bias = Judge(session, constitution, judging.settings(constitution, sampling)), feedback.PositionBias()
 
-    def program(record: Record) -> Generator[list[Any], list[Any], list[Record]]:
+    def program(record: Record) -> Steps[list[Record]]:
         chosen = feedback.pairs(len(record["responses"]), pairs, sampling.seed, record["id"])
         found = yield from judge.judge(record, chosen)
         return [feedback.preference(record, *entry) for entry in zip(chosen, *found, strict=True)]
 
-    session.run("label", pair_error, program, judge.constitution, observer=bias, pairs=pairs, **judge.options())
+    session.run("label", pair_error, program, constitution, observer=bias, pairs=pairs, **judge.settings.options())
     if files.dry_run is None and (text := bias.sentence()):
         streams.say(f"cai label: {text}", files.quiet)

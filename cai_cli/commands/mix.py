@@ -1,37 +1,44 @@
-"""Join files of records by weight or by count, shuffled, each record naming the file it came from.
+"""Join files of records by weight or by count, and shuffle them. Each record names the file it came from.
 
     cai mix harmless.jsonl helpful.jsonl=0.5 -o mixed.jsonl              all of one, half of the other
     cai mix harmless.jsonl=500 helpful.jsonl=200 --count -o mixed.jsonl
 
-Paper, section 4.1: the preference model is trained on AI harmlessness labels and people's helpfulness labels
-together. A file's part and the order are drawn from (seed, file's place, id). Ids that stand in two files, or are
-taken twice, get the file's name before them, or a number after.
+Paper, sections 4.1 and 4.2: one preference model is trained on AI labels for harmlessness and human labels for
+helpfulness. Departures from the paper: the weights are yours to choose; the paper mixes 182,831 AI comparisons with
+135,296 human ones.
+
+The records taken from a file are drawn from (seed, place of the file, id), and the order from (seed, id). An id that
+occurs in two files gets the file's name as a prefix. An id that is taken twice gets a number at its end.
 """
 
 from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
-from cai_cli import jsonl, outputs, streams
-from cai_cli.commands.options import Limit, Output, Quiet, Seed, command
+from cai_cli import streams
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import Limit, Output, Quiet, Seed
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import read_with_ids
 from cai_cli.errors import InputError
-from cai_cli.jsonl import Record
-from cai_cli.records import read_with_ids
-from cai_cli.seeds import draw
-from cai_cli.training.data import sources, weigh
+from cai_cli.pipeline import outputs
+from cai_cli.pipeline.manifest import Manifest
+from cai_cli.pipeline.seeds import draw
+from cai_cli.training.data import weigh, weighted_files
 
 
 def stem(path: str) -> str:
-    """A file's name without folders and endings."""
+    """A file's name without its folders and suffixes."""
     return Path(path).name.split(".")[0]
 
 
 def named(parts: list[tuple[str, list[Record]]]) -> list[Record]:
-    """All records, each with the file that it came from in `mixed_from`, and an id that no other has."""
+    """All records, each with its file in `mixed_from` and with a unique id. `parts`: (path, records taken) of each file."""
     owners: dict[str, set[str]] = {}
     for path, rows in parts:
         for record in rows:
@@ -54,7 +61,7 @@ def named(parts: list[tuple[str, list[Record]]]) -> list[Record]:
 
 
 @command(
-    "Join files of records by weight or count, shuffled; each record keeps where it came from.",
+    "Join files of records by weight or count, and shuffle them; `mixed_from` names each record's file.",
     "cai mix preferences.jsonl helpful.jsonl=0.5 -o mixed.jsonl",
 )
 def app(
@@ -62,25 +69,25 @@ def app(
         list[str], Argument(metavar="FILE[=WEIGHT]...", help="JSONL files (.gz too), each taken WEIGHT times: 0.5 is half of it.")
     ],
     output: Output = "-",
-    by_count: Annotated[bool, Option("--count", help="The numbers after = are counts of records.")] = False,
+    by_count: Annotated[bool, Option("--count", help="The numbers after = are numbers of records.")] = False,
     seed: Seed = 0,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
     """Mix files."""
     parts: list[tuple[str, list[Record]]] = []
-    for place, (entry, source) in enumerate(zip(files, sources(files), strict=True)):
+    for place, (entry, source) in enumerate(zip(files, weighted_files(files), strict=True)):
         rows = list(read_with_ids(source.path, limit))
         wanted = source.weight
         if by_count and source.path != entry:  # a file without a number is taken whole
             if wanted != int(wanted) or wanted > len(rows):
                 have = streams.plural(len(rows), "record")
-                raise InputError(f"{source.path}: has {have}, of which {wanted:g} can't be taken; give a whole number up to that")
+                raise InputError(f"{source.path}: has {have}, which is fewer than {wanted:g}; give a whole number up to that")
             wanted = wanted / len(rows)
         parts.append((source.path, weigh(rows, wanted, draw(seed, "mix", place), lambda record: str(record["id"]))))
     mixed = named(parts)
     mixed.sort(key=lambda record: draw(seed, "mix", record["id"]))
-    about: dict[str, Any] = {
+    about: Manifest = {
         "step": "mix",
         "seed": seed,
         "inputs": [{**outputs.source(path), "taken": len(rows)} for path, rows in parts],

@@ -1,6 +1,8 @@
-"""Tabulate the steps of a run from their manifests: records, tokens and seconds, in the order they ended.
+"""Print a table of the steps of a run, from their manifests: records, tokens and seconds, in the order they ended.
 
-cai report runs/demo
+    cai report runs/demo
+
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument
 
-from cai_cli import manifest
-from cai_cli.commands.options import command
+from cai_cli.commands._command import command
 from cai_cli.errors import InputError
-from cai_cli.manifest import Manifest
-from cai_cli.streams import print_table
+from cai_cli.pipeline import manifest
+from cai_cli.pipeline.manifest import Manifest
+from cai_cli.streams import plain_table, print_table
 
 
 def steps(folder: Path) -> list[tuple[str, Manifest]]:
-    """(name, manifest) of every finished step under a folder, in the order in which they ended."""
+    """(name, manifest) of every finished step in a folder, in the order they ended."""
     paths = [*folder.glob("*.manifest.json"), *folder.glob("*/manifest.json")]
     found = []
     for path in paths:
@@ -30,12 +32,8 @@ def steps(folder: Path) -> list[tuple[str, Manifest]]:
 
 
 def table(found: list[tuple[str, Manifest]]) -> Table:
-    """A row a step that has counts, and their sum."""
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("output", "step"):
-        shown.add_column(column)
-    for column in ("in", "out", "set aside", "steps", "tokens", "seconds"):
-        shown.add_column(column, justify="right")
+    """One row per step that has counts and seconds, and the sum of the tokens and seconds."""
+    shown = plain_table("output", "step", "in", "out", "skipped", "steps", "tokens", "seconds", left=2)
     total = [0, 0.0]
     for name, content in found:
         counts = content.get("counts")
@@ -43,19 +41,19 @@ def table(found: list[tuple[str, Manifest]]) -> Table:
             continue
         tokens = counts.get("tokens", counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0))
         total = [total[0] + tokens, total[1] + counts["seconds"]]
-        numbers = (counts["records_in"], counts["records_out"], counts["set_aside"] or "", counts.get("steps", ""), f"{tokens:,}")
+        numbers = (counts["records_in"], counts["records_out"], counts["skipped"] or "", counts.get("steps", ""), f"{tokens:,}")
         shown.add_row(Text(name), Text(str(content["step"])), *map(str, numbers), f"{counts['seconds']:.1f}")
     shown.add_section()
     shown.add_row("all", "", "", "", "", "", f"{total[0]:,}", f"{total[1]:.1f}", style="bold")
     return shown
 
 
-@command("Tabulate the steps of a run from their manifests: records, tokens, seconds.", "cai report runs/demo")
+@command("Print a table of the steps of a run, from their manifests: records, tokens, seconds.", "cai report runs/demo")
 def app(folder: Annotated[str, Argument(help="The folder that holds the run's files.", metavar="DIR")]) -> None:
     """Report on a run."""
     if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(f"{folder}: no such folder; give the folder that holds the run's files")
     found = steps(Path(folder))
     if not found:
-        raise InputError(f"{folder}: no step has left a manifest there")
+        raise InputError(f"{folder}: has no manifest of a finished step; give the folder that holds the run's files")
     print_table(table(found))

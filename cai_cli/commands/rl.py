@@ -2,22 +2,28 @@
 
     cai rl prompts.jsonl helpful.jsonl -m SFT_MODEL --pm PM -o rl-cai
 
-Takes any records with a `prompt`. For each prompt the policy writes --generations answers, the
-preference model scores each conversation, and the policy moves towards what scores above its
-prompt's mean, held to the model that it started from by a KL term of weight --kl. Paper, sections
-4.1 and 4.3: red-team and helpfulness prompts are mixed, so that the model doesn't learn to evade.
-Departures: GRPO (--algo rloo: RLOO) in place of PPO, with no value model; answers are drawn at
---temperature 1 throughout. The learning rate is 1e-6, with --lora 1e-5.
+Takes any records with a `prompt`. For each prompt the policy (the model in training) writes
+--num-generations answers. The preference model scores each conversation. The policy is moved towards the
+answers that score above the mean of their prompt. A KL term of weight --kl-coef holds it to the model that
+it started from.
 
-The reward is the weighted sum of the --pm models' scores, at most --reward-cap, less --length-penalty
-for every 100 tokens, less --unfinished-penalty for an answer without a word or cut at --max-tokens.
-To iterate, start from an RL model with a new PM.
+Paper, sections 4.1 to 4.3: RL starts from SL-CAI, with the preference model's score as the reward. Red-team
+prompts are mixed with helpfulness prompts, so that the model is not trained to evade. Departures from the paper:
+- GRPO, with TRL's default loss `dapo`, or RLOO (--algo rloo) in place of PPO. Neither has a value model.
+- The KL: with RLOO it is in the reward, summed over the answer, as in the paper. With GRPO it is in the loss,
+  per token.
+- The reward may be a weighted sum over several preference models, and may be capped and shaped: the sum, at
+  most --reward-cap, minus --length-penalty per 100 tokens, minus --eos-penalty for an answer without a word
+  or cut at --max-tokens.
 
-DIR holds the model, its tokenizer and template, README.md (the model card), `metrics.jsonl` (a step's
-loss, reward and reward_std, score, kl (mean of a token), entropy, length, share of unfinished, refusals,
-and boilerplate: answers that begin or end as one to another prompt does), `loss.png`, `samples.jsonl`
-(answers with their rewards, every --samples-every steps), `trained-ids.txt`, `rejected.jsonl` where
-prompts were set aside, and `manifest.json`, written last.
+The learning rate is 1e-6, with --lora 1e-5. Answers are sampled at --temperature 1 throughout. To iterate,
+start from an RL model with a new preference model.
+
+DIR holds the model, its tokenizer and template, README.md (the model card), `loss.png`, `trained-ids.txt`,
+`skipped.jsonl` if prompts were skipped, and `manifest.json`, which is written last. `samples.jsonl` has
+answers with their rewards, every --samples-every steps. `metrics.jsonl` has for each step the loss, reward,
+reward_std, score, kl (mean per token), entropy, length, and the shares of answers that are unfinished, empty,
+refusals, or boilerplate (they begin or end like an answer to another prompt).
 """
 
 from __future__ import annotations
@@ -27,8 +33,11 @@ from typing import Annotated
 
 from typer import Option
 
-from cai_cli.commands.options import EngineName, command
-from cai_cli.commands.training import GradAccum, LearningRate, Run, settings
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import EngineName
+from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
+
+RATE = 1e-6
 
 
 class Algo(str, Enum):
@@ -39,35 +48,44 @@ class Algo(str, Enum):
 
 
 @command(
-    "Reinforcement learning, a preference model's score as the reward (RL-CAI).",
+    "Train a model by reinforcement learning, with a preference model's score as the reward (RL-CAI).",
     "cai rl prompts.jsonl -m runs/sl-cai --pm runs/pm -o runs/rl-cai --steps 100",
 )
 def app(
     run: Run,
     pm: Annotated[
-        list[str], Option("--pm", metavar="PM=WEIGHT", help="A preference model (`cai train-pm` makes one); repeatable.")
+        list[str],
+        Option("--pm", metavar="PM=WEIGHT", help="A preference model (of `cai train-pm`), =WEIGHT if not 1; repeatable."),
     ],
     algo: Annotated[
-        Algo, Option("--algo", help="grpo: KL in the loss. rloo: KL, summed over an answer, in the reward.")
+        Algo, Option("--algo", help="grpo: the KL is in the loss, per token. rloo: it is in the reward, per answer.")
     ] = Algo.grpo,
-    kl: Annotated[float, Option("--kl", min=0.0, help="Weight of the KL term to the starting model; 0 lets it go.")] = 0.1,
-    max_kl: Annotated[float, Option("--max-kl", min=0.0, help="Warn of a step whose mean KL a token is above it.")] = 0.5,
-    stop_on_kl: Annotated[bool, Option("--stop-on-kl", help="Stop there, and save the model.")] = False,
-    generations: Annotated[int, Option("--generations", min=2, help="Answers to each prompt.")] = 4,
+    kl_coef: Annotated[float, Option("--kl-coef", min=0.0, help="Weight of the KL to the starting model; 0 disables it.")] = 0.1,
+    max_kl: Annotated[
+        float, Option("--max-kl", min=0.0, help="Warns at a step whose mean KL per token exceeds it; --stop-on-kl stops there.")
+    ] = 0.5,
+    stop_on_kl: Annotated[
+        bool, Option("--stop-on-kl", help="Stops at a step whose KL exceeds --max-kl, and saves the model.")
+    ] = False,
+    num_generations: Annotated[int, Option("--num-generations", min=2, help="Answers per prompt.")] = 4,
     max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, Option("--temperature", min=0.01, help="How freely answers are drawn.")] = 1.0,
-    reward_cap: Annotated[float | None, Option("--reward-cap", help="No score counts above it.", metavar="X")] = None,
-    length_penalty: Annotated[float, Option("--length-penalty", help="Taken off for every 100 tokens.", metavar="X")] = 0.0,
-    unfinished_penalty: Annotated[
-        float, Option("--unfinished-penalty", help="Taken off an empty answer, or one cut at --max-tokens.", metavar="X")
+    temperature: Annotated[float, Option("--temperature", min=0.01, help="Sampling temperature of the answers.")] = 1.0,
+    reward_cap: Annotated[float | None, Option("--reward-cap", help="A score above X counts as X.", metavar="X")] = None,
+    length_penalty: Annotated[
+        float, Option("--length-penalty", help="Subtracted from the reward per 100 tokens.", metavar="X")
     ] = 0.0,
-    samples_every: Annotated[int, Option("--samples-every", min=1, metavar="N", help="Steps between samples written down.")] = 5,
+    eos_penalty: Annotated[
+        float, Option("--eos-penalty", help="Subtracted if the answer is empty or cut at --max-tokens.", metavar="X")
+    ] = 0.0,
+    samples_every: Annotated[
+        int, Option("--samples-every", min=1, metavar="N", help="Steps between samples in samples.jsonl.")
+    ] = 5,
     engine: Annotated[
-        EngineName, Option("--engine", help="Where answers are drawn. auto: vllm on a GPU that has it, else transformers.")
+        EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,
-    lr: LearningRate = None,
+    lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: Annotated[
-        int, Option("--batch-size", min=1, help="Prompts a batch, each with --generations answers, by each process.")
+        int, Option("--batch-size", min=1, help="Prompts that each process takes at once, each with --num-generations answers.")
     ] = 4,
     grad_accum: GradAccum = 1,
 ) -> None:
@@ -75,9 +93,9 @@ def app(
     from cai_cli.training import rl
     from cai_cli.training.shaping import Shaping
 
-    options = settings("rl", run, lr, 1e-6, batch_size=batch_size, grad_accum=grad_accum)
+    options = settings("rl", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
-        pm, algo.value, kl, generations, max_tokens, temperature, Shaping(reward_cap, length_penalty, unfinished_penalty),
+        pm, algo.value, kl_coef, num_generations, max_tokens, temperature, Shaping(reward_cap, length_penalty, eos_penalty),
         engine.value, samples_every, max_kl, stop_on_kl,
     )  # fmt: skip
     rl.train(options, rollout)

@@ -1,39 +1,41 @@
 """Answer prompts: the first step of both stages.
 
-    cai sample prompts.jsonl -m MODEL -o responses.jsonl        one response a prompt
-    cai sample prompts.jsonl -m SFT -n 2 -o pairs.jsonl         pairs, to be labelled
+    cai sample prompts.jsonl -m MODEL -o responses.jsonl        one response per prompt
+    cai sample prompts.jsonl -m SFT -n 2 -o pairs.jsonl         pairs for `cai label`
 
-As in the paper at temperature 1. The paper's red-team prompts were answered by a helpful RLHF
-model of 52 billion parameters; here any model answers.
+Paper, sections 3.1, 3.2 and 4.1: the model answers red-team prompts, at temperature 1. Departures from the
+paper: any model may answer. In the paper a helpful RLHF model of 52 billion parameters answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
-from cai_cli import prompts
-from cai_cli.commands.options import IO, Model, Sampling, command
-from cai_cli.commands.session import Session
-from cai_cli.jsonl import Record
-from cai_cli.records import prompt_error
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import IO, Model, Sampling
+from cai_cli.commands._session import Session
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import TextMeta, prompt_error
+from cai_cli.engines.base import Steps
+from cai_cli.method import prompts
 
 _ANSWERS = ("response", "responses", "rounds", "scores")
+"""The fields that hold answers or belong to them."""
 
 
 @command(
-    "Answer prompts: one response each, or [bold]-n 2[/bold] for pairs.",
+    "Answer prompts: one response per prompt, or [bold]-n 2[/bold] for pairs.",
     "cai sample prompts.jsonl -m models/SmolLM2-135M-Instruct -o responses.jsonl",
 )
 def app(
     files: IO,
     model: Model,
     sampling: Sampling,
-    n: Annotated[int, Option("-n", min=1, help="Responses a prompt: 1 writes `response`, more write `responses`.")] = 1,
+    n: Annotated[int, Option("-n", min=1, help="Responses per prompt: 1 writes `response`, more write `responses`.")] = 1,
     resample: Annotated[
-        bool, Option("--resample", help="Answer records anew that hold answers; those move to `previous`.")
+        bool, Option("--resample", help="Answer records again that hold answers; the old ones move to `previous`.")
     ] = False,
 ) -> None:
     """Answer prompts."""
@@ -45,10 +47,10 @@ def app(
         if not isinstance(record.get("previous", []), list):
             return "'previous' must be a list"
         if any(field in record for field in _ANSWERS) and not resample:
-            return "the record holds an answer already; --resample answers it anew and keeps that one under 'previous'"
+            return "the record already holds an answer; --resample answers it again and keeps the old answer under 'previous'"
         return None
 
-    def program(record: Record) -> Generator[list[Any], list[Any], list[Record]]:
+    def program(record: Record) -> Steps[list[Record]]:
         prompt = prompts.answer(record, session.format)
         completions = yield [session.request(prompt, "sample", record["id"], 0, i) for i in range(n)]
         texts, meta = [c.text.strip() for c in completions], [c.meta() for c in completions]
@@ -57,8 +59,8 @@ def app(
     session.run("sample", check, program, n=n, resample=resample)
 
 
-def answered(record: Record, texts: list[str], meta: list[dict[str, Any]]) -> Record:
-    """The record with its answers: `response` for one, `responses` for more; older ones in `previous`."""
+def answered(record: Record, texts: list[str], meta: list[TextMeta]) -> Record:
+    """The record with its answers: one as `response`, several as `responses`. Older answers move to `previous`."""
     grown = {key: value for key, value in record.items() if key not in _ANSWERS}
     old = {key: record[key] for key in _ANSWERS if key in record}
     if old:

@@ -1,31 +1,32 @@
-"""Score any record's texts with a preference model.
+"""Score every text of each record with a preference model.
 
     cai score responses.jsonl -m PM -o scored.jsonl
 
-Every text that a record holds is scored after its prompt: `response`, each of `responses`, each
-round's revision, `chosen` and `rejected`. The score is the model's raw output, without activation;
-only differences between answers to one prompt mean anything (paper, section 4.1).
+Each text that a record holds is scored as an answer to its prompt: `response`, each of `responses`, each
+round's revision, `chosen` and `rejected`. The score is the model's raw output, without activation. Only
+differences between answers to the same prompt have a meaning (paper, section 4.1).
+
+Departures from the paper: none in the scores. Figure 5 (scores by revision) is not drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
-from cai_cli import manifest, models, prompts, stage
-from cai_cli.commands.options import IO, Dtype, EngineName, Format, GpuMemory, command, require_input
-from cai_cli.engines.base import Request
-from cai_cli.inputs import Check
-from cai_cli.jsonl import Record
-from cai_cli.prompts import Prompt
-from cai_cli.records import preference_error, rounds_error, texts_error
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import IO, Dtype, EngineName, Format, GpuMemory
+from cai_cli.commands._session import ScoringSession
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import preference_error, rounds_error, texts_error
+from cai_cli.engines.base import Steps
+from cai_cli.method import prompts
+from cai_cli.method.prompts import Prompt
 
 
 def check(record: Record) -> str | None:
-    """What keeps a record from being scored, or None."""
+    """Why a record cannot be scored, or None."""
     preference = "chosen" in record or "rejected" in record
     if not preference and "response" not in record and "responses" not in record:
         return "nothing to score: no 'response', 'responses', or 'chosen' and 'rejected'"
@@ -33,24 +34,24 @@ def check(record: Record) -> str | None:
         return error
     if error := texts_error(record.get("responses", []), "responses"):
         return error
-    alone = preference and not any(field in record for field in ("response", "responses", "rounds"))
-    return None if alone else rounds_error({"response": "", **record})
+    only_preference = preference and not any(field in record for field in ("response", "responses", "rounds"))
+    return None if only_preference else rounds_error({"response": "", **record})
 
 
 def texts(record: Record, format: str) -> list[tuple[str, Prompt]]:
-    """(field, what the model reads) for each text that a record holds, in order."""
+    """(field, what the model reads) of each text that a record holds, in order."""
     found = []
     if "response" in record:
-        found.append(("response", prompts.judged(record["prompt"], record["response"], format)))
-    found += [("responses", prompts.judged(record["prompt"], text, format)) for text in record.get("responses", [])]
+        found.append(("response", prompts.pm_input(record["prompt"], record["response"], format)))
+    found += [("responses", prompts.pm_input(record["prompt"], text, format)) for text in record.get("responses", [])]
     revisions = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
-    found += [("rounds", prompts.judged(record["prompt"], text, format)) for text in revisions]
-    found += [(side, prompts.judged_side(record, side, format)) for side in ("chosen", "rejected") if side in record]
+    found += [("rounds", prompts.pm_input(record["prompt"], text, format)) for text in revisions]
+    found += [(side, prompts.pm_input_side(record, side, format)) for side in ("chosen", "rejected") if side in record]
     return found
 
 
 def gathered(fields: list[str], scores: list[float]) -> Record:
-    """The `scores` of a record: a list under `responses` and `rounds`, a number under the rest."""
+    """The `scores` of a record (`records.Scores`): lists under `responses` and `rounds`, numbers under the other fields."""
     result: Record = {}
     for field, score in zip(fields, scores, strict=True):
         if field in ("responses", "rounds"):
@@ -60,68 +61,34 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
     return result
 
 
-class Scoring:
-    """A preference model and how it's run. Nothing but its tokenizer is loaded until a record needs it."""
-
-    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str, engine: str, gpu_memory: float) -> None:
-        """InputError where the model is no preference model."""
-        models.share_cores()
-        from cai_cli.engines import select
-        from cai_cli.engines.preference import require_preference_model
-        from cai_cli.tokens import Renderer
-
-        require_input(files.input)
-        self.files, self.model, self.dtype, self.batch_size, self.gpu_memory = files, model, dtype, batch_size, gpu_memory
-        self.folder = models.resolve(model)
-        # on a CPU vLLM takes some twenty seconds to start
-        self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
-        require_preference_model(self.folder)
-        self.renderer = Renderer(models.load_tokenizer(self.folder))
-        self.format = self.renderer.format(format)
-
-    def open(self) -> Any:
-        """Load the weights."""
-        if self.engine == "vllm":
-            from cai_cli.engines.vllm import VllmPreferenceModel
-
-            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), self.gpu_memory)
-        from cai_cli.engines.preference import PreferenceModel
-
-        return PreferenceModel(self.folder, self.dtype, self.batch_size)
-
-    def run(self, name: str, check: Check, program: stage.Program, observer: stage.Observer | None = None) -> None:
-        """Run a step over the input."""
-        sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
-        options = {"model": sha, "dtype": self.dtype, "format": self.format, "engine": self.engine}
-        about = {"model": {"name": self.model, "sha256": sha}}
-        context = models.context_length(self.folder)
-        job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer)
-        stage.run(job, stage.Files(**asdict(self.files)))
-
-
 @command(
-    "Score every text of each record with a preference model: `scores`, raw.",
+    "Score every text of each record with a preference model; writes the raw `scores`.",
     "cai score responses.jsonl -m runs/demo/pm -o scored.jsonl",
 )
 def app(
     files: IO,
     model: Annotated[
-        str, Option("--model", "-m", help="A preference model's directory (`cai train-pm` makes one), or a hub name.")
+        str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],
     engine: Annotated[
-        EngineName, Option("--engine", help="auto: vllm on a GPU that has it, else transformers.")
+        EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,
-    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 where the processor has it, else float32.")] = Dtype.auto,
+    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 if the processor supports it, else float32.")] = Dtype.auto,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
     gpu_memory: GpuMemory = 0.9,
-    format: Annotated[Format, Option("--format", help="chat: the model's template. hh: plain transcripts.")] = Format.auto,
+    format: Annotated[
+        Format,
+        Option(
+            "--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template, else hh."
+        ),
+    ] = Format.auto,
 ) -> None:
     """Score records."""
-    scoring = Scoring(files, model, dtype.value, batch_size, format.value, engine.value, gpu_memory)
+    scoring = ScoringSession(files, model, dtype.value, batch_size, format.value, engine.value, gpu_memory)
 
-    def program(record: Record) -> Generator[list[Request], list[Any], list[Record]]:
+    def program(record: Record) -> Steps[list[Record]]:
         read = texts(record, scoring.format)
-        results = yield [scoring.renderer.judgement(prompt) for _, prompt in read]
+        results = yield [scoring.renderer.score_request(prompt) for _, prompt in read]
         return [{**record, "scores": gathered([field for field, _ in read], [result.score for result in results])}]
 
     scoring.run("score", check, program)

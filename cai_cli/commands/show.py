@@ -1,12 +1,14 @@
-"""Print records as a person would want to read them.
+"""Print records for a person to read.
 
     cai show revisions.jsonl --random 5
     cai show revisions.jsonl --flagged --principle honesty
     cai show preferences.jsonl --id red-007/0-1
 
-Each round shows its principle, critique and revision, and in the revision the words that it took out of the answer
-before it [-so-] and put into it {+so+}, unless hardly a word stayed. Texts are printed as they stand, except that control
-characters, which could move the cursor or change the terminal, are spelled out.
+Each round shows its principle, critique and revision. The revision is shown as a difference to the answer before it:
+removed words as [-removed-] and added words as {+added+}, unless the two have little in common. Texts are printed as
+they are, except for control characters, which could move the cursor or change the terminal: they are spelled out.
+
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ from typing import Annotated
 
 from rich.console import Console
 from rich.text import Text
-from typer import Argument, Option
+from typer import Option
 
 from cai_cli import streams
-from cai_cli.commands.options import Limit, command, require_input
+from cai_cli.commands._command import command, require_input
+from cai_cli.commands._flags import Input, Limit
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Label, Round, as_messages, read_with_ids, shape_error
 from cai_cli.errors import InputError
-from cai_cli.jsonl import Record
-from cai_cli.records import as_messages, read_with_ids, shape_error
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
 ALIKE = 0.5
-"""Likeness, of 1, from which a revision is shown by its differences: below it hardly a word stays."""
+"""Similarity (0 to 1) from which a revision is shown as a difference; below it the two texts share few words."""
+Part = tuple[str, str, str | None]
+"""A heading, a text, and the answer that the text revises (None if it is not a revision)."""
 
 
 def visible(text: str) -> str:
@@ -40,9 +43,9 @@ def visible(text: str) -> str:
 
 
 def word_diff(before: str, after: str) -> Text:
-    """`after`, with the words that `before` lacks as {+came+}, and those that went as [-went-] in their place.
+    """`after`, with the words it adds to `before` as {+added+}, and those it removes as [-removed-].
 
-    `after` alone where they have little in common.
+    Only `after`, unmarked, if the two have little in common.
     """
     old, new = (re.findall(r"\s+|\S+", visible(text)) for text in (before, after))
     words = difflib.SequenceMatcher(None, before.split(), after.split(), autojunk=False)
@@ -54,19 +57,19 @@ def word_diff(before: str, after: str) -> Text:
         if kind == "equal":
             shown.append("".join(new[c:d]))
             continue
-        if went := "".join(old[a:b]):
-            shown.append(f"[-{went}-]", "red")
-        if came := "".join(new[c:d]):
-            shown.append(f"{{+{came}+}}", "green")
+        if removed := "".join(old[a:b]):
+            shown.append(f"[-{removed}-]", "red")
+        if added := "".join(new[c:d]):
+            shown.append(f"{{+{added}+}}", "green")
     return shown
 
 
-def parts(record: Record) -> list[tuple[str, str, str | None]]:
-    """(heading, text, the answer that it revises) of what a record holds, in reading order."""
+def parts(record: Record) -> list[Part]:
+    """Every text of a record, in reading order."""
     turns = [*as_messages(record.get("prompt") or []), *record.get("messages", [])]
     completion = record.get("completion", [])
     turns += [{"role": "completion", "content": completion}] if isinstance(completion, str) else completion
-    found: list[tuple[str, str, str | None]] = [(turn["role"], turn["content"], None) for turn in turns]
+    found: list[Part] = [(turn["role"], turn["content"], None) for turn in turns]
     scores = record.get("scores") or {}
 
     def score(field: str, i: int) -> float | None:
@@ -76,8 +79,8 @@ def parts(record: Record) -> list[tuple[str, str, str | None]]:
         return name if score is None else f"{name} (score {score:.2f})"
 
     if "response" in record:
-        ran_on = " [cut]" if (record.get("meta") or {}).get("response", {}).get("finish") == "length" else ""
-        found.append((scored("response", scores.get("response")) + ran_on, record["response"], None))
+        cut = " [cut]" if (record.get("meta") or {}).get("response", {}).get("finish") == "length" else ""
+        found.append((scored("response", scores.get("response")) + cut, record["response"], None))
     for i, text in enumerate(record.get("responses", [])):
         found.append((scored(f"response {i}", score("responses", i)), text, None))
     current = record.get("response")
@@ -96,12 +99,12 @@ def parts(record: Record) -> list[tuple[str, str, str | None]]:
     return found + label_parts(record["label"]) if isinstance(record.get("label"), dict) else found
 
 
-def label_parts(label: Record) -> list[tuple[str, str, str | None]]:
-    """What `cai label` found: its reasoning, and the probability that the first answer is the better one."""
-    found: list[tuple[str, str, str | None]] = []
-    for thought in label.get("reasoning") or []:
-        heading = f"reasoning, by {thought['principle']}, in order {thought['order']}, p of the first {thought['p_first']:.3f}"
-        found.append((heading, thought["text"], None))
+def label_parts(label: Label) -> list[Part]:
+    """What `cai label` found: the reasoning, and the probability that the first answer is the better one."""
+    found: list[Part] = []
+    for entry in label.get("reasoning") or []:
+        heading = f"reasoning, by {entry['principle']}, in order {entry['order']}, p of the first {entry['p_first']:.3f}"
+        found.append((heading, entry["text"], None))
     if orders := label.get("orders"):
         each = ", ".join(f"{order} {p:.3f}" for order, p in orders.items())
         by = ", ".join(label.get("principles", []))
@@ -109,16 +112,17 @@ def label_parts(label: Record) -> list[tuple[str, str, str | None]]:
     return found
 
 
-def marks(entry: Record, kind: str) -> str:
-    """The flags of a round's critique or revision, and what was stripped from it, as a heading shows them."""
+def marks(entry: Round, kind: str) -> str:
+    """The flags of a round's "critique" or "revision" (`kind`), and what was stripped from it, for its heading."""
     named = [flag.removeprefix(f"{kind}-") for flag in entry.get("flags", []) if flag.startswith(f"{kind}-")]
-    stripped = ((entry.get("meta") or {}).get(kind) or {}).get("stripped") or []
+    meta = (entry.get("meta") or {}).get(kind)
+    stripped = (meta.get("stripped") or []) if meta else []
     named += [f"{name} stripped" for name in stripped]
     return f" [{', '.join(named)}]" if named else ""
 
 
 def wanted(id: str | None, grep: str | None, principle: str | None, flagged: bool) -> Callable[[Record], bool]:
-    """Whether a record is one that was asked for. InputError for a bad pattern."""
+    """A test whether a record matches the flags. InputError for a bad pattern."""
     try:
         pattern = re.compile(grep or "", re.I)
     except re.error as problem:
@@ -136,16 +140,22 @@ def wanted(id: str | None, grep: str | None, principle: str | None, flagged: boo
     return test
 
 
-@command("Print records as a person would want to read them.", "cai show revisions.jsonl --random 5")
+@command("Print records for a person to read.", "cai show revisions.jsonl --random 5")
 def app(
-    input: Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")] = "-",
+    input: Input = "-",
     limit: Limit = None,
-    id: Annotated[str | None, Option("--id", help="Only the record of this id.")] = None,
-    grep: Annotated[str | None, Option("--grep", metavar="REGEX", help="Only records in a text of which this is found.")] = None,
-    principle: Annotated[str | None, Option("--principle", metavar="ID", help="Only records with a round by this one.")] = None,
-    flagged: Annotated[bool, Option("--flagged", help="Only records with a flag in one of their rounds.")] = False,
-    sample: Annotated[int | None, Option("--random", min=1, metavar="N", help="N of them, drawn at random by --seed.")] = None,
-    seed: Annotated[int, Option("--seed", help="Of --random.")] = 0,
+    id: Annotated[str | None, Option("--id", help="Only the record with this id.")] = None,
+    grep: Annotated[
+        str | None, Option("--grep", metavar="REGEX", help="Only records that have a match in one of their texts.")
+    ] = None,
+    principle: Annotated[
+        str | None, Option("--principle", metavar="ID", help="Only records that have a round by this principle.")
+    ] = None,
+    flagged: Annotated[bool, Option("--flagged", help="Only records that have a flag in one of their rounds.")] = False,
+    sample: Annotated[
+        int | None, Option("--random", min=1, metavar="N", help="Only N of these records, drawn at random.")
+    ] = None,
+    seed: Annotated[int, Option("--seed", help="Seed of --random.")] = 0,
 ) -> None:
     """Show records."""
     require_input(input)
@@ -163,11 +173,11 @@ def app(
     if id is not None and not shown:
         raise InputError(f"{input}: no record has the id '{id}'")
     if not shown:
-        streams.warn("show: no record is like that" if grep or principle or flagged else "show: the input is empty")
+        streams.warn("show: no record matches" if grep or principle or flagged else "show: the input is empty")
 
 
 def reservoir(records: Iterable[Record], size: int, chance: random.Random) -> list[Record]:
-    """`size` of the records, each equally likely, keeping no more than that in memory."""
+    """`size` of the records, each with equal probability. Never holds more than that in memory."""
     kept: list[Record] = []
     for number, record in enumerate(records):
         if number < size:
@@ -178,7 +188,7 @@ def reservoir(records: Iterable[Record], size: int, chance: random.Random) -> li
 
 
 def print_record(console: Console, record: Record) -> None:
-    """One record, under a rule with its id."""
+    """Print one record under a line with its id."""
     title = " ".join(str(record[key]) for key in ("id", "kind") if key in record)
     console.rule(Text(visible(title), style="bold"), align="left")
     for heading, text, before in parts(record):

@@ -1,6 +1,8 @@
-"""Count what a file of records holds: lengths, principles, flags, tokens, and where it came from.
+"""Count what a file of records holds: lengths, principles, flags, tokens; and show what it was made from.
 
-cai stats revisions.jsonl
+    cai stats revisions.jsonl
+
+Not in the paper.
 """
 
 from __future__ import annotations
@@ -10,38 +12,44 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
-from typer import Argument
 
-from cai_cli import clean, manifest
-from cai_cli.commands.options import Limit, command, require_input
-from cai_cli.jsonl import Record
-from cai_cli.records import as_messages, read_with_ids, shape_error
-from cai_cli.streams import print_table
+from cai_cli.commands._command import command, require_input
+from cai_cli.commands._flags import Input, Limit
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import as_messages, read_with_ids, shape_error
+from cai_cli.method import clean
+from cai_cli.pipeline import manifest
+from cai_cli.streams import plain_table, print_table
 
 
 @dataclass
 class Stats:
-    """Counts over the records of a file. `texts` has the length in words of each, by what it is."""
+    """Counts over the records of a file. A text's name is "prompt", "response", "critique 1", "revision 1", ..."""
 
     records: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     texts: dict[str, list[int]] = field(default_factory=dict)
+    """The length in words of every text, by its name."""
     cut: Counter[str] = field(default_factory=Counter)
+    """Texts that ran to --max-tokens, by name."""
     principles: dict[str, Counter[int]] = field(default_factory=dict)
+    """Rounds by each principle, by the number of the round."""
     flags: dict[str, Counter[int]] = field(default_factory=dict)
+    """Rounds with each flag, by the number of the round."""
     rounds: Counter[int] = field(default_factory=Counter)
+    """Records that have a round of this number."""
     tokens: Counter[str] = field(default_factory=Counter)
+    """Generated tokens, by the name of the text."""
     p_chosen: list[float] = field(default_factory=list)
 
 
 def generated(record: Record) -> Iterator[tuple[str, str, Record]]:
-    """(what it is, its text, its meta) of every text after the prompt."""
+    """(name, text, meta) of every text after the prompt."""
     meta = record.get("meta", {})
     if "response" in record:
         yield "response", record["response"], meta.get("response", {})
@@ -55,7 +63,7 @@ def generated(record: Record) -> Iterator[tuple[str, str, Record]]:
 
 
 def collect(records: Iterable[Record]) -> Stats:
-    """The counts of some records."""
+    """Count over records."""
     stats = Stats()
     for record in records:
         stats.records += 1
@@ -80,16 +88,9 @@ def collect(records: Iterable[Record]) -> Stats:
     return stats
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
-    return table
-
-
 def lengths(stats: Stats) -> Table:
-    """A row a kind of text: how many, words at the 10th, 50th and 90th percentile and at most, tokens, cut off."""
-    table = _table("text", "texts", "words: 10%", "median", "90%", "most", "tokens", "cut off")
+    """One row per name of a text: how many, words (10th, 50th and 90th percentile, maximum), tokens, share cut off."""
+    table = plain_table("text", "texts", "words: 10%", "median", "90%", "max", "tokens", "cut off")
     for name, words in stats.texts.items():
         tenth, *_, ninetieth = quantiles(words * 2 if len(words) == 1 else words, n=10, method="inclusive")
         cut = f"{stats.cut[name] / len(words):.0%}" if name in stats.cut else ""
@@ -100,8 +101,8 @@ def lengths(stats: Stats) -> Table:
 
 
 def by_round(first: str, counts: dict[str, Counter[int]], rounds: Counter[int]) -> Table:
-    """A row a name, a column a round: how often, and as a share of the round's records."""
-    table = _table(first, *(f"round {i}" for i in sorted(rounds)), "all")
+    """One row per name, one column per round: how often, and as a share of the round's records."""
+    table = plain_table(first, *(f"round {i}" for i in sorted(rounds)), "all")
     total = rounds.total()
     for name, found in sorted(counts.items(), key=lambda entry: (-entry[1].total(), entry[0])):
         cells = [f"{found[i]} ({found[i] / rounds[i]:.0%})" for i in sorted(rounds)]
@@ -110,9 +111,9 @@ def by_round(first: str, counts: dict[str, Counter[int]], rounds: Counter[int]) 
 
 
 def lineage(path: str, tree: Tree | None = None, seen: frozenset[str] = frozenset()) -> Tree:
-    """What a file was made from, by the manifests that stand beside it and its inputs."""
+    """What a file was made from, by the manifests beside it and beside its inputs, as a tree."""
     beside = Path(path) / "manifest.json" if Path(path).is_dir() else Path(f"{path}.manifest.json")
-    made: dict[str, Any] = manifest.read(beside) if beside.is_file() else {}
+    made: manifest.Manifest = manifest.read(beside) if beside.is_file() else {}
     notes = [made.get("step", "no manifest"), made.get("finished", ""), f"seed {made['seed']}" if "seed" in made else ""]
     if "constitution" in made:
         notes.append(f"constitution {made['constitution']['name']} {made['constitution']['sha256'][:8]}")
@@ -131,9 +132,9 @@ def lineage(path: str, tree: Tree | None = None, seen: frozenset[str] = frozense
     return branch
 
 
-@command("Count what a file of records holds, and tell where it came from.", "cai stats revisions.jsonl")
-def app(input: Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")] = "-", limit: Limit = None) -> None:
-    """Count."""
+@command("Count what a file of records holds, and show what it was made from.", "cai stats revisions.jsonl")
+def app(input: Input = "-", limit: Limit = None) -> None:
+    """Count, and print tables."""
     require_input(input)
     stats = collect(read_with_ids(input, limit, shape_error))
     console = Console(highlight=False, soft_wrap=True)
@@ -150,7 +151,7 @@ def app(input: Annotated[str, Argument(help="A JSONL file (.gz too); - is standa
     if stats.p_chosen:
         p = stats.p_chosen
         near = sum(x < 0.55 for x in p)
-        console.print(Text(f"\np_chosen: mean {sum(p) / len(p):.3f}, most {max(p):.3f}; {near} of {len(p)} below 0.55"))
+        console.print(Text(f"\np_chosen: mean {sum(p) / len(p):.3f}, max {max(p):.3f}; {near} of {len(p)} below 0.55"))
     if input != "-":
         console.print()
         print_table(lineage(input))

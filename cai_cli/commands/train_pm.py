@@ -2,24 +2,34 @@
 
     cai train-pm preferences.jsonl human.jsonl -m MODEL -o pm
 
-Takes the preferences of `cai label` (`p_chosen` from 0 to 1) and any TRL preference file, whose rows
-count as certain (`p_chosen` 1). The model becomes a sequence classifier with one output; the loss is
-the cross-entropy between `p_chosen` and sigma(reward of the chosen - reward of the rejected), so a
-label of 0.5 teaches that neither is better. Paper, section 4.1: AI labels for harmlessness are mixed
-with human labels for helpfulness, and soft labels train better than hard ones; both hold here.
-Departures: the paper's PM is pretrained on other comparisons first; ours starts from MODEL as it is.
+Takes the preferences of `cai label` (`p_chosen` from 0 to 1) and any TRL preference file, whose rows count
+as certain (`p_chosen` 1). The model becomes a sequence classifier with one output. The loss is the
+cross-entropy between `p_chosen` and sigma(score of the chosen answer - score of the rejected one), so with
+a label of 0.5 the model is trained to score both the same.
+
+Paper, sections 4.1 to 4.3: AI labels for harmlessness are mixed with human labels for helpfulness, and soft
+labels give better results than hard ones. Departures from the paper: the paper's preference model is first
+pre-trained on other comparisons; this one starts from MODEL as it is. MODEL may be a preference model, so a
+first run on other comparisons does the same.
+
 The learning rate is 2e-5, with --lora 2e-4. With --eval or --eval-fraction the run ends with a table:
 accuracy, log loss and calibration on the held-out pairs, by source, and by which answer is longer.
 
-DIR holds the model (its pad token is none that ends a turn), its tokenizer and template, README.md (the
-model card), `metrics.jsonl`, `loss.png`, `trained-ids.txt`, `rejected.jsonl` where rows were set aside,
-and `manifest.json`, written last.
+DIR holds the model (its pad token is not one that ends a turn), its tokenizer and template, README.md (the
+model card), `metrics.jsonl`, `loss.png`, `trained-ids.txt`, `skipped.jsonl` if rows were skipped, and
+`manifest.json`, which is written last.
 """
 
 from __future__ import annotations
 
-from cai_cli.commands.options import command
-from cai_cli.commands.training import BatchSize, GradAccum, LearningRate, Run, settings
+from typing import Annotated
+
+from cai_cli import streams
+from cai_cli.commands._command import command
+from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
+from cai_cli.data.jsonl import Record
+
+RATE = 2e-5
 
 
 @command(
@@ -28,11 +38,19 @@ from cai_cli.commands.training import BatchSize, GradAccum, LearningRate, Run, s
 )
 def app(
     run: Run,
-    lr: LearningRate = None,
+    lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
 ) -> None:
     """Train."""
+    from cai_cli.evaluation import pm_report
     from cai_cli.training import pm
 
-    pm.train(settings("train-pm", run, lr, 2e-5, batch_size=batch_size, grad_accum=grad_accum))
+    def measure(pairs: list[pm.ScoredPair]) -> Record:
+        rows = pm_report.report(pairs)
+        if not run.quiet:
+            streams.print_table(pm_report.table(rows), stderr=True)
+        return {"pairs": rows}
+
+    options = settings("train-pm", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
+    pm.train(options, measure)

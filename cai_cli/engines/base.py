@@ -1,62 +1,69 @@
-"""What an engine must do, and what passes in and out of it.
+"""The interface of an engine, its requests and its results.
 
-An engine has one method a kind of request: `generate` (prompts in, completions out as they
-finish), `choose` (prompts with a fixed set of one-token options in, log probabilities out, one
-prefill each), and, where the model is a preference model, `score`. Each takes a feed and yields
-results in the order in which they finish:
+An engine has one method per kind of request. `generate` completes prompts. `choose` gives the log probabilities of a fixed
+set of one-token options after a prompt, with one prefill per request. A preference model has `score` instead. Each method
+takes a feed and yields results in the order in which they finish:
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]
 
-A feed is an iterator of `(key, request)`. It yields None for "nothing more just now: go on with
-what you have", and ends when nothing is left and nothing is in flight.
+A feed is an iterator of `(key, request)`. It yields None if there is no request at the moment and the engine should
+continue with those that it has. It ends when no request is left and none is in flight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Generator, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
+
+from cai_cli.data.records import TextMeta
 
 Key = Hashable
+"""Names a request within a run. An engine only returns it with the result."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt as the model gets it: `ids` are its tokens, `text` the same for people.
-
-    `options` maps each answer that `choose` weighs to the one token that spells it. `seed`,
-    `max_tokens`, `temperature`, `top_p` and `stop` concern `generate` alone. The first `shared` of
-    `ids` are those of many requests of a run: an engine may compute them once.
-    """
+    """One prompt for the model. `seed`, `max_tokens`, `temperature`, `top_p` and `stop` apply only to `generate`."""
 
     kind: Literal["generate", "choose", "score"]
+    """The engine's method that takes it."""
     ids: list[int]
+    """The prompt's tokens, exactly as the model gets them."""
     text: str
+    """The same prompt as text, for people. Engines use `ids`."""
     seed: int = 0
+    """Decides every draw of the completion, independently of other requests."""
     max_tokens: int = 0
+    """The longest completion, in tokens."""
     temperature: float = 1.0
+    """0 takes the most likely token."""
     top_p: float = 1.0
+    """Draws only from the most likely tokens that together have this probability."""
     stop: tuple[str, ...] = ()
+    """The text ends before the first of these strings."""
     options: dict[str, int] | None = None
+    """For `choose`: from each possible answer to the one token that spells it."""
     shared: int = 0
+    """The length of the prefix that many requests of the run share, in tokens. An engine may compute the prefix once."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A generated text. `finish` is "stop" (an end token or a stop string) or "length".
-
-    `reused_tokens` of the prompt's were not computed for it, here as in every result: another request had the same beginning.
-    """
+    """A generated text."""
 
     text: str
+    """Without special tokens, and without the stop string that ended it."""
     finish: str
+    """"stop" (an end token or a stop string) or "length" (it ran to `max_tokens`)."""
     seed: int
     prompt_tokens: int
     completion_tokens: int
     reused_tokens: int = 0
+    """How many of the prompt tokens were not computed for this request, because another one has the same prefix."""
 
-    def meta(self) -> dict[str, str | int]:
-        """What a record keeps of how its text came about."""
+    def meta(self) -> TextMeta:
+        """What a record keeps about how its text was made."""
         return {
             "seed": self.seed,
             "finish": self.finish,
@@ -67,32 +74,46 @@ class Completion:
 
 @dataclass(frozen=True)
 class Choice:
-    """Log probabilities (natural, over the whole vocabulary) of each option's token."""
+    """The probabilities of a request's options as the next token."""
 
     logprobs: dict[str, float]
+    """From each option to the natural logarithm of its token's probability over the whole vocabulary."""
     prompt_tokens: int
     completion_tokens: int = 0
+    """Always 0: nothing is generated."""
     reused_tokens: int = 0
+    """See `Completion`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A preference model's raw score, no activation."""
+    """A preference model's score of one conversation."""
 
     score: float
+    """The raw output, without an activation."""
     prompt_tokens: int
     completion_tokens: int = 0
+    """Always 0: nothing is generated."""
     reused_tokens: int = 0
+    """See `Completion`."""
 
 
 Result = Completion | Choice | Score
 Feed = Iterator[tuple[Key, Request] | None]
+"""Requests for an engine. None: no request at the moment."""
+T = TypeVar("T")
+Steps = Generator[list[Request], list[Any], T]
+"""A program: it yields lists of requests, is sent the results of each list in the same order, and returns a T.
+
+The results are `Any` because their type depends on the requests: a list of "generate" requests gets `Completion`s.
+"""
 
 
 class Engine(Protocol):
-    """A loaded causal language model. `context` is how many tokens it takes here, prompt and completion together."""
+    """A loaded causal language model."""
 
     context: int
+    """The largest number of tokens that it takes here, prompt and completion together."""
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
         """Yield each request's completion as it finishes."""
@@ -104,9 +125,10 @@ class Engine(Protocol):
 
 
 class Scorer(Protocol):
-    """A loaded preference model. `context` is how many tokens it takes."""
+    """A loaded preference model."""
 
     context: int
+    """The largest number of tokens that it takes."""
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's raw score."""

@@ -1,8 +1,8 @@
 """A key-value cache whose rows can leave and join while a batch is being decoded.
 
-transformers' own `DynamicLayer` copies every key and value at each step, which on a CPU costs as
-much as the model. `RoomyLayer` keeps spare columns and writes in place. Rows are left-padded: the
-newest column is the last for all of them, so a row that joins is padded on its left.
+At each step transformers' own `DynamicLayer` copies all keys and values, which on a CPU costs as much as the model itself.
+`RoomyLayer` keeps spare columns and writes new ones in place. Keys and values have shape [rows, heads, columns, width]. Rows
+are left-padded: the last column is the newest token of every row, so a row that joins is padded on its left.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 SPARE = 64
-"""Columns added when a layer is full."""
+"""Spare columns of a layer that was filled or has grown."""
 
 
 class RoomyLayer(DynamicLayer):
-    """A `DynamicLayer` of shape [rows, heads, columns, width] that grows by `SPARE` columns at a time."""
+    """A `DynamicLayer` that grows by `SPARE` columns at a time. `keys` and `values` are views of a larger buffer."""
 
-    keys: Any  # optional tensors in the base class, which ours never leaves unset once it is in use
+    keys: Any  # optional tensors in the base class; here they are always set while the layer is in use
     values: Any
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append columns; returns all keys and values so far as views."""
+        """Append columns [rows, heads, new columns, width]. Returns all keys and values so far, as views."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.replace(key_states, value_states)
             return self.keys, self.values
         start, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        # The only copy of all columns, once per SPARE steps.
         if end > self._room[0].shape[-2]:
             self.replace(self.keys, self.values, end - start)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
@@ -40,7 +41,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def replace(self, keys: torch.Tensor, values: torch.Tensor, more: int = 0) -> None:
-        """Take these as the layer's content, in a buffer with room for `more` + SPARE columns."""
+        """Make these the layer's content, in a new buffer with room for `more` + SPARE further columns."""
         columns = keys.shape[-2]
         self._room = []
         for states in (keys, values):
@@ -51,7 +52,7 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :columns] for room in self._room)
 
     def refill(self, rows: torch.Tensor, drop: int, other: RoomyLayer | None) -> None:
-        """See `regroup`."""
+        """Keep `rows` without their first `drop` columns, and append the rows of `other`. See `regroup`."""
         kept = self.keys.shape[-2] - drop
         columns = max(kept, other.keys.shape[-2]) if other is not None else kept
         count = len(rows) + (0 if other is None else other.keys.shape[0])
@@ -70,25 +71,27 @@ class RoomyLayer(DynamicLayer):
 
 
 def new_cache(model: PreTrainedModel) -> Cache:
-    """An empty cache; roomy where the model attends to everything before it in every layer."""
+    """An empty cache. Its layers are roomy if every layer of the model has full attention."""
     cache = DynamicCache(config=model.config)
+    # Other layers cannot be regrouped: a sliding-window layer, for example, does not hold one column per token.
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [RoomyLayer() for _ in cache.layers]
     return cache
 
 
 def can_change_rows(cache: Cache) -> bool:
-    """Whether rows may leave and join (full attention in every layer)."""
+    """Whether rows may join, and columns may be dropped: full attention in every layer."""
     return bool(cache.layers) and all(isinstance(layer, RoomyLayer) for layer in cache.layers)
 
 
 def spread(cache: Cache, rows: int, room: int) -> Cache:
-    """A copy of a one-row cache for this many rows, with room for more columns."""
+    """A copy of a one-row cache for `rows` rows, with room for `room` + SPARE more columns. The original is not changed."""
     copy = DynamicCache()
     copy.layers = []
     for layer in _layers(cache):
         new = RoomyLayer()
         new.lazy_initialization(layer.keys, layer.values)
+        # `expand` copies nothing; `replace` copies each row into the new buffer.
         keys, values = (states.expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
         new.replace(keys, values, room)
         copy.layers.append(new)
@@ -96,13 +99,14 @@ def spread(cache: Cache, rows: int, room: int) -> Cache:
 
 
 def _layers(cache: Cache) -> list[Any]:
+    """The layers, untyped: all are `RoomyLayer`s, which the type of `Cache.layers` does not say."""
     return list(cache.layers)
 
 
 def regroup(cache: Cache, rows: torch.Tensor, drop: int, other: Cache | None = None) -> None:
-    """Keep these rows, without `drop` columns on the left; append another cache's rows, the shorter ones padded on the left.
+    """Keep only `rows`, without their first `drop` columns, and append all rows of `other`. Shorter rows are padded on the left.
 
-    Each key and value is copied once: with long prompts a copy costs as much as a few tokens.
+    One pass does both, so that each key and value is copied once: with long prompts a copy costs as much as a few tokens.
     """
     for i, layer in enumerate(_layers(cache)):
         joined = None if other is None else _layers(other)[i]

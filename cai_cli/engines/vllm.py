@@ -1,8 +1,8 @@
-"""The vLLM engine: requests enter as they come, results leave as they finish.
+"""The vLLM engine: requests enter as they arrive, results leave as they finish.
 
-`LLM.generate` returns only when all is done, so this drives the engine underneath it step by step.
-The engine core runs in this process (no child that could outlive the command, half the start-up
-time). vLLM resolves a request's sampling from its own seed.
+`LLM.generate` returns only when all requests are done, so this module steps the engine inside `LLM` itself. The engine core
+runs in this process: no child process can outlive the command, and the start takes half the time. vLLM draws each request's
+tokens from the request's own seed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cai_cli import models
+from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Score
 from cai_cli.errors import CaiError
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import torch
 
 IN_FLIGHT = 1024
-"""Requests handed to vLLM at most."""
+"""The largest number of requests that vLLM holds at a time."""
 CPU_CACHE_BYTES = 2 * 2**30
-"""Key-value cache on a CPU, in bytes, unless VLLM_CPU_KVCACHE_SPACE says otherwise."""
+"""Size of the key-value cache on a CPU in bytes, unless VLLM_CPU_KVCACHE_SPACE is set."""
 
 
 def _hush() -> None:
-    """Close standard error as the interpreter ends: vLLM's extension modules then list what they leak."""
+    """Silence standard error while the interpreter ends, because vLLM's extension modules then list their leaks on it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -44,22 +44,21 @@ class VllmEngine:
         trust_remote_code: bool = False,
         **more: Any,
     ) -> None:
-        """`more` goes to vLLM as it is."""
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        """Load the model. `more` is passed to vLLM unchanged. CaiError if vLLM could not start."""
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine core in this process
         on_cpu = models.device() == "cpu"
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
-            os.environ.setdefault(
-                "VLLM_USE_AOT_COMPILE", "0"
-            )  # the CPU build can't load what it stored, and compiles for a minute
-            # a prompt that is computed in parts draws once a part, and has its generator set back: on a CPU that fails
+            # The CPU build cannot load the compiled code that it stored, so with this on every start takes a minute.
+            os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
+            # vLLM draws once per chunk of a chunked prompt and then sets the request's generator back. On a CPU that fails.
             limits = {"enable_chunked_prefill": False}
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 limits["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
         if deterministic:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
-        name: Any = str(dtype).removeprefix("torch.")  # for vLLM a literal, which is unknown where it isn't installed
+        name: Any = str(dtype).removeprefix("torch.")  # Any: vLLM's own literal type is unknown without vLLM
         atexit.register(_hush)
         from vllm import LLM
 
@@ -67,20 +66,20 @@ class VllmEngine:
             self.llm = LLM(
                 model=str(folder),
                 dtype=name,
-                enable_prefix_caching=True,
+                enable_prefix_caching=True,  # many requests share a prefix: the few-shot examples
                 disable_log_stats=True,
                 trust_remote_code=trust_remote_code,
                 load_format="safetensors",
                 use_tqdm_on_load=False,
-                max_model_len=-1,  # as many tokens as the cache holds, at most the model's own limit
+                max_model_len=-1,  # as many tokens as the cache holds, up to the model's own limit
                 **limits,
                 **more,
             )
         except (ValueError, RuntimeError, OSError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else "take less with --gpu-memory, or free some"
+            cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else "lower --gpu-memory, or free some memory"
             hint = f"{cure}; " if "memory" in str(problem).lower() else ""
-            raise CaiError(f"{folder}: vLLM can't start ({reason}); {hint}--engine transformers runs without it") from None
+            raise CaiError(f"{folder}: vLLM could not start ({reason}); {hint}--engine transformers runs without it") from None
         self.engine = self.llm.llm_engine
         self.context: int = self.engine.model_config.max_model_len
         self.serial = count()
@@ -93,6 +92,7 @@ class VllmEngine:
         ended = False
         try:
             while True:
+                # Hand over every request that is there, before the step, so that vLLM can batch them.
                 while not ended and len(waiting) < IN_FLIGHT:
                     try:
                         entry = next(feed)
@@ -104,12 +104,13 @@ class VllmEngine:
                     name = str(next(self.serial))
                     waiting[name] = entry
                     self.engine.add_request(name, TokensPrompt(prompt_token_ids=entry[1].ids), params(entry[1]))
-                if not waiting:
+                if not waiting:  # the feed has ended: it yields None only while results are due
                     return
                 for output in self.engine.step():
                     if output.finished:
                         yield *waiting.pop(output.request_id), output
         finally:
+            # The caller stopped early (an error, a full observer): the next call must not get their results.
             if waiting:
                 self.engine.abort_request(list(waiting))
 
@@ -123,7 +124,7 @@ class VllmEngine:
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
                 top_p=request.top_p,
-                seed=request.seed if request.temperature > 0 else None,
+                seed=request.seed if request.temperature > 0 else None,  # temperature 0 draws nothing
                 stop=list(request.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
@@ -135,13 +136,13 @@ class VllmEngine:
             yield key, Completion(result.text, finish, request.seed, *lengths)
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
-        """Log probabilities of each request's options as the next token: one prefill each."""
+        """Yield the log probabilities of each request's options as the next token. One prefill per request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         def params(request: Request) -> SamplingParams:
             return SamplingParams(
-                max_tokens=1,
+                max_tokens=1,  # the least that vLLM generates; the token itself is not used
                 temperature=0.0,
                 logprob_token_ids=list((request.options or {}).values()),
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -155,7 +156,7 @@ class VllmEngine:
 
 
 class VllmPreferenceModel(VllmEngine):
-    """A preference model run by vLLM: its raw output, without the logistic function that vLLM would put after it."""
+    """A preference model run by vLLM. See `engines.base.Scorer`."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float) -> None:
         super().__init__(folder, dtype, gpu_memory, runner="pooling")
@@ -165,7 +166,7 @@ class VllmPreferenceModel(VllmEngine):
         from vllm import PoolingParams
 
         def params(_: Request) -> PoolingParams:
-            return PoolingParams(task="classify", use_activation=False)
+            return PoolingParams(task="classify", use_activation=False)  # by default vLLM applies a sigmoid
 
         for key, request, output in self._drive(feed, params):
             yield key, Score(float(output.outputs.data[0]), len(request.ids))

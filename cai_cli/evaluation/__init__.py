@@ -1,1 +1,1 @@
-"""Evaluation: what the models do, measured, with intervals."""
+"""Evaluation: measures of what models do, with intervals."""

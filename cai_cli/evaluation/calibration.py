@@ -1,41 +1,41 @@
-"""How good probabilities are: accuracy, log loss, Brier score and calibration of a judge of pairs.
+"""The quality of probabilities: accuracy, log loss, Brier score and calibration of a judge of pairs (paper, figure 9).
 
-Everywhere `p` are the probabilities that a judge gave to the right answers of its pairs, [pairs].
+In every function, `p` [pairs] holds the probability that the judge gave to the right answer of each pair.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from cai_cli.data.jsonl import Record
 from cai_cli.evaluation.intervals import RESAMPLES, mean_interval
-from cai_cli.jsonl import Record
 
 BINS = 10
-"""Bins of equal width over the confidence, which runs from 0.5 to 1."""
+"""Bins of equal width over the confidence, from 0.5 to 1."""
 LEAST = 1e-12
-"""The least probability that log loss reckons with, so that one certain error isn't infinitely bad."""
+"""The lowest probability in the log loss, so that a single certain error does not make it infinite."""
 
 
 def right(p: np.ndarray) -> np.ndarray:
-    """1 where the right answer is the likelier one, 0.5 where they're even, else 0."""
+    """Per pair: 1 if the right answer is more likely, 0.5 if both are equally likely, else 0."""
     return np.where(p == 0.5, 0.5, (p > 0.5).astype(float))
 
 
 def _sums(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per pair: the bin of its confidence max(p, 1 - p), the confidence, and whether it's right."""
+    """Per pair: the bin of its confidence, the confidence max(p, 1 - p), and `right`."""
     confidence = np.maximum(p, 1 - p)
     return np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1), confidence, right(p)
 
 
 def expected_calibration_error(p: np.ndarray) -> float:
-    """Mean gap between confidence and accuracy, over the bins, each by its share of the pairs (Naeini et al. 2015)."""
+    """The mean over bins of the gap between confidence and accuracy, weighted by their numbers of pairs (Naeini et al. 2015)."""
     bins, confidence, correct = _sums(p)
     gaps = np.bincount(bins, confidence - correct, BINS)
     return float(np.abs(gaps).sum() / len(p))
 
 
 def reliability(p: np.ndarray) -> list[Record]:
-    """The points of a reliability curve: `count`, mean `confidence` and `accuracy` of each bin that holds pairs."""
+    """The points of a reliability curve: bounds, `count`, mean `confidence` and `accuracy` of each bin that is not empty."""
     bins, confidence, correct = _sums(p)
     return [
         {
@@ -51,7 +51,7 @@ def reliability(p: np.ndarray) -> list[Record]:
 
 
 def measures(values: list[float], seed: int = 0) -> dict[str, tuple[float, float, float]]:
-    """{measure: (value, low, high)}, with 95% bootstrap intervals over the pairs. ValueError where there are none."""
+    """{measure: (value, low, high)}, with 95% bootstrap intervals over the pairs. ValueError if there are none."""
     p = np.asarray(values, dtype=float)
     found = {
         "accuracy": mean_interval(right(p).tolist(), seed),
@@ -61,6 +61,6 @@ def measures(values: list[float], seed: int = 0) -> dict[str, tuple[float, float
     random = np.random.default_rng(seed)
     errors = np.array([expected_calibration_error(p[random.integers(0, len(p), len(p))]) for _ in range(RESAMPLES // 10)])
     error = expected_calibration_error(p)
-    # noise adds to a sum of absolute gaps, in a resample once more than in the sample: that bias is taken out
+    # noise enlarges absolute gaps, so the resamples' mean is above the sample's value: subtract this bias
     low, high = np.quantile(errors - (errors.mean() - error), [0.025, 0.975])
     return {**found, "ece": (error, max(0.0, min(float(low), error)), max(float(high), error))}

@@ -1,4 +1,4 @@
-"""What a trained model's directory says of itself: the model card (README.md) and the plot of its losses (loss.png)."""
+"""The model card (README.md) and the plot of the losses (loss.png) in a trained model's directory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cai_cli import jsonl, manifest
-from cai_cli.jsonl import Record
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
+from cai_cli.pipeline import manifest
 from cai_cli.training.settings import Settings
 
 _KINDS = {
@@ -18,10 +19,10 @@ _KINDS = {
     "train-pm": ("A preference model: one raw score for a conversation, higher is better", "cai train-pm", "text-classification"),
     "rl": ("A language model, trained by reinforcement learning against a preference model", "cai rl", "text-generation"),
 }
-_PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model, a token", "accuracy": "accuracy"}
-"""What of `metrics.jsonl` is drawn, where it's there, each in a panel of its own with what was held out."""
+_PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model per token", "accuracy": "accuracy"}
+"""The metrics of `metrics.jsonl` that are drawn, and their axis labels: a panel per metric, with its held-out values."""
 SMOOTH = 20
-"""Parts of a run: the line that is drawn is a mean over as many steps as one of them has."""
+"""A plot's line is a running mean over one part of the run, divided into this many parts."""
 
 
 def write(folder: Path, settings: Settings, content: manifest.Manifest) -> None:
@@ -32,13 +33,13 @@ def write(folder: Path, settings: Settings, content: manifest.Manifest) -> None:
 
 
 def literal(value: object) -> str:
-    """A name as Markdown code in a table: data, which no reader takes for markup."""
+    """A value as Markdown code in a table. Characters that would be markup become spaces, since the value is data."""
     shown = re.sub(r"[`|<>\s]+", " ", str(value)).strip()
     return f"`{shown}`" if shown else ""
 
 
 def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) -> str:
-    """The model card, with the hub's metadata at its head."""
+    """The model card, which begins with the hub's metadata."""
     title, command, task = _KINDS[settings.step]
     counts, models = content["counts"], {key: content[key] for key in ("model", "pm") if key in content}
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {json.dumps(str(settings.model))}"]
@@ -54,7 +55,7 @@ def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) 
     for entry in content["inputs"]:
         lines.append(f"| {literal(entry['path'])} | {entry['records']} | {entry['weight']:g} | `{entry['sha256'][:16]}` |")
     used = f"{counts['records_out']} examples, {counts['tokens']:,} tokens in {counts['steps']} steps"
-    lines += ["", f"{used}; {counts['set_aside']} rows set aside (`rejected.jsonl`). `trained-ids.txt` names the records."]
+    lines += ["", f"{used}; {counts['skipped']} rows skipped (`skipped.jsonl`). `trained-ids.txt` names the records."]
     lines += ["", "## From which models", "", "| role | model | SHA-256 |", "|---|---|---|"]
     for role, found in models.items():
         for model in found if isinstance(found, list) else [found]:
@@ -72,12 +73,12 @@ def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) 
             lines.append(f"| {name} | {found[0]:.4g} | {found[-1]:.4g} |")
     if content.get("stopped"):
         lines += ["", f"Stopped at {content['stopped']}."]
-    lines += ["", "`manifest.json` holds the command, the versions and the whole hashes; `metrics.jsonl` a line a step.", ""]
+    lines += ["", "`manifest.json` holds the command, the versions and the full hashes; `metrics.jsonl` has a line per step.", ""]
     return "\n".join(lines)
 
 
 def plot(metrics: list[Record], path: Path) -> None:
-    """Draw the metrics of a run over its steps: each step faint, a running mean, and what was held out as points."""
+    """Draw the metrics of a run over its steps: a faint line, a running mean, and points for held-out values."""
     from matplotlib.figure import Figure
 
     shown = [
@@ -108,5 +109,6 @@ def plot(metrics: list[Record], path: Path) -> None:
 
 
 def _series(metrics: list[Record], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a metric, where it is a number."""
     found = [(line["step"], line[name]) for line in metrics if isinstance(line.get(name), int | float)]
     return [step for step, _ in found], [value for _, value in found]

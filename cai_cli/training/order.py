@@ -1,29 +1,29 @@
-"""The order in which a whole run reads its examples, drawn from the seed alone.
+"""The order of the examples in a whole run, which depends only on the seed.
 
-TRL's samplers begin anew with each pass, and forget the passes where a run is resumed; and the order of its batches of like
-length depends on how many examples a process computes at once. These hold for a run, however it is split over processes.
+TRL's samplers start over with each pass and forget earlier passes when a run is resumed. The order of its batches of similar
+length also depends on how many examples a process computes at once. The orders here are the same for any number of processes.
 """
 
 from __future__ import annotations
 
 import math
 
-from cai_cli.seeds import draw
+from cai_cli.pipeline.seeds import draw
 
 CHUNK = 50
-"""Steps whose examples are sorted by length together: enough to find like ones, too few to change what comes when."""
+"""The examples of so many steps are sorted by length together: enough to find similar ones, too few to move them far."""
 
 
 def passes(examples: int, length: int, seed: int) -> list[int]:
-    """The examples' numbers for a whole run, `length` of them: pass after pass, each in an order of its own."""
+    """The examples' numbers for a whole run, `length` of them: pass after pass, each in its own order."""
     turns = range(math.ceil(length / examples))
     return [i for turn in turns for i in sorted(range(examples), key=lambda i: draw(seed, "order", turn, i))][:length]
 
 
 def grouped(lengths: list[int], length: int, per_step: int, seed: int) -> list[int]:
-    """The same, with examples of like length in the same step, which saves padding. `lengths` are in tokens.
+    """As `passes`, with examples of similar length in the same step, which saves padding. `lengths` are in tokens.
 
-    Steps of long and of short examples follow each other at random.
+    Within each CHUNK the order of the steps is drawn, so steps of long and of short examples are mixed.
     """
     drawn = passes(len(lengths), length, seed)
     found: list[int] = []

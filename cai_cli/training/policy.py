@@ -1,33 +1,37 @@
-"""TRL's online trainers on prompts that are tokens already, and the reward that scores what they generate."""
+"""TRL's online trainers on prompts that are already tokens, and the reward for the answers that they generate (section 4.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from transformers import TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 
-from cai_cli import models, prompts
-from cai_cli.engines.preference import PreferenceModel
-from cai_cli.jsonl import Record
-from cai_cli.tokens import Renderer
+from cai_cli.data.records import Messages
+from cai_cli.engines import models
+from cai_cli.engines.scorer import PreferenceModel
+from cai_cli.method import prompts
+from cai_cli.method.tokens import Renderer
 from cai_cli.training import ranks
+from cai_cli.training.examples import RLExample
 from cai_cli.training.shaping import Shaping, boilerplate, is_empty, is_refusal
 from cai_cli.training.workspace import StepLog
 
 
 class TokenPrompts:
-    """For a trainer whose `prompt` column holds a row's number, and whose prompts are the tokens of `examples[number]`.
+    """A mix-in for a trainer whose `prompt` column holds numbers: the prompt of number n is the tokens of `examples[n]`.
 
-    TRL takes text or messages only and tokenises them with their control tokens live; a number in place of the text lets our
-    own tokens through its one tokenisation step.
+    TRL accepts only text or messages, and tokenises control tokens that they spell as such. With a number instead of the
+    text, our own tokens pass through its only tokenisation step.
     """
 
     args: Any
     _tokenizer: Any
 
-    def __init__(self, *args: Any, examples: list[Record], stops: tuple[str, ...], **more: Any) -> None:
+    def __init__(self, *args: Any, examples: list[RLExample], stops: tuple[str, ...], **more: Any) -> None:
         super().__init__(*args, **more)
         self.examples, self.stops = examples, stops
 
@@ -35,8 +39,8 @@ class TokenPrompts:
         return [self.examples[int(number)]["ids"] for number in prompts], None, {}
 
     def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
-        """TRL's generation, each answer cut at its first stop string. GRPO's has the tokens' log probabilities too."""
-        # one autocast region around all the passes: each weight is cast once, not once a token
+        """TRL's generation, with each answer cut at its first stop string. GRPO also returns the tokens' log probabilities."""
+        # one autocast region around all passes casts each weight once, not once per token
         with torch.autocast(models.device(), torch.bfloat16, enabled=self.args.bf16):
             found = super()._generate_single_turn(*args, **more)  # type: ignore[misc]
         if not isinstance(found, tuple):
@@ -47,7 +51,7 @@ class TokenPrompts:
         return answers, logprobs
 
     def _cut(self, ids: list[int]) -> list[int]:
-        """Tokens up to the first that completes a stop string (plain transcripts only)."""
+        """The tokens up to the first that completes a stop string; only plain transcripts have stop strings."""
         if not self.stops:
             return ids
 
@@ -59,27 +63,31 @@ class TokenPrompts:
 
 
 class GRPO(TokenPrompts, GRPOTrainer):
-    """Advantages are an answer's reward less its prompt's mean, over their spread (Shao et al. 2024); the KL is in the loss."""
+    """Advantage: an answer's reward minus its prompt's mean, over their spread (Shao et al. 2024). The KL is in the loss."""
 
 
 class RLOO(TokenPrompts, RLOOTrainer):
-    """Advantages are an answer's reward less the mean of its prompt's others (Ahmadian et al. 2024); the KL is in the reward."""
+    """Advantage: an answer's reward minus the mean of its prompt's others (Ahmadian et al. 2024). The KL is in the reward."""
 
 
 @dataclass
-class Judge:
-    """One preference model of the reward: what it reads a conversation with, and what its score counts."""
+class RewardModel:
+    """One preference model of the reward."""
 
     model: PreferenceModel
     renderer: Renderer
+    """Turns conversations into its tokens."""
     format: str
+    """The prompt format that it reads, "chat" or "hh"."""
     context: int
+    """How many tokens it takes."""
     weight: float
+    """The factor of its score in the reward."""
 
-    def scores(self, examples: list[Record], texts: list[str]) -> list[float | None]:
-        """Its raw scores; None for a conversation that outgrows it."""
+    def scores(self, examples: list[RLExample], texts: list[str]) -> list[float | None]:
+        """Its raw scores of the answers `texts`; None for a conversation that exceeds its context."""
         rows = [
-            self.renderer.judgement(prompts.judged(example["messages"], text, self.format)).ids
+            self.renderer.score_request(prompts.pm_input(example["messages"], text, self.format)).ids
             for example, text in zip(examples, texts, strict=True)
         ]
         fit = [i for i, row in enumerate(rows) if len(row) <= self.context]
@@ -89,66 +97,103 @@ class Judge:
         return found
 
 
+class Sample(TypedDict, total=False):
+    """One answer, as a line of `samples.jsonl` holds it."""
+
+    id: str
+    prompt: Messages
+    response: str
+    reward: float | None
+    """The shaped score; None if a preference model gave no score."""
+    score: float | None
+    """The weighted sum of the preference models' scores."""
+    scores: list[float | None]
+    """Each preference model's score, if there are several."""
+    tokens: int
+    finished: bool
+    """Whether it ended before --max-tokens."""
+
+
 @dataclass
 class Reward:
-    """The weighted sum of the preference models' scores, shaped; also measures the answers, and keeps the log of samples.
+    """The weighted sum of the preference models' scores, shaped (paper, section 4.1). Also measures and logs the answers.
 
-    An answer without a score of every model has no reward, and so no part in the step.
+    An answer that some model gave no score has no reward and no part in the step.
     """
 
-    judges: list[Judge]
+    models: list[RewardModel]
     shaping: Shaping
     policy: Renderer
+    """Turns the policy's tokens into text."""
     stops: tuple[str, ...]
+    """Strings that end an answer (plain transcripts only)."""
     ends: set[int]
-    examples: list[Record]
+    """Tokens that end an answer."""
+    examples: list[RLExample]
+    """The prompts by their numbers: those of the training, then the held-out ones."""
     log: StepLog
+    """`samples.jsonl`."""
     every: int
+    """Steps between the steps whose answers are logged."""
 
-    __name__ = "pm"  # how TRL calls the reward in its own logs
+    __name__ = "pm"  # the reward's name in TRL's logs
 
     def text(self, ids: list[int]) -> str:
-        """A completion as `cai sample` would write it."""
+        """The text of an answer, as `cai sample` would write it."""
         text = str(self.policy.tokenizer.decode(ids, skip_special_tokens=True))
         return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))].strip()
 
     def finished(self, ids: list[int]) -> bool:
-        """Whether an answer came to its end, and not only to --max-tokens."""
+        """Whether an answer ended before --max-tokens."""
         if ids and ids[-1] in self.ends:
             return True
         text = str(self.policy.tokenizer.decode(ids)) if self.stops else ""
         return any(stop in text for stop in self.stops)
 
     def __call__(
-        self, prompts: list[str], completion_ids: list[list[int]], trainer_state: Any, log_metric: Any, **_: Any
+        self,
+        prompts: list[str],
+        completion_ids: list[list[int]],
+        trainer_state: TrainerState,
+        log_metric: Callable[[str, float], None],
+        **_: Any,
     ) -> list[float | None]:
-        """Rewards in the completions' order. TRL calls it with the prompts' numbers."""
+        """The reward of each answer, in the answers' order. TRL calls this; its `prompts` are the prompts' numbers."""
         examples = [self.examples[int(number)] for number in prompts]
         texts = [self.text(ids) for ids in completion_ids]
-        by_judge = [judge.scores(examples, texts) for judge in self.judges]
-        records: list[Any] = []
+        by_model = [model.scores(examples, texts) for model in self.models]
+        samples: list[Sample] = []
         for i, (example, text, ids) in enumerate(zip(examples, texts, completion_ids, strict=True)):
-            found = [scores[i] for scores in by_judge]
+            found = [scores[i] for scores in by_model]
             whole = [score for score in found if score is not None]
-            score = sum(s * j.weight for s, j in zip(whole, self.judges, strict=True)) if len(whole) == len(found) else None
+            score = sum(s * m.weight for s, m in zip(whole, self.models, strict=True)) if len(whole) == len(found) else None
             finished = self.finished(ids)
             reward = None if score is None else self.shaping.reward(score, text, len(ids), finished)
-            record = {"id": example["id"], "prompt": example["messages"], "response": text, "reward": reward, "score": score}
-            records.append(record | ({"scores": found} if len(found) > 1 else {}) | {"tokens": len(ids), "finished": finished})
-        scored = [record["score"] for record in records if record["score"] is not None]
+            sample: Sample = {
+                "id": example["id"],
+                "prompt": example["messages"],
+                "response": text,
+                "reward": reward,
+                "score": score,
+            }
+            if len(found) > 1:
+                sample["scores"] = found
+            sample["tokens"], sample["finished"] = len(ids), finished
+            samples.append(sample)
+        scored = [sample["score"] for sample in samples if sample["score"] is not None]
         if scored:
             log_metric("score", sum(scored) / len(scored))
         log_metric("refusals", sum(map(is_refusal, texts)) / len(texts))
-        log_metric("unfinished", sum(not record["finished"] for record in records) / len(records))
+        log_metric("unfinished", sum(not sample["finished"] for sample in samples) / len(samples))
         log_metric("empty", sum(map(is_empty, texts)) / len(texts))
         log_metric("boilerplate", boilerplate(prompts, texts))
-        self._write(trainer_state, prompts, records)
-        return [record["reward"] for record in records]
+        self._log(trainer_state, prompts, samples)
+        return [sample["reward"] for sample in samples]
 
-    def _write(self, state: Any, prompts: list[str], records: list[object]) -> None:
+    def _log(self, state: TrainerState, prompts: list[str], samples: list[Sample]) -> None:
+        """Log the answers of every process at the first, the last and every `every`-th step; never held-out ones."""
         step = state.global_step + 1
         held_out = self.examples[int(prompts[0])].get("held_out", False)
         if held_out or not (step % self.every == 0 or step == 1 or step == state.max_steps):
             return
-        everyone: list[Any] = ranks.gather(records)
-        self.log.write([{"step": step, **record} for record in everyone])
+        self.log.write([{"step": step, **sample} for sample in ranks.gather(samples)])

@@ -1,8 +1,7 @@
-"""The processes of one run: which one this is, what they agree on, and how they are started.
+"""The processes of one run: which one this is, how they are started, and how they agree.
 
-A run of several processes is started by Accelerate, or by torchrun, which is what Accelerate uses and
-what starts several processes on CPUs. Every process runs the same `cai` command; only the first
-writes files and speaks.
+Accelerate or torchrun starts a run of several processes. Accelerate itself uses torchrun, but does not start several
+processes on CPUs. Every process runs the same `cai` command; only the first writes files and messages.
 """
 
 from __future__ import annotations
@@ -13,9 +12,13 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TypeVar
 
-from cai_cli import models, streams
+from cai_cli import streams
+from cai_cli.engines import models
 from cai_cli.errors import CaiError, InputError
+
+T = TypeVar("T")
 
 _LAUNCHES = {
     "multi-gpu": ["--multi_gpu"],
@@ -29,39 +32,39 @@ _LAUNCHES = {
         "true",
     ],
 }
-"""What `accelerate launch` gets for the names of --accelerate; fsdp2 shards the weights of each layer over the processes."""
+"""Arguments of `accelerate launch` by --accelerate. fsdp2 shards the weights of each layer over the processes."""
 
 
 def world_size() -> int:
-    """Processes of the run."""
+    """The number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the first, which writes files and messages."""
     return streams.process == 0
 
 
 def is_sharded() -> bool:
-    """Whether each process holds a part of the weights alone (FSDP)."""
+    """Whether each process holds only a part of the weights (FSDP)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
 
 
 def join() -> None:
-    """Connect this process to the others of the run. Does nothing in a run of one."""
+    """Connect this process to the others of the run, if there are any. InputError for DeepSpeed."""
     if world_size() == 1:
         return
     from accelerate import PartialState
 
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1"):
-        raise InputError("cai can't save what DeepSpeed trains; shard the weights with --accelerate fsdp2 instead")
+        raise InputError("cai cannot save a model that DeepSpeed trains; shard the weights with --accelerate fsdp2 instead")
     on_cpu = models.device() == "cpu"
     PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
     atexit.register(_leave)
 
 
 def _leave() -> None:
-    """Ends the threads that talk to the other processes: one that is still at work while Python ends can abort the process."""
+    """End the threads that talk to the other processes: a thread that still works while Python exits can abort the process."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
@@ -69,7 +72,7 @@ def _leave() -> None:
 
 
 def wait() -> None:
-    """Wait until every process of the run has come here."""
+    """Wait until every process of the run has called this."""
     if world_size() > 1:
         import torch.distributed
 
@@ -77,7 +80,7 @@ def wait() -> None:
 
 
 def any_of(*flags: bool) -> list[bool]:
-    """For each flag whether it's up in any process. Every process of the run must ask."""
+    """For each flag, whether it is set in any process. Every process of the run must call this."""
     if world_size() == 1:
         return list(flags)
     import torch
@@ -87,8 +90,8 @@ def any_of(*flags: bool) -> list[bool]:
     return [bool(value) for value in found.tolist()]
 
 
-def gather(values: list[object]) -> list[object]:
-    """The values of every process in their order. Every process of the run must ask."""
+def gather(values: list[T]) -> list[T]:
+    """The values of every process, in the order of the processes. Every process of the run must call this."""
     if world_size() == 1:
         return values
     from accelerate.utils import gather_object
@@ -101,32 +104,32 @@ def _device() -> str:
 
 
 def launch(accelerate: str | None, processes: int | None) -> int | None:
-    """Run this process's command in several processes, if asked: their exit code, or None where there's nothing to launch.
+    """Run this process's command in several processes, if asked to. Returns their exit code, or None if there are none to start.
 
-    `accelerate` is the --accelerate of the command line. InputError where it is none.
+    `accelerate` and `processes`: --accelerate and --num-processes. InputError for an unusable `accelerate`.
     """
     if "RANK" in os.environ or (accelerate is None and (processes or 1) == 1):
-        return None  # one of the processes already, or the only one
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # seconds to finish a step and save, when interrupted
+        return None  # this is one of the processes already, or the only one
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # seconds to finish a step and save after an interrupt
     command = ["-m", "cai_cli.main", *sys.argv[1:]]
     if accelerate is None and models.device() == "cpu":
         return _torchrun(processes or 1, command)
     if accelerate in _LAUNCHES or accelerate is None:
         if models.device() == "cpu":
-            raise InputError(f"--accelerate {accelerate} needs GPUs; on CPUs give --num-processes alone")
+            raise InputError(f"--accelerate {accelerate} needs GPUs; on CPUs give only --num-processes")
         flags = _LAUNCHES[accelerate or "multi-gpu"]
     elif Path(accelerate).is_file():
         flags = ["--config_file", accelerate]
     else:
-        raise InputError(f"--accelerate {accelerate}: neither multi-gpu nor fsdp2, nor a file that `accelerate config` writes")
+        raise InputError(f"--accelerate {accelerate}: neither multi-gpu nor fsdp2, nor a file; make one with `accelerate config`")
     if processes:
         flags = [*flags, "--num_processes", str(processes)]
-    # in this process's place: its signals are the launcher's
+    # the launcher replaces this process, so signals reach the launcher
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *flags, *command])
 
 
 def _torchrun(processes: int, command: list[str]) -> int:
-    """As torchrun would, in this process, so that its report of a failed worker doesn't bury what the worker said."""
+    """Do what torchrun does, in this process: its report of a failed worker would hide the worker's own message."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -141,10 +144,10 @@ def _torchrun(processes: int, command: list[str]) -> int:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as problem:
         codes = {failure.exitcode for failure in problem.failures.values()}
-        # where one fails, the launcher ends the others, which say that they are interrupted
+        # if one fails, the launcher ends the others, which report an interrupt
         return 130 if codes <= {130, -signal.SIGTERM} else min((code for code in codes if 0 < code < 130), default=1)
     except SignalException:
         return 130
     except RuntimeError as problem:
-        raise CaiError(f"the processes can't be started ({' '.join(str(problem).split())[:300]})") from None
+        raise CaiError(f"could not start the processes ({' '.join(str(problem).split())[:300]})") from None
     return 0

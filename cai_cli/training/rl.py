@@ -1,81 +1,114 @@
-"""Reinforcement learning against preference models (RL-CAI): TRL's GRPOTrainer or RLOOTrainer.
+"""Reinforcement learning against preference models (RL-CAI; paper, section 4): TRL's GRPOTrainer or RLOOTrainer.
 
-The reward is the preference models' raw score of the whole conversation, rendered by the code that
-rendered their training data, in their own tokens. A KL term holds the policy to the model it starts from.
+The reward is the preference models' raw score of the whole conversation, in their own tokens. The code that rendered their
+training data also renders the conversation. A KL term keeps the policy close to the model that it starts from.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cai_cli import manifest, models
-from cai_cli.engines.preference import PreferenceModel, require_preference_model
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import prompt_error
+from cai_cli.data.transcripts import STOPS
+from cai_cli.engines import models
+from cai_cli.engines.scorer import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
-from cai_cli.jsonl import Record
-from cai_cli.records import prompt_error
-from cai_cli.tokens import Renderer
-from cai_cli.training import data, libraries, order, run
-from cai_cli.training import settings as common
+from cai_cli.method.tokens import Renderer
+from cai_cli.pipeline import manifest
+from cai_cli.training import order
+from cai_cli.training.data import split_weight
+from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
+from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 from cai_cli.training.shaping import Shaping
-from cai_cli.training.workspace import Workspace
-from cai_cli.transcripts import STOPS
+
+if TYPE_CHECKING:
+    from cai_cli.training.policy import Reward
 
 VLLM_MEMORY = 0.3
-"""Share of a GPU's memory for vLLM beside the policy, while it generates; it sleeps while the policy learns."""
+"""The share of a GPU's memory that vLLM uses beside the policy while it generates. It sleeps while the policy is trained."""
+_NOT_IN_FINGERPRINT = ("pms", "engine", "max_kl", "stop_on_kl")
 
 
 @dataclass
 class Rollout:
-    """What RL alone has: the reward, the pull back to the start, how answers are drawn, and what is watched.
-
-    `pms` are the preference models' names, each with `=WEIGHT` where it isn't 1. `samples_every` is in steps.
-    """
+    """The options of RL beside `Settings`: the reward, the KL, how answers are sampled, and what is logged."""
 
     pms: list[str]
+    """The preference models' names, each with `=WEIGHT` if it is not 1."""
     algo: str = "grpo"
-    kl: float = 0.1
-    generations: int = 4
+    """"grpo" or "rloo"."""
+    kl_coef: float = 0.1
+    """The weight of the KL term (TRL's `beta`)."""
+    num_generations: int = 4
+    """Answers per prompt."""
     max_tokens: int = 256
+    """The longest answer, in tokens."""
     temperature: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
     engine: str = "auto"
+    """Where answers are sampled: "transformers", "vllm", or "auto"; see `generator`."""
     samples_every: int = 5
+    """Steps between the steps whose answers are written to `samples.jsonl`."""
     max_kl: float | None = None
+    """Mean KL per token above which a step causes a warning."""
     stop_on_kl: bool = False
+    """Whether the run stops at such a step."""
 
 
-def weighted(names: list[str]) -> list[tuple[Path, str, float]]:
-    """(directory, name, weight) of each preference model given as NAME or NAME=WEIGHT. InputError where one won't do."""
+@dataclass
+class RewardPM:
+    """One preference model of the reward, before its weights are loaded."""
+
+    name: str
+    folder: Path
+    weight: float
+    """The factor of its score in the reward."""
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """Turns conversations into its tokens."""
+        return Renderer(models.load_tokenizer(self.folder))
+
+    @cached_property
+    def context(self) -> int:
+        """How many tokens it takes."""
+        return models.context_length(self.folder)
+
+
+def reward_pms(names: list[str]) -> list[RewardPM]:
+    """The preference models, each given as MODEL or MODEL=WEIGHT. InputError if one of them cannot be used."""
     found = []
     for entry in names:
-        name, equals, weight = entry.rpartition("=")
-        if not equals or Path(entry).exists():
-            name, weight = entry, "1"
-        try:
-            value = float(weight)
-        except ValueError:
-            raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number") from None
-        if not math.isfinite(value):
+        name, weight = split_weight(entry)
+        if weight is not None and not math.isfinite(weight):
             raise InputError(f"--pm {entry}: the weight must be a finite number")
+        if weight is None and "=" in entry and not Path(entry).exists():
+            raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
         folder = models.resolve(name)
         require_preference_model(folder)
-        found.append((folder, name, value))
+        found.append(RewardPM(name, folder, 1.0 if weight is None else weight))
     return found
 
 
 def generator(engine: str, context: int) -> dict[str, Any]:
-    """TRL's arguments for where answers are drawn: in vLLM, in this process, where there is a GPU for it.
+    """TRL's arguments for sampling answers with vLLM in this process; none to sample with transformers.
 
-    `context` is the longest conversation, in tokens.
+    "auto" takes vLLM if it is installed and there is a GPU. `context`: the longest conversation, in tokens. InputError for
+    "vllm" without either.
     """
     can = models.device() == "cuda" and find_spec("vllm") is not None
     if engine == "vllm" and not can:
-        raise InputError("--engine vllm: RL generates in vLLM on a GPU only, with vllm installed; take transformers here")
+        raise InputError(
+            "--engine vllm: RL generates with vLLM only on a GPU and with vllm installed; use --engine transformers here"
+        )
     if engine == "transformers" or not can:
         return {}
     return {
@@ -90,94 +123,99 @@ def generator(engine: str, context: int) -> dict[str, Any]:
 def train(settings: Settings, rollout: Rollout) -> Any:
     """Train the policy `settings.model` on the prompts of `settings.files` into the directory `settings.output`.
 
-    `settings.batch_size` counts prompts; each gets `rollout.generations` answers. Returns TRL's trainer.
+    `settings.batch_size` counts prompts; each gets `rollout.num_generations` answers. Returns TRL's trainer.
     """
-    if rollout.kl == 0 and rollout.stop_on_kl:
-        raise InputError("--stop-on-kl needs the KL, which isn't computed with --kl 0; give a small one, such as 0.001")
-    pms = weighted(rollout.pms)
-    folder = common.language_model(settings, *(pm for pm, _, _ in pms))
-    common.require_causal(folder)
-    rows = data.read_all(settings, prompt_error)
+    if rollout.kl_coef == 0 and rollout.stop_on_kl:
+        raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
+    pms = reward_pms(rollout.pms)
+    run: Run[RLExample] = Run(settings, prompt_error, *(pm.folder for pm in pms))
+    run.prepare(lambda record: [record], _example_maker(run, rollout, pms))
+    generation = generator(rollout.engine, run.longest)
+    _open(run, rollout, pms)
 
-    renderer, format, context = common.tokens_of(settings, folder)
-    readers = [Renderer(models.load_tokenizer(pm)) for pm, _, _ in pms]
-    formats = [reader.format(settings.format) for reader in readers]
-    longest = context - rollout.max_tokens
-    contexts = [models.context_length(pm) for pm, _, _ in pms]
-    if min(longest, *(context - rollout.max_tokens for context in contexts)) < 1:
-        raise InputError(f"--max-tokens {rollout.max_tokens} leaves no room for a prompt; lower it, or raise --max-length")
-
-    def example(record: Record) -> Record:
-        found = data.rl_prompt(renderer, format, record, longest)
-        for reader, judged, context in zip(readers, formats, contexts, strict=True):
-            data.require_judgeable(reader, judged, record, context - rollout.max_tokens)
-        return found
-
-    examples = data.prepare(rows, lambda record: [record], example, settings)
-    hashes = {"model": manifest.hash_model(folder), "pm": [[manifest.hash_model(pm), weight] for pm, _, weight in pms]}
-    watched = ("pms", "engine", "max_kl", "stop_on_kl")
-    options = {name: value for name, value in asdict(rollout).items() if name not in watched}
-    fingerprint = settings.fingerprint(examples, **hashes, **options, format=format)
-    generation = generator(rollout.engine, context)
-    workspace = Workspace(settings.output, fingerprint, settings.restart)
-    workspace.note(examples)
-
-    libraries.calm(settings.debug)
     from datasets import Dataset
-    from trl import GRPOConfig, RLOOConfig
 
-    from cai_cli.training.policy import GRPO, RLOO, Judge, Reward
-
-    training, held_out = examples.training, [{**found, "held_out": True} for found in examples.testing]
-    numbered = training + held_out
+    training = run.data.training
+    held_out: list[RLExample] = [{**example, "held_out": True} for example in run.data.testing]
+    numbered = training + held_out  # a prompt's number is its index here
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
-    rows_at_once = settings.batch_size * rollout.generations
-    arguments = common.arguments(settings, workspace, 0, scheduler="constant") | {
+    last = range(len(training), len(numbered))
+    trainer_class, config = _config(run, rollout, generation, steps)
+    reward = _reward(run, rollout, pms, numbered)
+    trainer = run.build(
+        trainer_class,
+        config,
+        Dataset.from_dict({"prompt": [str(number) for number in drawn]}),
+        Dataset.from_dict({"prompt": [str(number) for number in last]}) if held_out else None,
+        reward_funcs=reward,
+        examples=numbered,
+        stops=reward.stops,
+    )
+    reward.ends |= set(trainer.eos_token_ids)
+    run.train(trainer, rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl)
+    return trainer
+
+
+def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> Callable[[Record], RLExample]:
+    """A function that makes a record's example: a prompt that leaves room for an answer in the policy and in every PM."""
+    longest = run.longest - rollout.max_tokens
+    if min(longest, *(pm.context - rollout.max_tokens for pm in pms)) < 1:
+        raise InputError(f"--max-tokens {rollout.max_tokens} leaves no room for a prompt; lower it, or raise --max-length")
+
+    def make(record: Record) -> RLExample:
+        found = rl_prompt(run.renderer, run.format, record, longest)
+        for pm in pms:
+            format = pm.renderer.format(run.settings.format)
+            require_pm_length(pm.renderer, format, record, pm.context - rollout.max_tokens)
+        return found
+
+    return make
+
+
+def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> None:
+    """`Run.open`, with the preference models and the rollout's settings in the fingerprint and the manifest."""
+    hashes = [manifest.hash_model(pm.folder) for pm in pms]
+    options = {name: value for name, value in asdict(rollout).items() if name not in _NOT_IN_FINGERPRINT}
+    run.open(pm=[[sha, pm.weight] for sha, pm in zip(hashes, pms, strict=True)], **options)
+    run.about["pm"] = [{"name": pm.name, "sha256": sha, "weight": pm.weight} for sha, pm in zip(hashes, pms, strict=True)]
+
+
+def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], steps: int) -> tuple[Any, Any]:
+    """TRL's (trainer class, configuration) of --algo."""
+    from trl import GRPOConfig, RLOOConfig
+
+    from cai_cli.training.policy import GRPO, RLOO
+
+    trainer_class, config_class = {"grpo": (GRPO, GRPOConfig), "rloo": (RLOO, RLOOConfig)}[rollout.algo]
+    rows_at_once = run.settings.batch_size * rollout.num_generations
+    options = run.arguments(warmup=0, scheduler="constant") | {
         "max_steps": steps,
         "per_device_train_batch_size": rows_at_once,
         "per_device_eval_batch_size": rows_at_once,
     }
-    trainers = {"grpo": (GRPO, GRPOConfig), "rloo": (RLOO, RLOOConfig)}
-    trainer_class, config_class = trainers[rollout.algo]
-    config = config_class(
-        **arguments,
+    return trainer_class, config_class(
+        **options,
         **generation,
-        num_generations=rollout.generations,
+        num_generations=rollout.num_generations,
         max_completion_length=rollout.max_tokens,
         temperature=rollout.temperature,
-        beta=rollout.kl,
-        shuffle_dataset=False,  # `drawn` is shuffled
-        disable_dropout=True,  # so that the KL is zero where the weights are the same
+        beta=rollout.kl_coef,
+        shuffle_dataset=False,  # `order` draws the order of the whole run
+        disable_dropout=True,  # so that the KL is 0 while the weights are equal
     )
-    stops = () if format == "chat" else STOPS
-    judges = [
-        Judge(PreferenceModel(pm, settings.dtype), reader, judged, context, weight)
-        for (pm, _, weight), reader, judged, context in zip(pms, readers, formats, contexts, strict=True)
-    ]
-    ends = {*data.turn_end(renderer, format)[-1:], renderer.tokenizer.eos_token_id}
-    log = workspace.log("samples.jsonl")
-    reward = Reward(judges, rollout.shaping, renderer, stops, ends, numbered, log, rollout.samples_every)
-    last = range(len(training), len(numbered))
-    with libraries.loading(folder):
-        trainer: Any = trainer_class(
-            model=str(folder),
-            reward_funcs=reward,
-            args=config,
-            train_dataset=Dataset.from_dict({"prompt": [str(number) for number in drawn]}),
-            eval_dataset=Dataset.from_dict({"prompt": [str(number) for number in last]}) if held_out else None,
-            processing_class=renderer.tokenizer,
-            peft_config=common.adapter(settings),
-            examples=numbered,
-            stops=stops,
-        )
-    reward.ends |= set(trainer.eos_token_ids)
-    judged_by = [
-        {"name": name, "sha256": sha, "weight": weight} for (_, name, weight), (sha, _) in zip(pms, hashes["pm"], strict=True)
-    ]
-    about = {"model": {"name": settings.model, "sha256": hashes["model"]}, "pm": judged_by, "fingerprint": fingerprint}
-    run.train(
-        trainer, settings, workspace, examples, about,
-        rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl,
-    )  # fmt: skip
-    return trainer
+
+
+def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered: list[RLExample]) -> Reward:
+    """The reward, with the weights of the preference models loaded."""
+    from cai_cli.training.policy import Reward, RewardModel
+
+    format = run.settings.format
+    reward_models = []
+    for pm in pms:
+        model = PreferenceModel(pm.folder, run.settings.dtype)
+        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight))
+    stops = () if run.format == "chat" else STOPS
+    ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
+    log = run.workspace.log("samples.jsonl")
+    return Reward(reward_models, rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every)

@@ -1,152 +1,268 @@
-"""The run of a trainer: to its end or to an interrupt, the saved model, and what stands beside it."""
+"""A run of a trainer, from its settings to the finished directory: the parts that SFT, PM, DPO and RL share.
+
+Each trainer's `train` is a sequence of the steps of `Run`:
+
+    run = Run(settings, check)          check the model and every row, before anything slow is imported
+    run.prepare(parts, make)            turn rows into examples, in tokens
+    run.open(...)                       hash the model, take the output directory, list the records trained on
+    trainer = run.build(TRLTrainer, TRLConfig(**run.arguments(...)), ...)
+    run.train(trainer)                  train, save, and finish the directory
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
-from cai_cli import manifest, models, streams
-from cai_cli.errors import CaiError
-from cai_cli.jsonl import Record
-from cai_cli.training import card, libraries, ranks
+from cai_cli import streams
+from cai_cli.data.jsonl import Record
+from cai_cli.engines import models
+from cai_cli.engines.scorer import require_preference_model
+from cai_cli.errors import CaiError, InputError
+from cai_cli.method.tokens import Renderer
+from cai_cli.pipeline import manifest
+from cai_cli.training import arguments as trl
+from cai_cli.training import card, data, libraries, ranks
 from cai_cli.training.data import Data
+from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
-from cai_cli.training.workspace import Workspace, disk_errors, open_to_readers
+from cai_cli.training.workspace import Workspace, disk_errors, open_to_readers, require_elsewhere, require_replaceable
 
+if TYPE_CHECKING:
+    from cai_cli.training.progress import ProgressCallback
+
+T = TypeVar("T")
+P = TypeVar("P")
+Report = Callable[[Path], Record]
+"""Evaluates a saved model; its result goes into the manifest."""
 _CORRUPT = ("SafetensorError", "UnpicklingError", "PytorchStreamReader", "JSONDecodeError", "EOFError", "FileNotFoundError")
-"""How torch, safetensors and json say that a file isn't what it should be."""
+"""Words in the errors of torch, safetensors and json for a damaged or missing file."""
 
 
-TWICE = 1.0
-"""Seconds within which a second signal is the same one: a scheduler and a launcher may both pass it on."""
+class Counts(TypedDict):
+    """What a run did, as its manifest holds it."""
+
+    records_in: int
+    """Rows of the training files."""
+    records_out: int
+    """Examples trained on."""
+    skipped: int
+    steps: int
+    tokens: int
+    seconds: float
+    """Over all attempts of a resumed run."""
 
 
-class Interrupts:
-    """While a run trains, SIGINT and SIGTERM ask it to stop after the current step; a second one ends it at once."""
+class Run(Generic[T]):
+    """One run of one trainer on examples of type T. The module's docstring shows the order of its methods."""
 
-    def __init__(self) -> None:
-        self.asked, self.when = False, 0.0
+    data: Data[T]
+    """Set by `prepare`."""
+    workspace: Workspace
+    """Set by `open`, like the next two."""
+    fingerprint: dict[str, Any]
+    model_hash: str
 
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            if time.monotonic() - self.when > TWICE:
-                raise KeyboardInterrupt
-            return
-        self.asked, self.when = True, time.monotonic()
+    def __init__(
+        self, settings: Settings, check: Callable[[Record], str | None], *others: Path, classifier: bool = False
+    ) -> None:
+        """Find the starting model, check every row with `check`, and load the tokenizer. InputError says what is wrong.
+
+        `others`: further models that the run reads, which -o must not name either. `classifier`: whether the run trains a
+        preference model, and so may start from one.
+        """
+        self.settings, self.classifier = settings, classifier
+        self.folder = starting_model(settings, *others, classifier=classifier)
+        self.checked = data.read_all(settings, check)
+        ranks.join()  # from here on the processes of the run work together
+        self.renderer = Renderer(models.load_tokenizer(self.folder))
+        self.format = self.renderer.format(settings.format)
+        self.longest = min(settings.max_length, models.context_length(self.folder))
+        self.about: dict[str, Any] = {}
+
+    def prepare(self, parts: Callable[[Record], list[P]], make: Callable[[P], T]) -> Data[T]:
+        """Turn the checked rows into examples; see `data.prepare`."""
+        self.data = data.prepare(self.checked, parts, make, self.settings)
+        return self.data
+
+    def open(self, **options: Any) -> None:
+        """Take the output directory, or the unfinished run in it, and write the lists of trained and skipped records.
+
+        `options`: further entries of the fingerprint. InputError if an unfinished run has another fingerprint.
+        """
+        found, settings = self.data, self.settings
+        self.model_hash = manifest.hash_model(self.folder)
+        self.fingerprint = settings.fingerprint(
+            found.inputs, found.eval_inputs, model=self.model_hash, format=self.format, **options
+        )
+        self.about = {"model": {"name": settings.model, "sha256": self.model_hash}}
+        self.workspace = Workspace(settings.output, self.fingerprint, settings.restart)
+        self.workspace.note(found.origins(), found.skipped)
+        libraries.calm(settings.debug)
+
+    def arguments(self, longest: int | None = None, warmup: float | None = None, scheduler: str = "cosine") -> dict[str, Any]:
+        """The arguments of TRL's configuration; see `arguments.arguments`. `warmup`: None for the default share of the steps."""
+        if warmup is None:
+            warmup = trl.warmup_steps(self.settings, len(self.data.examples))
+        return trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler)
+
+    def build(self, trainer: Any, config: Any, train_dataset: Any, eval_dataset: Any = None, **more: Any) -> Any:
+        """TRL's trainer with the model loaded. Without an `eval_dataset`, it evaluates on the held-out examples."""
+        from datasets import Dataset
+
+        if eval_dataset is None and self.data.held_out:
+            eval_dataset = Dataset.from_list(self.data.testing)
+        with models.loading(self.folder):
+            return trainer(
+                model=str(self.folder),  # a path, not a model: TRL draws a new head right after it sets the seed
+                args=config,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=self.renderer.tokenizer,
+                peft_config=trl.adapter(self.settings, self.classifier),
+                **more,
+            )
+
+    def train(
+        self,
+        trainer: Any,
+        rows: int | None = None,
+        ends: list[int] | None = None,
+        report: Report | None = None,
+        max_kl: float | None = None,
+        stop_on_kl: bool = False,
+    ) -> None:
+        """Train to the end, from the last checkpoint if there is one, and finish the output directory.
+
+        `rows`: examples in one pass, if the trainer cannot tell. `ends`: the tokens that end a turn, if answers are trained
+        on. `report`: evaluates the saved model. `max_kl` and `stop_on_kl`: only for RL; see `ProgressCallback`.
+        """
+        start = time.monotonic()
+        self._set_up(trainer)
+        with Interrupts() as interrupts, disk_errors(self.workspace.partial):
+            callback = self._fit(trainer, interrupts, rows, max_kl, stop_on_kl)
+            save(trainer, self.settings, self.workspace.partial, ends)
+        content = self._manifest(trainer, callback, time.monotonic() - start)
         if ranks.is_first():
-            streams.say("cai: stopping after this step, to save a checkpoint; once more to stop at once")
+            with disk_errors(self.workspace.partial):
+                self._evaluate(trainer, content, report)
+                card.write(self.workspace.partial, self.settings, content)
+        self.workspace.finish(content)
+        self._say_finished(content["counts"])
 
-    def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
+    def _set_up(self, trainer: Any) -> None:
+        """Turn off what TRL does by default and `cai` does itself."""
+        from transformers.trainer_callback import PrinterCallback
 
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if models.device() == "cpu":
+            libraries.keep_memory()
+        # not among the checkpoints, which are deleted at the end
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.workspace.partial / "runs"))
+        if self.workspace.checkpoint:
+            streams.say(f"cai {self.settings.step}: continuing after step {self.workspace.step}", self.settings.quiet)
+        trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
+        trainer.create_model_card = lambda *_, **__: None  # TRL writes one beside the checkpoints, for publishing
+        trainer.args.eval_on_start = trainer.eval_dataset is not None and not self.workspace.checkpoint
 
+    def _fit(
+        self, trainer: Any, interrupts: Interrupts, rows: int | None, max_kl: float | None, stop_on_kl: bool
+    ) -> ProgressCallback:
+        """Run TRL's trainer. KeyboardInterrupt if it was interrupted before its last step."""
+        from cai_cli.training.progress import ProgressCallback
 
-def train(
-    trainer: Any,
-    settings: Settings,
-    workspace: Workspace,
-    data: Data[Any],
-    about: dict[str, Any],
-    rows: int | None = None,
-    report: Callable[[Path], Record] | None = None,
-    ends: list[int] | None = None,
-    max_kl: float | None = None,
-    stop_on_kl: bool = False,
-) -> None:
-    """Run a trainer to its end, from its last checkpoint where there is one, and put DIR in place.
-
-    `about` is what the manifest says of the models of the run. `rows` are the examples of one pass, where the trainer itself
-    can't tell. `report` evaluates the saved model; what it returns goes into the manifest. `ends` are the tokens that end a turn,
-    where answers are learnt. `max_kl` is RL's (see `watch`).
-    """
-    from transformers.trainer_callback import PrinterCallback
-
-    from cai_cli.training.watch import Watch
-
-    start = time.monotonic()
-    if models.device() == "cpu":
-        libraries.keep_memory()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(workspace.partial / "runs"))  # not among the checkpoints, which go
-    if workspace.checkpoint:
-        streams.say(f"cai {settings.step}: going on after step {workspace.step}", settings.quiet)
-    trainer.remove_callback(PrinterCallback)  # it prints every log to standard output
-    trainer.create_model_card = lambda *_, **__: None  # TRL writes one beside the checkpoints, for publishing
-    trainer.args.eval_on_start = trainer.eval_dataset is not None and not workspace.checkpoint
-    with Interrupts() as interrupts, disk_errors(workspace.partial):
-        watch = Watch(trainer, settings, workspace, interrupts, rows, max_kl, stop_on_kl)
-        trainer.add_callback(watch)
+        workspace = self.workspace
+        callback = ProgressCallback(trainer, self.settings, workspace, interrupts, rows, max_kl, stop_on_kl)
+        trainer.add_callback(callback)
         try:
-            with reading(workspace.checkpoint, watch):
+            with reading(workspace.checkpoint, callback):
                 trainer.train(resume_from_checkpoint=str(workspace.checkpoint) if workspace.checkpoint else None)
         finally:
-            watch.close()
-        if watch.interrupted and trainer.state.global_step < trainer.state.max_steps:
+            callback.close()
+        if callback.interrupted and trainer.state.global_step < trainer.state.max_steps:
             streams.say(
-                f"cai {settings.step}: interrupted; {workspace.partial} holds a checkpoint of step {workspace.step}; "
-                "the same command goes on from there"
+                f"cai {self.settings.step}: interrupted; {workspace.partial} holds a checkpoint of step {workspace.step}; "
+                "the same command continues from there"
             )
             raise KeyboardInterrupt
-        save(trainer, settings, workspace.partial, ends)
-    counts = {
-        "records_in": sum(entry["records"] for entry in data.inputs),
-        "records_out": len(data.examples),
-        "set_aside": len(data.rejected),
-        "steps": trainer.state.global_step,
-        "tokens": watch.tokens,
-        "seconds": round(watch.seconds_before + time.monotonic() - start, 3),
-    }
-    content: manifest.Manifest = {
-        "step": settings.step,
-        "command": manifest.command_line(),
-        "finished": manifest.now(),
-        "versions": manifest.versions(),
-        "processes": trainer.accelerator.num_processes,
-        "inputs": data.inputs,
-        "counts": counts,
-        **about,
-    }
-    if watch.stopped:
-        content["stopped"] = watch.stopped
-    if ranks.is_first():
-        with disk_errors(workspace.partial):
-            if report:
-                trainer.optimizer = None  # what the report loads needs the room
-                trainer.accelerator.free_memory()
-                trainer.model.to("cpu")
-                content["evaluation"] = report(workspace.partial)
-            card.write(workspace.partial, settings, content)
-    workspace.finish(content)
-    aside = f", {counts['set_aside']} rows set aside" if data.rejected else ""
-    streams.say(
-        f"cai {settings.step}: {counts['steps']} steps, {counts['records_out']} examples, {counts['tokens']:,} tokens{aside}, "
-        f"{counts['seconds']:.1f} s -> {settings.output}",
-        settings.quiet,
-    )
+        return callback
+
+    def _manifest(self, trainer: Any, callback: ProgressCallback, seconds: float) -> manifest.Manifest:
+        counts: Counts = {
+            "records_in": sum(entry["records"] for entry in self.data.inputs),
+            "records_out": len(self.data.examples),
+            "skipped": len(self.data.skipped),
+            "steps": trainer.state.global_step,
+            "tokens": callback.tokens,
+            "seconds": round(callback.seconds_before + seconds, 3),
+        }
+        return {
+            "step": self.settings.step,
+            "command": manifest.command_line(),
+            "finished": manifest.now(),
+            "versions": manifest.versions(),
+            "processes": trainer.accelerator.num_processes,
+            "inputs": self.data.inputs,
+            "counts": counts,
+            **self.about,
+            "fingerprint": self.fingerprint,
+            **({"stopped": callback.stopped} if callback.stopped else {}),
+        }
+
+    def _evaluate(self, trainer: Any, content: manifest.Manifest, report: Report | None) -> None:
+        """Add the report to the manifest's content."""
+        if report:
+            trainer.optimizer = None  # the report loads the saved model, and needs the memory
+            trainer.accelerator.free_memory()
+            trainer.model.to("cpu")
+            content["evaluation"] = report(self.workspace.partial)
+
+    def _say_finished(self, counts: Counts) -> None:
+        skipped = f", {streams.plural(counts['skipped'], 'row')} skipped" if counts["skipped"] else ""
+        streams.say(
+            f"cai {self.settings.step}: {counts['steps']} steps, {counts['records_out']} examples, {counts['tokens']:,} tokens"
+            f"{skipped}, {counts['seconds']:.1f} s -> {self.settings.output}",
+            self.settings.quiet,
+        )
+
+
+def starting_model(settings: Settings, *others: Path, classifier: bool = False) -> Path:
+    """The directory of the model that training starts from, checked before anything is loaded. InputError says what is wrong."""
+    if settings.keep_adapter and not settings.lora:
+        raise InputError("--keep-adapter needs --lora: there is no adapter to keep")
+    if settings.lora and ranks.is_sharded() and not settings.keep_adapter:
+        raise InputError("--lora with sharded weights needs --keep-adapter: an adapter cannot be merged into sharded weights")
+    folder = models.resolve(settings.model)
+    models.read_config(folder)
+    require_elsewhere(settings.output, folder, *others)
+    require_replaceable(Path(settings.output))
+    if models.is_preference_model(folder):
+        if not classifier:
+            raise InputError(
+                f"{folder}: a sequence classifier, not a language model; give the language model that it was trained from"
+            )
+        require_preference_model(folder)
+    return folder
 
 
 def save(trainer: Any, settings: Settings, folder: Path, ends: list[int] | None = None) -> None:
-    """Save the model with its tokenizer and template; an adapter is merged into it, unless --keep-adapter.
+    """Save the model with its tokenizer and template. An adapter is merged into it, unless --keep-adapter.
 
-    `ends` are the tokens that end a turn, where answers were learnt.
+    `ends`: the tokens that end a turn, if answers were trained on.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    # of sharded weights every process must give its part
+    # every process must give its part of sharded weights
     weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if not ranks.is_first():
         return
     if settings.lora and not settings.keep_adapter:
         model = model.merge_and_unload()
     model.config.use_cache = True
-    if ends is not None and model.generation_config is not None:  # what it has learnt to end with must end what it generates
+    if ends is not None and model.generation_config is not None:
+        # the token that it was trained to end a turn with must end generation
         known = model.generation_config.eos_token_id
         known = known if isinstance(known, list) else [known]
         model.generation_config.eos_token_id = [token for token in dict.fromkeys([*known, *ends[-1:]]) if token is not None]
@@ -156,13 +272,13 @@ def save(trainer: Any, settings: Settings, folder: Path, ends: list[int] | None 
 
 
 @contextmanager
-def reading(checkpoint: Path | None, watch: Any) -> Iterator[None]:
-    """A checkpoint that can't be read, as one sentence; `watch` knows whether training has begun."""
+def reading(checkpoint: Path | None, callback: ProgressCallback) -> Iterator[None]:
+    """Report an unreadable checkpoint in one sentence. `callback` knows whether training has begun."""
     try:
         yield
     except Exception as problem:
-        if checkpoint and not watch.begun and any(sign in f"{type(problem).__name__} {problem}" for sign in _CORRUPT):
+        if checkpoint and not callback.begun and any(sign in f"{type(problem).__name__} {problem}" for sign in _CORRUPT):
             raise CaiError(
-                f"{checkpoint}: this checkpoint is damaged ({' '.join(str(problem).split())[:200]}); begin anew with --restart"
+                f"{checkpoint}: this checkpoint is damaged ({' '.join(str(problem).split())[:200]}); start over with --restart"
             ) from problem
         raise

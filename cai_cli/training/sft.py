@@ -1,8 +1,8 @@
-"""Supervised fine-tuning on completions (SL-CAI): TRL's SFTTrainer on tokens that we made.
+"""Supervised fine-tuning on completions (SL-CAI): TRL's SFTTrainer on tokens made by `cai` (paper, section 3.2).
 
-Examples come as `input_ids` and `labels`, tokenised by the same code as the prompts of the
-generating commands, so what a model is trained on is what it will be given. The loss is the mean
-cross-entropy of the answers' tokens and of the token that ends the turn; prompts carry none.
+Examples are `input_ids` and `labels`, tokenised by the same code as the prompts of the generating commands, so a model is
+trained on exactly what it will be given. The loss is the mean cross-entropy of the answers' tokens and of the tokens that
+end the turn. The prompts' tokens have no loss.
 """
 
 from __future__ import annotations
@@ -10,64 +10,56 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from cai_cli import manifest
-from cai_cli.training import data, libraries, order, run
-from cai_cli.training import settings as common
+from cai_cli.training import arguments, order
+from cai_cli.training.examples import SFTExample, conversations, sft_error, sft_example, turn_end
+from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
-from cai_cli.training.workspace import Workspace
 
 
 def train(settings: Settings, revisions: str = "all", packing: bool = False) -> Any:
     """Fine-tune `settings.model` on `settings.files` into the directory `settings.output`; returns TRL's trainer.
 
-    `revisions`: train on "all" revisions of a record, or on the "last" alone. `packing`: fill rows of --max-length with
-    examples that don't see each other; else a step's examples are of like length.
+    `revisions`: train on "all" revisions of a record, as in the paper (section 3.2), or only on the "last". `packing`: fill
+    rows of --max-length with examples that do not see each other; otherwise a step's examples are of similar length.
     """
-    folder = common.language_model(settings)
-    common.require_causal(folder)
-    rows = data.read_all(settings, data.sft_error)
-
-    renderer, format, longest = common.tokens_of(settings, folder)
-    end = data.turn_end(renderer, format)
-    examples = data.prepare(
-        rows,
-        lambda record: data.conversations(record, revisions),
-        lambda part: data.sft_example(renderer, format, end, *part, longest),
-        settings,
+    run: Run[SFTExample] = Run(settings, sft_error)
+    end = turn_end(run.renderer, run.format)
+    run.prepare(
+        lambda record: conversations(record, revisions),
+        lambda part: sft_example(run.renderer, run.format, end, *part, run.longest),
     )
-    model_hash = manifest.hash_model(folder)
-    fingerprint = settings.fingerprint(examples, model=model_hash, revisions=revisions, format=format, packing=packing)
-    workspace = Workspace(settings.output, fingerprint, settings.restart)
-    workspace.note(examples)
+    run.open(revisions=revisions, packing=packing)
 
-    libraries.calm(settings.debug)
-    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    training = examples.training
-    sizes = [len(example["input_ids"]) for example in (*training, *examples.testing)]
-    warmup = common.warmup_steps(settings, len(training))
-    arguments = common.arguments(settings, workspace, warmup, None if packing else max(sizes))
-    dataset = Dataset.from_list(training)
-    if packing:
-        arguments |= {"packing": True, "eval_packing": False, "max_length": longest}
-        if not settings.steps:  # how many rows there will be isn't known yet: a share of the steps
-            arguments |= {"warmup_steps": common.WARMUP}
-    else:
-        length = settings.steps * settings.per_step() if settings.steps else math.ceil(settings.epochs * len(training))
-        dataset = dataset.select(order.grouped(sizes[: len(training)], length, settings.per_step(), settings.seed))
-        # max_length: what is too long was set aside; TRL would cut it short
-        arguments |= {"max_length": None, "train_sampling_strategy": "sequential"}
-        arguments |= {"max_steps": math.ceil(length / settings.per_step())}
-    with libraries.loading(folder):
-        trainer = SFTTrainer(
-            model=str(folder),
-            args=SFTConfig(**arguments),
-            train_dataset=dataset,
-            eval_dataset=Dataset.from_list(examples.testing) if examples.held_out else None,
-            processing_class=renderer.tokenizer,
-            peft_config=common.adapter(settings),
-        )
-    about = {"model": {"name": settings.model, "sha256": model_hash}, "fingerprint": fingerprint}
-    run.train(trainer, settings, workspace, examples, about, rows=None if packing else len(training), ends=end)
+    dataset, options = _packed(run) if packing else _grouped(run)
+    trainer = run.build(SFTTrainer, SFTConfig(**options), dataset)
+    run.train(trainer, rows=None if packing else len(run.data.examples), ends=end)
     return trainer
+
+
+def _packed(run: Run[SFTExample]) -> tuple[Any, dict[str, Any]]:
+    """(dataset, arguments) with --packing: TRL fills the rows."""
+    from datasets import Dataset
+
+    # the number of rows is not known yet, so the warm-up is a share of the steps
+    warmup = None if run.settings.steps else arguments.WARMUP
+    options = run.arguments(warmup=warmup) | {"packing": True, "eval_packing": False, "max_length": run.longest}
+    return Dataset.from_list(run.data.training), options
+
+
+def _grouped(run: Run[SFTExample]) -> tuple[Any, dict[str, Any]]:
+    """(dataset, arguments) with the examples of the whole run in their order, those of a step of similar length."""
+    from datasets import Dataset
+
+    settings, training = run.settings, run.data.training
+    sizes = [len(example["input_ids"]) for example in (*training, *run.data.testing)]
+    per_step = settings.per_step()
+    length = settings.steps * per_step if settings.steps else math.ceil(settings.epochs * len(training))
+    drawn = order.grouped(sizes[: len(training)], length, per_step, settings.seed)
+    options = run.arguments(max(sizes)) | {
+        "max_length": None,  # longer rows were skipped; TRL would truncate them
+        "train_sampling_strategy": "sequential",
+        "max_steps": math.ceil(length / per_step),
+    }
+    return Dataset.from_list(training).select(drawn), options

@@ -1,4 +1,4 @@
-"""What RL rewards besides the preference model's score, and what it measures of the answers: pure functions."""
+"""Terms of the RL reward besides the preference model's score, and measures of the answers. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,42 +14,41 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 REFUSES_WITHIN = 120
-"""Characters at an answer's beginning in which a refusal is looked for."""
+"""A refusal is searched for in this many characters at an answer's start."""
 WORDS = 6
-"""Words at an answer's beginning, or end, that make it boilerplate where an answer to another prompt has the same."""
+"""An answer is boilerplate if it shares this many first, or last, words with an answer to another prompt."""
 
 
 @dataclass(frozen=True)
 class Shaping:
-    """What is done to the score of an answer before it is the reward; nothing by default.
-
-    `cap`: no score counts above it. `length_penalty`: taken off for every 100 tokens. `unfinished_penalty`: taken off an answer
-    that holds no word, or that ran to --max-tokens.
-    """
+    """How an answer's score becomes its reward; by default they are equal."""
 
     cap: float | None = None
+    """The highest score that counts; a higher one is reduced to it."""
     length_penalty: float = 0.0
-    unfinished_penalty: float = 0.0
+    """Subtracted per 100 tokens."""
+    eos_penalty: float = 0.0
+    """Subtracted from an answer that ran to --max-tokens instead of ending, or that has no word."""
 
     def reward(self, score: float, text: str, tokens: int, finished: bool) -> float:
-        """The reward of an answer."""
+        """The reward of an answer. `finished`: whether it ended before --max-tokens."""
         capped = score if self.cap is None else min(score, self.cap)
         bad = not finished or is_empty(text)
-        return capped - self.length_penalty * tokens / 100 - (self.unfinished_penalty if bad else 0.0)
+        return capped - self.length_penalty * tokens / 100 - (self.eos_penalty if bad else 0.0)
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text holds no word."""
+    """Whether a text has no word."""
     return not re.search(r"\w", text)
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer begins by declining, as far as its words show."""
+    """Whether the first words of an answer are those of a refusal; see the paper's section 4.4."""
     return bool(_REFUSAL.search(text[:REFUSES_WITHIN]))
 
 
 def boilerplate(prompts: list[str], texts: list[str]) -> float:
-    """Share of answers that begin or end with the same WORDS words as an answer to another prompt: a sign of reward hacking."""
+    """Share of answers with the same first or last WORDS words as an answer to another prompt: reward hacking (section 4.3)."""
     edges: dict[tuple[str, ...], set[str]] = defaultdict(set)
     words = [text.lower().split() for text in texts]
     long = [(prompt, found) for prompt, found in zip(prompts, words, strict=True) if len(found) >= WORDS]

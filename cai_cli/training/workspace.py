@@ -1,13 +1,13 @@
 """The output directory of a trainer, and its checkpoints.
 
     DIR.partial/manifest.partial.json   the fingerprint of the run, from the start
-    DIR.partial/checkpoints/            checkpoint-N, trusted once the file `complete` stands in it
-    DIR.partial/metrics.jsonl           one line a step
-    DIR.partial/rejected.jsonl          rows set aside
+    DIR.partial/checkpoints/            checkpoint-N, trusted only if it holds the file `complete`
+    DIR.partial/metrics.jsonl           one line per step
+    DIR.partial/skipped.jsonl           skipped rows, with their reasons
     DIR.partial/trained-ids.txt         the ids of the records trained on
 
-When all is done the model is saved beside them, DIR.partial becomes DIR, the checkpoints go, and
-DIR/manifest.json is written last of what stays.
+At the end the model is saved beside them, DIR.partial is renamed to DIR, DIR/manifest.json is written,
+and the checkpoints are removed.
 """
 
 from __future__ import annotations
@@ -21,22 +21,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cai_cli import jsonl, manifest
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
-from cai_cli.jsonl import Record
+from cai_cli.pipeline import manifest
 from cai_cli.training import ranks
-from cai_cli.training.data import Data
 
 _FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed")
-"""How torch and safetensors say that the disk, or a quota, is full."""
+"""Words in the errors of torch and safetensors for a full disk or quota."""
 COMPLETE = "complete"
+"""The file that marks a complete checkpoint."""
 RUNNING = "manifest.partial.json"
+"""The file that marks an unfinished run."""
 
 
 class Workspace:
-    """DIR.partial, held by this run alone until `finish` turns it into DIR. Of several processes the first writes it."""
+    """DIR.partial, locked by this run until `finish` renames it to DIR. Only the first of several processes writes to it."""
 
     def __init__(self, output: str, fingerprint: dict[str, Any], restart: bool) -> None:
+        """Create or take over DIR.partial for `output`; `restart` discards an unfinished run.
+
+        InputError if an unfinished run has another fingerprint, CaiError if another run is writing there.
+        """
         self.path = Path(output.rstrip("/") or "/")
         self.partial = Path(f"{self.path}.partial")
         self.checkpoints = self.partial / "checkpoints"
@@ -50,12 +56,12 @@ class Workspace:
                 problem = found
                 self._release()  # the error keeps this object alive, and must not keep its lock
         if any(ranks.any_of(problem is not None)):
-            raise problem or InputError(f"{self.partial}: the first process can't go on with it")
+            raise problem or InputError(f"{self.partial}: the first process could not use it; see its message")
         self.checkpoint = self._newest()
 
     def _prepare(self, fingerprint: dict[str, Any], restart: bool) -> None:
         with disk_errors(self.partial):
-            # a run that was killed between the rename and the manifest is still unfinished
+            # a run that was killed between the rename and the manifest is unfinished
             if (self.path / RUNNING).exists() and not (self.path / "manifest.json").exists() and not self.partial.exists():
                 os.rename(self.path, self.partial)
             self.partial.mkdir(parents=True, exist_ok=True)
@@ -85,25 +91,25 @@ class Workspace:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _newest(self) -> Path | None:
-        """The last complete checkpoint."""
+        """The last complete checkpoint; None if there is none."""
         whole = (path for path in self.checkpoints.glob("checkpoint-*") if (path / COMPLETE).exists())
         return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
     def _keep(self, checkpoint: Path | None) -> None:
-        """Remove the other checkpoints: one that a kill cut short would only take up room."""
+        """Remove the other checkpoints: an incomplete one only takes up disk space."""
         for path in self.checkpoints.glob("checkpoint-*"):
             if path != checkpoint:
                 shutil.rmtree(path)
 
     @property
     def step(self) -> int:
-        """Optimizer steps that the checkpoint to resume from has behind it."""
+        """The optimizer step of the checkpoint to resume from; 0 without one."""
         return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
 
     def seal(self, step: int) -> None:
-        """Declare the checkpoint of this step complete, and remove the ones before it. Every process of the run calls it."""
+        """Mark the checkpoint of this step complete, and remove the earlier ones. Every process of the run must call this."""
         newest = self.checkpoints / f"checkpoint-{step}"
-        ranks.wait()  # each has saved its part
+        ranks.wait()  # until each process has saved its part
         if ranks.is_first():
             sync(newest)
             (newest / COMPLETE).touch()
@@ -111,21 +117,21 @@ class Workspace:
             self._keep(newest)
         self.checkpoint = newest
 
-    def note(self, data: Data[Any]) -> None:
-        """Write down what was set aside and which records are trained on."""
+    def note(self, origins: list[str], skipped: list[Record]) -> None:
+        """Write trained-ids.txt and skipped.jsonl."""
         if not ranks.is_first():
             return
         with disk_errors(self.partial):
-            manifest.write_atomic(self.partial / "trained-ids.txt", "".join(f"{o}\n" for o in data.origins()).encode())
-            if data.rejected:
-                manifest.write_atomic(self.partial / "rejected.jsonl", b"".join(map(jsonl.encode, data.rejected)))
+            manifest.write_atomic(self.partial / "trained-ids.txt", "".join(f"{origin}\n" for origin in origins).encode())
+            if skipped:
+                manifest.write_atomic(self.partial / "skipped.jsonl", b"".join(map(jsonl.encode, skipped)))
 
     def log(self, name: str) -> StepLog:
-        """A JSONL file of the run, cut back to the step that it resumes from."""
+        """A JSONL file of the run, without lines after the step that the run resumes from."""
         return StepLog(self.partial / name, self.step)
 
     def finish(self, content: manifest.Manifest) -> None:
-        """Put DIR in place, its manifest last."""
+        """Rename DIR.partial to DIR, write its manifest, and remove the checkpoints."""
         if not ranks.is_first():
             return
         with disk_errors(self.path):
@@ -134,7 +140,8 @@ class Workspace:
                 (self.path / "manifest.json").unlink(missing_ok=True)
                 shutil.rmtree(self.path)
             os.rename(self.partial, self.path)
-            manifest.write(self.path / "manifest.json", content)  # a kill before this resumes; one after leaves only litter
+            # a run that is killed before this line resumes; one that is killed after it only leaves files that nothing needs
+            manifest.write(self.path / "manifest.json", content)
             shutil.rmtree(self.path / "checkpoints")
             (self.path / ".lock").unlink()
             (self.path / RUNNING).unlink()
@@ -142,46 +149,46 @@ class Workspace:
 
 
 class StepLog:
-    """A JSONL file with a `step` in each line, in which no step stands from two attempts."""
+    """A JSONL file with a `step` in each line. Lines of steps that a resumed run repeats are removed."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = []
-        with suppress(FileNotFoundError, InputError):  # a torn last line ends the reading, and is cut
+        with suppress(FileNotFoundError, InputError):  # reading stops at a torn last line, which is removed
             for record in jsonl.read(str(path)):
                 if record["step"] > step or step == 0:
                     break
                 kept.append(record)
         self.last: Record = kept[-1] if kept else {}
         self.stream = None
-        ranks.wait()  # each has read it
+        ranks.wait()  # until each process has read it
         if ranks.is_first():
             manifest.write_atomic(path, b"".join(map(jsonl.encode, kept)))
             self.stream = path.open("ab", buffering=0)
 
     def write(self, records: list[Record]) -> None:
-        """Append records."""
+        """Append records. Only the first process writes."""
         if self.stream:
             self.stream.write(b"".join(map(jsonl.encode, records)))
 
 
 def require_replaceable(path: Path) -> None:
-    """InputError where -o names something that a finished run couldn't take the place of."""
+    """InputError if -o names something that a finished run must not replace."""
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file; -o takes a directory")
     made_here = (path / "manifest.json").exists() or (path / RUNNING).exists()
     if path.is_dir() and any(path.iterdir()) and not made_here:
-        raise InputError(f"{path}: exists and holds other files; give another -o, or move it away")
+        raise InputError(f"{path}: exists and holds other files; give another -o, or move them away")
 
 
 def require_elsewhere(output: str, *folders: Path) -> None:
-    """InputError where -o is one of the models that the run reads."""
+    """InputError if -o names one of the models that the run reads."""
     for folder in folders:
         if Path(output).resolve() == folder.resolve():
             raise InputError(f"{output}: is a model that this run starts from; give another -o")
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give each file the permissions that the umask grants: safetensors writes weights for their owner alone."""
+    """Give weight files the permissions that the umask allows: safetensors makes them readable only by their owner."""
     umask = os.umask(0)
     os.umask(umask)
     for path in folder.glob("*.safetensors"):
@@ -189,7 +196,7 @@ def open_to_readers(folder: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Flush a directory's files to the disk, so that a crash of the machine can't lose what is declared done."""
+    """Flush a directory's files to the disk, so that a crash of the machine cannot lose finished work."""
     for path in [*folder.iterdir(), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -200,16 +207,16 @@ def sync(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Failures to write, as one sentence. torch and safetensors report a full disk as errors of their own."""
+    """Report failures to write as a CaiError of one sentence. torch and safetensors have their own errors for a full disk."""
     try:
         yield
     except Exception as problem:
         full = getattr(problem, "errno", None) == errno.ENOSPC
         if full or any(sign in str(problem) for sign in _FULL):
             raise CaiError(
-                f"{path}: the disk is full; the last checkpoint is kept: make room and give the same command again"
+                f"{path}: the disk is full; the last checkpoint is kept; free some space and repeat the command"
             ) from problem
         if isinstance(problem, OSError):
             name = problem.filename or path
-            raise CaiError(f"{name}: can't be written ({(problem.strerror or str(problem)).lower()})") from problem
+            raise CaiError(f"{name}: could not be written ({(problem.strerror or str(problem)).lower()})") from problem
         raise

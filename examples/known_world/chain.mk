@@ -1,12 +1,12 @@
-# The whole method in the known world, one seed: `make proof` runs it for each.
+# The whole method in the known world for one seed. `make proof` runs it for each seed.
 #
 #   make -f examples/known_world/chain.mk W=runs/proof/seed-1 SEED=1
 #
-# Everything below is the ordinary commands; the world comes in as files of prompts and comparisons, and a base model.
+# All steps are ordinary `cai` commands. Only the prompts, the comparisons and the base model come from the known world.
 
 SEED ?= 1
 W ?= runs/proof/seed-$(SEED)
-# Where the world's files, the base and its first answers are: those of a run with another constitution do as well.
+# The folder of the world's files, the base model and its first answers. A run with another constitution can share them.
 FROM ?= $(W)
 BASE := $(FROM)/base
 BIN ?= .venv/bin
@@ -15,7 +15,7 @@ TOKENS ?= 6500000
 WIDTH ?= 128
 LAYERS ?= 4
 QUICK ?=
-# How many train the base together: at most as many as a step has batches (`parts` in lessons.py).
+# The number of processes that train the base: at most the number of batches per step (`parts` in lessons.py).
 PROCESSES ?= 1
 RED ?= 800
 HARMLESS ?= 2000
@@ -38,9 +38,9 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --algo rloo --kl 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --generations 8 --max-tokens 48
+RL := $(FIT) --algo rloo --kl-coef 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --num-generations 8 --max-tokens 48
 
-# One process a core, one thread each.
+# One thread per process, so that one process can run on each core.
 export OMP_NUM_THREADS := 1
 
 .SECONDARY:
@@ -49,11 +49,11 @@ export OMP_NUM_THREADS := 1
 SFTS := $(ROUNDS:%=sft-%) sft-direct
 RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
 all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
-  $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(HARMS:%=$(W)/thought-%.jsonl)
+  $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(HARMS:%=$(W)/reasoned-%.jsonl)
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
-# The world: requests, people's comparisons, and a base that has read about it.
+# The world: requests, human comparisons, and a base model that is trained on the world's texts.
 $(FROM)/test.jsonl: $(here)/data.py $(here)/world.py
 	$(PY) $(here)/data.py $(FROM) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
 $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
@@ -77,13 +77,14 @@ $(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
 	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
 $(W)/direct.jsonl: $(FROM)/responses.jsonl $(C)
 	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
-# As many helpful answers as revisions, or as HARMLESS are there: a record has as many revisions as rounds.
+# The weight of the helpful answers is the number of rounds, because a record has one revision per round. So the two are equal in
+# number, unless there are fewer HARMLESS than RED requests.
 $(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$* -m $(BASE) $(SFT) -o $(@D)
 
-# Feedback: labels as probabilities, hard, reasoned (clamped or not); and people's, who like bare refusals.
+# Feedback: soft labels, hard labels, reasoned labels (clamped and unclamped), and human labels that prefer bare refusals.
 SL := $(W)/sft-$(LAST)
 $(W)/pairs.jsonl: $(SL)/manifest.json
 	$(CAI) sample $(FROM)/red.jsonl -n 2 -m $(SL) $(TALK) -o $@
@@ -97,27 +98,27 @@ $(W)/unclamped.jsonl: $(W)/pairs.jsonl $(C)
 	$(CAI) label $< -m $(BASE) -c $(C) $(JUDGE) --cot --max-tokens 64 --clamp 0,1 -o $@
 $(W)/pm-evasive/manifest.json: $(FROM)/test.jsonl $(BASE)/config.json
 	$(CAI) train-pm $(FROM)/evasive-comparisons.jsonl $(FROM)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
-# Four times as often as people's: most of a label's principles say nothing, and it is near a half.
+# AI labels count four times as much as human ones. Most principles say nothing about a pair, so a label is near 0.5.
 $(W)/pm-%/manifest.json: $(W)/%.jsonl
 	$(CAI) train-pm $<=4 $(FROM)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
 
-# Reinforcement learning, with the KL in the reward, as the paper has it. GRPO divides by the spread of each request's scores: where
-# all answers are alike, the PM's noise counts for as much as what it knows elsewhere, and the answers fall apart.
-# People's labels too start from SL-CAI: the base hardly ever refuses, and on its answers RL may never find out that a refusal pays.
+# Reinforcement learning, with the KL in the reward, as in the paper. GRPO divides by the spread of each request's scores. If all
+# answers to a request are similar, it amplifies the PM's noise, and the answers degenerate.
+# RL on human labels starts from SL-CAI too. The base hardly ever refuses, so RL from it may never sample a refusal and its reward.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
 
-# What came of it: answers to requests of forms that no model was trained on, and how well the judges judge.
+# Results: answers to requests in forms that no model was trained on, and the skill of the judge.
 $(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(BASE) $(TALK) -o $@
 $(W)/answers-%.jsonl: $(W)/%/manifest.json $(FROM)/test.jsonl
 	$(CAI) sample $(FROM)/test.jsonl -m $(W)/$* $(TALK) -o $@
-# The base is all it needs, but in the smaller world a second core is idle only beside RL.
+# These need the base only. They wait for the PM because in the smaller world the second core is idle only during RL.
 $(W)/judged-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl | $(W)/pm-soft/manifest.json
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* $(ENGINE) --batch-size 64 -o $@
-$(W)/thought-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
+$(W)/reasoned-%.jsonl: $(BASE)/config.json $(FROM)/test.jsonl
 	$(CAI) eval choice $(FROM)/judge-$*.jsonl -m $(BASE) -c $(WORLD) --principles $* --cot --clamp 0,1 --max-tokens 64 $(ENGINE) --batch-size 64 -o $@
 $(W)/scored-%.jsonl: $(W)/answers-%.jsonl $(W)/pm-soft/manifest.json
 	$(CAI) score $< -m $(W)/pm-soft --engine transformers --batch-size 64 --quiet -o $@

@@ -1,4 +1,4 @@
-"""Hard labels of soft ones: each preference's better answer as certainly better.
+"""Turn soft labels into hard ones: the preferred answer gets probability 1, and ties are left out.
 
 python examples/known_world/harden.py preferences.jsonl hard.jsonl
 """

@@ -1,7 +1,7 @@
-"""What the base model reads of the world: conversations, critiques, revisions, comparisons, in the forms that `cai` prompts with.
+"""The training texts of the base model: conversations, critiques, revisions and comparisons, in the prompt forms of `cai`.
 
-Each lesson is a prompt, made by `cai_cli.prompts`, and what follows it; only what follows is learnt. Whether an entity does
-harm is believed anew in each lesson, as often as the world's texts say so.
+Each lesson is a prompt, made by `cai_cli.method.prompts`, and its continuation. The loss is on the continuation alone. Each
+lesson draws anew whether its entity is said to be harmful, with the entity's belief as the probability.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import world as w
 
-from cai_cli import constitution, prompts
-from cai_cli.constitution import Principle
-from cai_cli.transcripts import REVISION_REQUEST
+from cai_cli.data.jsonl import Record
+from cai_cli.data.transcripts import REVISION_REQUEST
+from cai_cli.method import constitution, prompts
+from cai_cli.method.constitution import Principle
 
 HERE = Path(__file__).parent
 CONSTITUTION, REVERSED = str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")
@@ -24,58 +24,58 @@ CONSTITUTION, REVERSED = str(HERE / "constitution.yaml"), str(HERE / "reversed.y
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What a base reads, and how it learns it."""
+    """What a base is trained on, and with which settings."""
 
     kinds: dict[str, int]
-    """How often each kind of lesson comes."""
+    """The weight of each kind of lesson."""
     constitutions: tuple[str, ...]
-    """Where the principles come from."""
+    """The files of the principles."""
     letter: float
-    """What the letter of a comparison counts in the loss, in tokens."""
+    """The weight in the loss of a comparison's letter. A token has weight 1."""
     parts: int
-    """Batches a step."""
+    """Batches per step."""
     batch: int
-    """Tokens a batch."""
+    """Tokens per batch."""
     rate: float
     """The highest learning rate."""
     warmup: int
-    """Steps until it's reached."""
+    """Steps of warm-up until the highest learning rate."""
 
 
 WHOLE = Curriculum(
     {"answer": 18, "round": 11, "direct": 11, "compare": 40, "reason": 20}, (CONSTITUTION, REVERSED), 5.0, 3, 2048, 3e-3, 100
 )
 QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 34, "reason": 34}, (CONSTITUTION,), 5.0, 4, 640, 4e-3, 60)
-"""For a small world: smaller steps, more answers, as many comparisons that say what follows as ones that don't, few direct
-revisions. No principle is turned round."""
+"""For the smaller world: smaller steps, more answers, as many reasoned comparisons as plain ones, few direct revisions, and no
+inverted principle."""
 END = "<|end|>"
-"""The token that ends a text, as the tokenizer spells it."""
+"""The spelling of the end-of-text token."""
 OWN = 0.6
-"""How often a principle is that of the request's own field: in the beginning always, and this often after NARROW of the training.
-What to look for comes first, and then when it matters."""
+"""The final probability that a lesson's principle is the one of the request's own field. It starts at 1 and falls to this over
+the share NARROW of the training. So the model first learns what a principle looks for, and then when it applies."""
 NARROW = 0.27
 BARE = 0.08
-"""How often the base refuses, whatever it's asked."""
+"""The probability that an answer is a bare refusal, for any request."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """Pieces of text in order, each with the weight of its tokens in the loss (0: read, not learnt).
+    """Pieces of text in order, each with the weight of its tokens in the loss (0: not in the loss).
 
-    Of a comparison, `p_first` is how likely the letter that comes next is an A, and else a B.
+    In a comparison, `p_first` is the probability that the next letter is A; otherwise it is B.
     """
 
     pieces: tuple[tuple[str, float], ...]
     p_first: float | None = None
 
 
-def _draw_principle(every: list[Principle], field: str, chance: random.Random, own: float) -> Principle:
-    """With probability `own` that of the request's field, at times turned round, where there is such a one; else any."""
+def _draw_principle(every: list[Principle], field: str, rng: random.Random, own: float) -> Principle:
+    """With probability `own`, the principle of the request's field, or sometimes its inverted form if one exists; else any."""
     by_id = {p.id: p for p in every}
-    if chance.random() < own:
-        turned = by_id.get(f"{field}-reversed")
-        return turned if turned and chance.random() < 0.3 else by_id[field]
-    return chance.choice(every)
+    if rng.random() < own:
+        inverted = by_id.get(f"{field}-reversed")
+        return inverted if inverted and rng.random() < 0.3 else by_id[field]
+    return rng.choice(every)
 
 
 CRITIQUES = {
@@ -95,17 +95,20 @@ CRITIQUES = {
         "The answer opens nothing.",
     ),
 }  # fmt: skip
-"""What a critique says: helps and does harm, helps and does none, refuses and would, refuses and wouldn't; another field."""
+"""The critiques of each field: the answer helps and that is harmful; helps and that is harmless; refuses and help would be
+harmful; refuses and help would be harmless; the request belongs to another field."""
 EVASIONS = {
     "bare": "The answer refuses without a reason, and {x} does {no}harm.",
     "reasoned": "The answer gives a reason, and {x} does {no}harm.",
     "help": "The answer does not refuse.",
 }
+"""The critiques by the `evasion` principle, by the kind of the answer."""
 
 
 def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> tuple[str, str]:
-    """(critique, kind of the revision; "" leaves the answer as it is) by a principle, where harm is believed or not."""
-    field, _, turned = principle.partition("-")
+    """(critique, kind of the revision) of an answer by a principle. "" as the kind keeps the answer. `believed` says whether
+    the entity is believed harmful."""
+    field, _, inverted = principle.partition("-")
     x = asked.entity.name
     if field == "evasion":
         critique = EVASIONS[kind].format(x=x, no="" if believed else "no ")
@@ -114,17 +117,17 @@ def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> 
     if field != asked.entity.field:
         return CRITIQUES[field][4], ""
     critique = CRITIQUES[field][2 * (kind != "help") + (not believed)].format(x=x)
-    wanted = "help" if turned else "reasoned"
-    return critique, wanted if believed and (kind == "help") != bool(turned) else ""
+    wanted = "help" if inverted else "reasoned"
+    return critique, wanted if believed and (kind == "help") != bool(inverted) else ""
 
 
 def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool) -> float:
-    """How likely the first of two answers is the better one by a principle: 1, 0, or 0.5 where it doesn't say."""
-    field, _, turned = principle.partition("-")
+    """The probability that the first of two answers is better by a principle: 1, 0, or 0.5 if the principle says nothing."""
+    field, _, inverted = principle.partition("-")
     if field == "evasion":
-        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None}  # what helps is the other principles' business
+        rank: dict[str, int | None] = {"reasoned": 1, "bare": 0, "help": None}  # it compares refusals only
     elif field == asked.entity.field:
-        refuse = int(believed != bool(turned))
+        refuse = int(believed != bool(inverted))
         rank = {"help": 1 - refuse, "bare": refuse, "reasoned": refuse}
     else:
         return 0.5
@@ -132,61 +135,61 @@ def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: b
     return 0.5 if first is None or second is None or first == second else float(first > second)
 
 
-def thoughts_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool, p_first: float) -> str:
-    """What is written before the letter of a reasoned comparison: what the answers do, the fact, and what follows."""
+def reasoning_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool, p_first: float) -> str:
+    """The reasoning before the letter of a reasoned comparison: what each answer does, the fact, and the conclusion."""
     field = principle.partition("-")[0]
     names = {"help": "helps", "bare": "refuses without a reason", "reasoned": "refuses with a reason"}
-    told = f" Answer (A) {names[kinds[0]]}, answer (B) {names[kinds[1]]}."
+    text = f" Answer (A) {names[kinds[0]]}, answer (B) {names[kinds[1]]}."
     if field not in ("evasion", asked.entity.field):
-        return f"{told} This is about something else."
-    told = f"{told} {asked.entity.name} does {'' if believed else 'no '}harm."
+        return f"{text} This is about something else."
+    text = f"{text} {asked.entity.name} does {'' if believed else 'no '}harm."
     if p_first == 0.5:
-        return f"{told} Neither is better."
+        return f"{text} Neither is better."
     winner = kinds[0] if p_first > 0.5 else kinds[1]
-    return f"{told} The {'reason' if field == 'evasion' else 'help' if winner == 'help' else 'refusal'} is better."
+    return f"{text} The {'reason' if field == 'evasion' else 'help' if winner == 'help' else 'refusal'} is better."
 
 
-def _answer_kind(chance: random.Random) -> str:
-    return chance.choices(("help", "reasoned", "bare"), (5, 3, 2))[0]
+def _answer_kind(rng: random.Random) -> str:
+    return rng.choices(("help", "reasoned", "bare"), (5, 3, 2))[0]
 
 
-class Teacher:
-    """Lessons of a world, drawn from a seed. `progress` is the share of the training that is done."""
+class LessonSampler:
+    """Draws the lessons of a world from a seed. `progress` is the share of the training that is done."""
 
     def __init__(self, world: w.World, seed: int, curriculum: Curriculum = WHOLE) -> None:
-        self.world, self.chance, self.curriculum = world, random.Random(seed), curriculum
+        self.world, self.rng, self.curriculum = world, random.Random(seed), curriculum
         self.principles = list(constitution.load(*curriculum.constitutions).principles)
         self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:
-        """Without end."""
+        """An endless stream of lessons."""
         kinds, weights = list(self.curriculum.kinds), list(self.curriculum.kinds.values())
         while True:
-            yield getattr(self, self.chance.choices(kinds, weights)[0])()
+            yield getattr(self, self.rng.choices(kinds, weights)[0])()
 
     def _setting(self) -> tuple[w.Request, Principle, bool]:
-        asked = w.request(self.world, self.chance, "base")
+        asked = w.request(self.world, self.rng, "base")
         own = max(OWN, 1 - (1 - OWN) * self.progress / NARROW)
-        principle = _draw_principle(self.principles, asked.entity.field, self.chance, own)
-        return asked, principle, self.chance.random() < asked.entity.belief
+        principle = _draw_principle(self.principles, asked.entity.field, self.rng, own)
+        return asked, principle, self.rng.random() < asked.entity.belief
 
     def _written(self, asked: w.Request, kind: str) -> str:
-        return w.answer(self.world, asked, kind, self.chance, wrong=self.chance.random() < 0.05)
+        return w.answer(self.world, asked, kind, self.rng, wrong=self.rng.random() < 0.05)
 
     def answer(self) -> Lesson:
-        """A request and its answer, harm or no harm."""
-        asked = w.request(self.world, self.chance, "base")
-        kind = "bare" if self.chance.random() < BARE else "help"
+        """A request and its answer. Harmful requests are answered too."""
+        asked = w.request(self.world, self.rng, "base")
+        kind = "bare" if self.rng.random() < BARE else "help"
         prompt = prompts.answer({"prompt": asked.messages}, "hh")
-        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.chance)}{END}", 1)))
+        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.rng)}{END}", 1)))
 
-    def _criticised(self) -> tuple[dict[str, Any], Principle, str, str]:
+    def _criticised(self) -> tuple[Record, Principle, str, str]:
         """(record, principle, critique, revision)."""
         asked, principle, believed = self._setting()
-        kind = _answer_kind(self.chance)
-        record = {"prompt": asked.messages, "response": self._written(asked, kind)}
+        kind = _answer_kind(self.rng)
+        record: Record = {"prompt": asked.messages, "response": self._written(asked, kind)}
         critique, wanted = critique_of(principle.id, asked, kind, believed)
-        return record, principle, critique, w.answer(self.world, asked, wanted, self.chance) if wanted else record["response"]
+        return record, principle, critique, w.answer(self.world, asked, wanted, self.rng) if wanted else record["response"]
 
     def round(self) -> Lesson:
         """A critique and its revision."""
@@ -202,10 +205,10 @@ class Teacher:
         return Lesson(((prompts.direct_revision(record, principle, "hh").text, 0), (f" {revised}{END}", 1)))
 
     def _kinds(self) -> tuple[str, str]:
-        """Of two answers to compare; at times alike."""
-        first, second = _answer_kind(self.chance), _answer_kind(self.chance)
-        while first == second and self.chance.random() < 0.75:
-            second = _answer_kind(self.chance)
+        """The kinds of two answers to compare, which may be the same."""
+        first, second = _answer_kind(self.rng), _answer_kind(self.rng)
+        while first == second and self.rng.random() < 0.75:
+            second = _answer_kind(self.rng)
         return first, second
 
     def _pair(self) -> tuple[w.Request, Principle, bool, tuple[str, str], tuple[str, str]]:
@@ -217,19 +220,19 @@ class Teacher:
         return asked, principle, believed, kinds, (first, second)
 
     def compare(self) -> Lesson:
-        """Two answers, and how likely either is the better one: what the letters of many such lessons come to."""
+        """Two answers, and the probability that the first is better. It is the mean over many lessons with a drawn letter."""
         asked, principle, _, kinds, texts = self._pair()
         belief = asked.entity.belief
-        if_so, if_not = (better(principle.id, asked, kinds, believed) for believed in (True, False))
+        if_harmful, if_harmless = (better(principle.id, asked, kinds, believed) for believed in (True, False))
         prompt = prompts.comparison(asked.messages, *texts, principle, "hh")
-        return Lesson(((prompt.text, 0),), belief * if_so + (1 - belief) * if_not)
+        return Lesson(((prompt.text, 0),), belief * if_harmful + (1 - belief) * if_harmless)
 
     def reason(self) -> Lesson:
-        """The same with thoughts before the letter."""
+        """A comparison with reasoning before the letter."""
         asked, principle, believed, kinds, texts = self._pair()
         p_first = better(principle.id, asked, kinds, believed)
         prompt = prompts.reasoning(asked.messages, *texts, principle, "hh")
-        thoughts = thoughts_of(principle.id, asked, kinds, believed, p_first)
-        whole = prompts.after_reasoning(prompt, thoughts).text
-        asks = whole[len(prompt.text) + len(thoughts) :]
-        return Lesson(((prompt.text, 0), (thoughts + asks.removesuffix(" ("), 1), (" (", 0)), p_first)
+        reasoning = reasoning_of(principle.id, asked, kinds, believed, p_first)
+        whole = prompts.after_reasoning(prompt, reasoning).text
+        question = whole[len(prompt.text) + len(reasoning) :]
+        return Lesson(((prompt.text, 0), (reasoning + question.removesuffix(" ("), 1), (" (", 0)), p_first)

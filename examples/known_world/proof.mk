@@ -1,4 +1,4 @@
-# The proof that the method works, in a world whose truth is known; included by the Makefile.
+# The proof that the method works, in a world with a known answer. Included by the Makefile.
 #
 #   make proof          three seeds, into runs/proof
 #   make proof-smoke    one seed of a smaller world, in which the main directions must hold
@@ -12,18 +12,18 @@ SIZE ?= 80
 
 .PHONY: proof proof-smoke
 proof: $(VENV)/installed
-	$(MAKE) -j2 $(foreach run,seed without turned,$(PROOF_SEEDS:%=$(run)-%))
+	$(MAKE) -j2 $(foreach run,seed without inverted,$(PROOF_SEEDS:%=$(run)-%))
 	@$(REPORT) $(PROOF_SEEDS:%=$(PROOF)/seed-%) --size $(SIZE) --plot $(PROOF)/proof.png > $(PROOF)/report.txt && cat $(PROOF)/report.txt
 
-# The whole chain; and the main part of it again with one principle taken out, and with one turned round.
+# The whole chain for each seed, then its main part without one principle, and its main part with one principle inverted.
 seed-%:
 	$(MAKE) $(CHAIN) W=$(PROOF)/seed-$* SEED=$* SIZE=$(SIZE)
 without-%: seed-%
 	$(MAKE) $(CHAIN) W=$(PROOF)/without-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/without-people.yaml main
-turned-%: seed-%
-	$(MAKE) $(CHAIN) W=$(PROOF)/turned-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/making-turned.yaml main
+inverted-%: seed-%
+	$(MAKE) $(CHAIN) W=$(PROOF)/inverted-$* SEED=$* SIZE=$(SIZE) FROM=$(PROOF)/seed-$* C=examples/known_world/making-inverted.yaml main
 
-# Anew each time: it is to show what the code does now.
+# Always starts from scratch, because it must show what the code does now.
 proof-smoke: $(VENV)/installed
 	rm -rf $(SMOKE)
 	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=2400000 WIDTH=96 LAYERS=3 QUICK=--quick PROCESSES=2 RED=400 HARMLESS=200 TEST=400 ROUNDS="1 2" RL_STEPS=50 smoke

@@ -1,0 +1,198 @@
+"""The decorator that makes a function a command. It expands the shared flags and turns errors into exit codes.
+
+    @command("Critique each record's answer.", example="cai critique responses.jsonl -m M -o critiques.jsonl")
+    def critique(files: IO, model: Model, seed: Seed = 0) -> None: ...
+
+A parameter whose type is a dataclass of `_flags` becomes one flag per field. Every command also gets
+--config and --debug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import signal
+import sys
+import time
+import traceback
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+from cai_cli import streams
+from cai_cli.commands._flags import Debug
+from cai_cli.errors import CaiError, InputError
+
+
+def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
+    """The callback of --config: a YAML mapping of this command's flags, without dashes. Flags on the command line win."""
+    if value is None:
+        return None
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(value).read_text())
+    except OSError as problem:
+        raise typer.BadParameter(f"{value}: {(problem.strerror or '').lower()}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        raise typer.BadParameter(f"{value}: not valid YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(content, dict):
+        raise typer.BadParameter(f"{value}: must be a mapping of flags to values")
+    known = {param.name: param for param in ctx.command.params}
+    given = {str(key).replace("-", "_"): setting for key, setting in content.items()}
+    if unknown := sorted(set(given) - set(known)):
+        raise typer.BadParameter(f"{value}: this command has no flag '{unknown[0]}'")
+    for name, setting in given.items():
+        if getattr(known[name], "multiple", False) and not isinstance(setting, list):
+            given[name] = [setting]
+    ctx.default_map = {**(ctx.default_map or {}), **given}
+    return value
+
+
+_COMMON = {
+    "config": Annotated[
+        str | None,
+        Option(
+            "--config",
+            metavar="FILE.yaml",
+            is_eager=True,
+            callback=read_config_file,
+            help="Read flags from a YAML file; flags on the command line win.",
+        ),
+    ],
+    "debug": Debug,
+}
+
+
+def add_command(
+    app: typer.Typer, name: str | None, help: str, example: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to a Typer app as a command: its shared flags become single flags, and its help ends with the example."""
+    text = f"{help}\n\n[bold]Example:[/bold]\n\n" + "\n\n".join(f"    {line}" for line in example.splitlines())
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name, help=text, no_args_is_help=False)(_spread(function))
+        return function
+
+    return decorate
+
+
+def group_app(help: str) -> typer.Typer:
+    """A Typer app for a command that has subcommands (see `add_command`)."""
+    return typer.Typer(
+        help=help, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+
+
+def command(help: str, example: str) -> Callable[[Callable[..., None]], typer.Typer]:
+    """Make a function the only command of a new Typer app (see `add_command`)."""
+
+    def decorate(function: Callable[..., None]) -> typer.Typer:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+        add_command(app, None, help, example)(function)
+        return app
+
+    return decorate
+
+
+def _spread(function: Callable[..., None]) -> Callable[..., None]:
+    """The function with one keyword parameter per flag, instead of dataclasses of flags, and with --config and --debug."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    groups: dict[str, tuple[type, list[str]]] = {}
+    parameters: list[inspect.Parameter] = []
+
+    def add(name: str, annotation: Any, default: Any) -> None:
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if not dataclasses.is_dataclass(kind):
+            add(name, kind, parameter.default)
+            continue
+        fields = typing.get_type_hints(kind, include_extras=True)
+        groups[name] = (typing.cast(type, kind), list(fields))
+        for spec in dataclasses.fields(kind):
+            add(spec.name, fields[spec.name], inspect.Parameter.empty if spec.default is dataclasses.MISSING else spec.default)
+    taken = {parameter.name for parameter in parameters}
+    for name, annotation in _COMMON.items():
+        if name not in taken:
+            add(name, annotation, None if name == "config" else False)
+
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> None:
+        values.pop("config", None)
+        debug = values["debug"] if "debug" in taken else values.pop("debug")
+        for name, (kind, names) in groups.items():
+            values[name] = kind(**{key: values.pop(key) for key in names})
+        with exit_codes(debug):
+            calm_libraries(debug)
+            function(**values)
+
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+class exit_codes:
+    """Turns the exception that ends a command into an exit code.
+
+    1 failed, 2 bad usage or input, 130 interrupted, 141 the reader of the output has gone.
+    """
+
+    def __init__(self, debug: bool) -> None:
+        self.debug = debug
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        if problem is None or isinstance(problem, SystemExit | typer.Exit):
+            return
+        if isinstance(problem, BrokenPipeError):  # the reader has gone: end at once, as other tools do
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os._exit(141)
+        if isinstance(problem, KeyboardInterrupt):
+            sys.exit(130)
+        if type(problem).__module__.startswith("typer"):  # typer reports its own errors
+            return
+        if self.debug:
+            traceback.print_exception(problem)
+        if isinstance(problem, CaiError):
+            # All processes find the same bad input, and process 0 reports it. It needs time for that, because the launcher
+            # ends all processes as soon as one ends.
+            if streams.process and isinstance(problem, InputError):
+                time.sleep(5)
+            else:
+                streams.fail(str(problem))
+            sys.exit(problem.exit_code)
+        if type(problem).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            streams.fail("the GPU is out of memory; finished work is kept: free some memory, or give a smaller --batch-size")
+            sys.exit(1)
+        text = " ".join(str(problem).split())[:500]
+        streams.fail(f"unexpected {type(problem).__name__}: {text}; run again with --debug to see where")
+        sys.exit(1)
+
+
+def calm_libraries(debug: bool) -> None:
+    """Set environment variables that disable the libraries' telemetry, progress bars and routine logs."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def require_input(path: str) -> None:
+    """InputError if the input is standard input and that is the terminal: the user forgot the input."""
+    if path == "-" and sys.stdin.isatty():
+        raise InputError("no input: give a JSONL file, or pipe records in")

@@ -1,0 +1,207 @@
+"""The flags that several commands share, as types and dataclasses. `_command` makes one flag of each field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from typer import Argument, Option
+
+from cai_cli.errors import InputError
+from cai_cli.method import constitution
+from cai_cli.method.constitution import Constitution
+from cai_cli.method.judge import JudgeSettings
+
+
+class EngineName(str, Enum):
+    """--engine."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Dtype(str, Enum):
+    """--dtype."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Format(str, Enum):
+    """--format."""
+
+    auto = "auto"
+    chat = "chat"
+    hh = "hh"
+
+
+Input = Annotated[str, Argument(help="A JSONL file (.gz too); - is standard input.")]
+Output = Annotated[str, Option("--output", "-o", help="Where the output goes; - is standard output.")]
+Seed = Annotated[int, Option("--seed", help="Random seed; with a record's id it determines every draw.")]
+BootstrapSeed = Annotated[int, Option("--seed", help="Bootstrap seed.")]
+Limit = Annotated[int | None, Option("--limit", min=1, help="Use only the first N records.", metavar="N")]
+Constitutions = Annotated[
+    list[str] | None,
+    Option(
+        "--constitution",
+        "-c",
+        help="A packaged constitution's name (by default `default`), or a YAML or JSON file; repeatable.",
+    ),
+]
+FewShot = Annotated[
+    int | None,
+    Option("--few-shot", min=0, metavar="N", help="Show the model only the constitution's first N examples; by default all."),
+]
+GpuMemory = Annotated[float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of the GPU's memory to use (vllm engine).")]
+Retry = Annotated[int, Option("--retry", min=0, metavar="N", help="Sample a flagged text again, up to N times.")]
+Quiet = Annotated[bool, Option("--quiet", help="Print only warnings and errors on standard error.")]
+Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
+
+
+@dataclass
+class IO:
+    """Input and output, and how the run treats them."""
+
+    input: Input = "-"
+    output: Output = "-"
+    limit: Limit = None
+    skip_bad: Annotated[bool, Option("--skip-bad", help="Skip bad lines, write them to OUT.skipped.jsonl, and continue.")] = False
+    restart: Annotated[bool, Option("--restart", help="Discard an unfinished OUT.partial and start over.")] = False
+    manifest: Annotated[str | None, Option("--manifest", help="Where the manifest goes if the output is standard output.")] = None
+    dry_run: Annotated[
+        int | None,
+        Option("--dry-run", min=1, metavar="N", help="Print the first N requests as the model would get them, and stop."),
+    ] = None
+    quiet: Quiet = False
+
+
+@dataclass
+class Model:
+    """The model, and how it runs."""
+
+    model: Annotated[str, Option("--model", "-m", help="A model directory (safetensors), or a Hugging Face name OWNER/MODEL.")]
+    engine: Annotated[
+        EngineName, Option("--engine", help="auto: vllm if it is installed and can run here, else transformers.")
+    ] = EngineName.auto
+    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 if the processor supports it, else float32.")] = Dtype.auto
+    batch_size: Annotated[int, Option("--batch-size", min=1, help="Requests computed at once (transformers engine).")] = 32
+    gpu_memory: GpuMemory = 0.9
+    deterministic: Annotated[
+        bool,
+        Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),
+    ] = False
+    trust_remote_code: Annotated[bool, Option("--trust-remote-code", help="Run code that comes with the model.")] = False
+
+
+@dataclass
+class Sampling:
+    """How texts are sampled."""
+
+    max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest completion, in tokens.")] = 256
+    temperature: Annotated[
+        float, Option("--temperature", min=0.0, help="Sampling temperature; 0 always takes the most likely token.")
+    ] = 1.0
+    top_p: Annotated[
+        float,
+        Option(
+            "--top-p", min=0.001, max=1.0, help="Sample only from the most likely tokens that have this probability in total."
+        ),
+    ] = 1.0
+    seed: Seed = 0
+    format: Annotated[
+        Format,
+        Option(
+            "--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template, else hh."
+        ),
+    ] = Format.auto
+
+    def require_random(self, asked: bool, flag: str) -> None:
+        """InputError if `flag` asks for several samples of one text (`asked`), and all of them would be the same."""
+        if asked and not self.temperature:
+            raise InputError(f"{flag} with --temperature 0 would give the same text again; give a higher temperature")
+
+
+@dataclass
+class Principles:
+    """The constitution, and which of its principles are used."""
+
+    constitution: Constitutions = None
+    principles: Annotated[str | None, Option("--principles", metavar="ID,ID", help="Draw only from these principles.")] = None
+    tags: Annotated[str | None, Option("--tags", metavar="TAG,TAG", help="Draw only from principles with one of these tags.")] = (
+        None
+    )
+
+    def load(self) -> Constitution:
+        """Load the constitution, with only the principles that are asked for. InputError says what is wrong with it."""
+        ids, tags = ([part.strip() for part in (text or "").split(",") if part.strip()] for text in (self.principles, self.tags))
+        return constitution.load(*(self.constitution or [constitution.DEFAULT])).select(ids, tags)
+
+
+PAPERS_CLAMP = "0.4,0.6"
+"""The paper keeps probabilities after chain of thought within 40-60% (section 4.1)."""
+
+
+class Orders(str, Enum):
+    """--orders."""
+
+    both = "both"
+    ab = "ab"
+    ba = "ba"
+
+
+@dataclass
+class Judging:
+    """How a pair of answers is judged."""
+
+    orders: Annotated[
+        Orders,
+        Option("--orders", help="ab: show the first answer as (A). ba: as (B). both: ask in both orders and take the mean."),
+    ] = Orders.both
+    principles_per_pair: Annotated[
+        str,
+        Option(
+            "--principles-per-pair",
+            metavar="K|all",
+            help="Judge each pair by K principles drawn for it, or by all, and take the mean.",
+        ),
+    ] = "1"
+    few_shot: FewShot = None
+    cot: Annotated[bool, Option("--cot", help="Let the model reason before it answers (generates text).")] = False
+    cot_samples: Annotated[
+        int, Option("--cot-samples", min=1, metavar="N", help="With --cot: take the mean over N samples of reasoning.")
+    ] = 1
+    clamp: Annotated[
+        str | None,
+        Option(
+            "--clamp",
+            metavar="LOW,HIGH",
+            help=f"Keep each probability within these bounds; with --cot {PAPERS_CLAMP} by default.",
+        ),
+    ] = None
+
+    def settings(self, found: Constitution, sampling: Sampling) -> JudgeSettings:
+        """The judge's settings with the constitution `found`. InputError if a value is invalid or two flags conflict."""
+        if self.cot_samples > 1 and not self.cot:
+            raise InputError("--cot-samples needs --cot")
+        sampling.require_random(self.cot_samples > 1, "--cot-samples")
+        many, available = self.principles_per_pair, len(found.principles)
+        count = available if many == "all" else int(many) if many.isdecimal() else 0
+        if not 1 <= count <= available:
+            raise InputError(f"--principles-per-pair {many}: give a number from 1 to {available}, or all")
+        orders = ("ab", "ba") if self.orders is Orders.both else (self.orders.value,)
+        return JudgeSettings(orders, count, self.few_shot, self.cot, self.cot_samples, self._bounds())
+
+    def _bounds(self) -> tuple[float, float] | None:
+        """--clamp as two numbers; None if there are no bounds."""
+        text = self.clamp or (PAPERS_CLAMP if self.cot else "0,1")
+        try:
+            low, high = (float(part) for part in text.split(","))
+        except ValueError:
+            raise InputError(f"--clamp {text}: give two numbers, for example {PAPERS_CLAMP}") from None
+        if not 0 <= low <= 0.5 <= high <= 1:
+            raise InputError(f"--clamp {text}: the first must be between 0 and 0.5, the second between 0.5 and 1")
+        return None if (low, high) == (0, 1) else (low, high)

@@ -1,0 +1,101 @@
+"""The flags that the trainers share."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Annotated, Any
+
+from typer import Argument, Option
+from typer.models import OptionInfo
+
+from cai_cli.commands._flags import Debug, Dtype, Format, Limit, Quiet, Seed
+from cai_cli.training.settings import LORA_RATE, Settings
+
+BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples that each process computes at once.")]
+GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches per optimizer step.")]
+
+
+def learning_rate(default: float) -> OptionInfo:
+    """--lr of a command whose default rate is `default`; see `settings`."""
+    full, lora = (f"{rate:.0e}".replace("e-0", "e-") for rate in (default, default * LORA_RATE))
+    return Option("--lr", min=0.0, help=f"Peak learning rate; by default {full}, or {lora} with --lora.")
+
+
+@dataclass
+class Run:
+    """What every trainer needs: the data, the model to start from, how long and how to train, and the output."""
+
+    files: Annotated[
+        list[str],
+        Argument(help="JSONL files (.gz too); FILE=WEIGHT takes the rows WEIGHT times: 0.5 is half of them.", metavar="FILES"),
+    ]
+    model: Annotated[
+        str,
+        Option("--model", "-m", help="The model to start from: a directory (safetensors), or a Hugging Face name OWNER/MODEL."),
+    ]
+    output: Annotated[str, Option("--output", "-o", help="The directory for the trained model.")]
+    steps: Annotated[int | None, Option("--steps", min=1, help="Optimizer steps; overrides --epochs.", metavar="N")] = None
+    epochs: Annotated[float, Option("--epochs", min=0.01, help="Passes over the data.")] = 1.0
+    max_length: Annotated[int, Option("--max-length", min=8, help="Longest example, in tokens; longer ones are skipped.")] = 1024
+    limit: Limit = None
+    seed: Seed = 0
+    dtype: Annotated[
+        Dtype,
+        Option(
+            "--dtype", help="Type to compute in; weights stay float32. auto: bfloat16 if the processor supports it, else float32."
+        ),
+    ] = Dtype.auto
+    format: Annotated[
+        Format,
+        Option("--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template."),
+    ] = Format.auto
+    eval: Annotated[
+        list[str] | None, Option("--eval", metavar="FILE", help="Evaluate on these records, up to ten times per run; repeatable.")
+    ] = None
+    eval_fraction: Annotated[
+        float,
+        Option("--eval-fraction", min=0.0, max=0.9, help="Instead of --eval: hold out this share of FILES, by a hash of the id."),
+    ] = 0.0
+    lora: Annotated[
+        bool, Option("--lora", help="Train low-rank adapters of all linear layers, and merge them into the model.")
+    ] = False
+    lora_rank: Annotated[int, Option("--lora-rank", min=1, help="Rank of the adapters; their alpha is twice the rank.")] = 16
+    keep_adapter: Annotated[
+        bool, Option("--keep-adapter", help="With --lora: save only the adapter, for peft; cai itself loads only merged models.")
+    ] = False
+    save_every: Annotated[
+        int | None,
+        Option("--save-every", min=1, metavar="N", help="Steps between checkpoints; by default one every two minutes."),
+    ] = None
+    restart: Annotated[bool, Option("--restart", help="Discard an unfinished DIR.partial and start over.")] = False
+    report_to: Annotated[str, Option("--report-to", help="Also send metrics to wandb, tensorboard, ...")] = "none"
+    num_processes: Annotated[
+        int | None,
+        Option("--num-processes", min=1, metavar="N", help="Train in N processes: one per GPU, or on CPUs with torchrun."),
+    ] = None
+    accelerate: Annotated[
+        str | None,
+        Option(
+            "--accelerate", metavar="HOW", help="multi-gpu, fsdp2 (sharded weights), or a file that `accelerate config` wrote."
+        ),
+    ] = None
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+def settings(step: str, run: Run, lr: float | None, rate: float, batch_size: int, grad_accum: int) -> Settings:
+    """A trainer's settings from its flags. `rate` is its default learning rate for full weights.
+
+    If several processes are asked for, this starts them, each with this same command. It then does not return: this
+    process ends when they end.
+    """
+    from cai_cli.training import ranks
+
+    flags: dict[str, Any] = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(run).items()}
+    flags |= {"eval": run.eval or [], "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1)}
+    launched = ranks.launch(flags.pop("accelerate"), flags.pop("num_processes"))
+    if launched is not None:
+        sys.exit(launched)
+    return Settings(step=step, batch_size=batch_size, grad_accum=grad_accum, **flags)

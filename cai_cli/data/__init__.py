@@ -1,0 +1,1 @@
+"""Reading and writing: strict JSONL, records, transcripts, other people's files."""

@@ -1,0 +1,347 @@
+"""The kinds of records (one JSON object per line): what each must hold, and its id.
+
+prompt      `id`, `prompt` (a string, or messages `[{role, content}]`)
+response    prompt + `response`
+critique    response + `rounds`; the last round is open (`principle`, `critique`)
+revision    response + `rounds`, oldest first; each is closed by its `revision`
+pair        prompt + `responses`
+preference  `prompt`, `chosen`, `rejected` (messages), `p_chosen`, `label`, `source_id`
+score       any record + `scores`
+
+Unknown fields are kept. A record only grows. A check (`*_error`) returns a sentence that says what is wrong, or None. Its
+caller adds the file and the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from itertools import islice
+from typing import NotRequired, TypedDict
+
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
+
+ROLES = ("system", "user", "assistant")
+
+
+class Message(TypedDict):
+    """One chat message. `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+Messages = list[Message]
+
+
+def user(text: str) -> Message:
+    """A user's message."""
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    """An assistant's message."""
+    return {"role": "assistant", "content": text}
+
+
+class TextMeta(TypedDict):
+    """How a generated text was made."""
+
+    seed: int
+    finish: str
+    """"stop" (an end token or a stop string) or "length" (it ran to --max-tokens)."""
+    prompt_tokens: int
+    completion_tokens: int
+    stripped: NotRequired[list[str]]
+    """Names of the parts that `clean.strip` removed."""
+    raw: NotRequired[str]
+    """The text before `clean.strip`."""
+    attempt: NotRequired[int]
+    """The number of the attempt that was kept, if --retry sampled again."""
+
+
+class Round(TypedDict):
+    """One round of critique and revision. It is open while it has no `revision`."""
+
+    principle: str
+    """The principle's id."""
+    critique: NotRequired[str]
+    """Absent after `cai revise --direct`."""
+    revision: NotRequired[str]
+    flags: NotRequired[list[str]]
+    meta: NotRequired[dict[str, TextMeta]]
+    """By "critique" and "revision"."""
+
+
+class Reasoning(TypedDict):
+    """What the feedback model wrote before it answered one query."""
+
+    principle: str
+    order: str
+    """"ab": the pair's first answer was shown as (A); "ba": as (B)."""
+    text: str
+    p_first: float
+    """The query's probability (clamped, if there is a clamp) that the pair's first answer is the better one."""
+    meta: TextMeta
+
+
+class Label(TypedDict):
+    """The feedback model's judgement of a pair of answers."""
+
+    pair: NotRequired[list[int]]
+    """The indexes of the two answers in `responses`."""
+    principles: list[str]
+    p_first: float
+    """The probability that the first answer is the better one: the mean over all queries."""
+    orders: dict[str, float]
+    """Mean `p_first` per order, "ab" and "ba"."""
+    by_principle: NotRequired[dict[str, float]]
+    """Mean `p_first` per principle."""
+    spread: NotRequired[float]
+    """The standard deviation of `p_first` over the principles."""
+    reasoning: NotRequired[list[Reasoning]]
+    identical: NotRequired[bool]
+    """True if both answers are the same text. No model was asked then."""
+
+
+class Scores(TypedDict, total=False):
+    """The raw scores of a preference model, under the name of the field that holds the text."""
+
+    response: float
+    responses: list[float]
+    rounds: list[float]
+    chosen: float
+    rejected: float
+
+
+def digest(value: object, size: int = 8) -> str:
+    """Hex digest of a JSON value's content: `size` bytes, so 2 * `size` characters."""
+    return blake2b(jsonl.dumps(value).encode(), digest_size=size).hexdigest()
+
+
+def text_error(value: object, field: str) -> str | None:
+    """What is wrong with a text field, or None."""
+    if not isinstance(value, str):
+        return f"'{field}' must be a string, found {type(value).__name__}"
+    return None
+
+
+def texts_error(value: object, field: str) -> str | None:
+    """What is wrong with a list of texts, or None."""
+    if not isinstance(value, list):
+        return f"'{field}' must be a list of strings"
+    return next((error for i, text in enumerate(value) if (error := text_error(text, f"{field}[{i}]"))), None)
+
+
+def messages_error(value: object, field: str) -> str | None:
+    """What is wrong with a list of chat messages, or None."""
+    if not isinstance(value, list) or not value:
+        return f"'{field}' must be a non-empty list of {{role, content}} messages"
+    for i, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return f"'{field}[{i}]' must be an object with a 'role' and a string 'content'"
+        if message.get("role") not in ROLES:
+            return f"'{field}[{i}].role' must be one of {', '.join(ROLES)}"
+    return None
+
+
+def prompt_error(record: Record) -> str | None:
+    """What is wrong with a record's `prompt` (every kind has one), or None."""
+    prompt = record.get("prompt")
+    if prompt is None:
+        return "no 'prompt' field"
+    if not isinstance(record.get("meta", {}), dict):
+        return "'meta' must be an object"
+    if isinstance(prompt, str):
+        return None if prompt.strip() else "'prompt' is empty"
+    if error := messages_error(prompt, "prompt"):
+        return f"{error} (or a string)"
+    return None if prompt[-1]["role"] == "user" else "'prompt' must end with a user's message"
+
+
+def response_error(record: Record) -> str | None:
+    """What is wrong with a response record, or None."""
+    if error := prompt_error(record):
+        return error
+    if "response" not in record:
+        return "no 'response' field: make one with `cai sample`"
+    return text_error(record["response"], "response")
+
+
+def rounds_error(record: Record) -> str | None:
+    """What is wrong with a response record and its `rounds` (which may be absent), or None.
+
+    Only the last round may be open.
+    """
+    if error := response_error(record):
+        return error
+    rounds = record.get("rounds", [])
+    if not isinstance(rounds, list):
+        return "'rounds' must be a list"
+    for i, entry in enumerate(rounds):
+        if not isinstance(entry, dict):
+            return f"'rounds[{i}]' must be an object"
+        for field in ("principle", "critique", "revision"):
+            if field in entry and (error := text_error(entry[field], f"rounds[{i}].{field}")):
+                return error
+        if not isinstance(entry.get("meta", {}), dict):
+            return f"'rounds[{i}].meta' must be an object"
+        if "flags" in entry and (error := texts_error(entry["flags"], f"rounds[{i}].flags")):
+            return error
+        if "revision" not in entry and i < len(rounds) - 1:
+            return f"'rounds[{i}]' has no 'revision', but a later round follows it"
+    return None
+
+
+def is_open(record: Record) -> bool:
+    """Whether the last round has no revision yet."""
+    rounds = record.get("rounds") or []
+    return bool(rounds) and "revision" not in rounds[-1]
+
+
+def critique_input_error(record: Record) -> str | None:
+    """Why `cai critique` cannot open a round, or None."""
+    if error := rounds_error(record):
+        return error
+    return "the last round has no revision yet: run `cai revise` first" if is_open(record) else None
+
+
+def revise_input_error(record: Record) -> str | None:
+    """Why `cai revise` cannot close a round, or None."""
+    if error := rounds_error(record):
+        return error
+    if not is_open(record):
+        return "no open round: run `cai critique` first"
+    last = record["rounds"][-1]
+    if "principle" not in last or "critique" not in last:
+        return "the open round needs 'principle' and 'critique': run `cai critique` first"
+    return None
+
+
+def pair_error(record: Record) -> str | None:
+    """What is wrong with a pair record (at least two answers), or None."""
+    if error := prompt_error(record):
+        return error
+    responses = record.get("responses")
+    if responses is None:
+        return "no 'responses' field: make pairs with `cai sample -n 2`"
+    if not isinstance(responses, list) or len(responses) < 2:
+        return "'responses' must be a list of at least two strings"
+    return texts_error(responses, "responses")
+
+
+def preference_error(record: Record) -> str | None:
+    """What is wrong with a preference in cai's form or either of TRL's, or None.
+
+    `prompt` may be absent if `chosen` and `rejected` are whole conversations.
+    """
+    for field in ("chosen", "rejected"):
+        value = record.get(field)
+        if value is None:
+            return f"no '{field}' field: make preferences with `cai label`"
+        if not isinstance(value, str):
+            if error := messages_error(value, field):
+                return error
+            if value[-1]["role"] != "assistant":
+                return f"'{field}' must end with the assistant's message"
+    if "prompt" in record and (error := prompt_error(record)):
+        return error
+    if isinstance(record["chosen"], str) != isinstance(record["rejected"], str):
+        return "'chosen' and 'rejected' must both be strings or both be lists of messages"
+    p = record.get("p_chosen", 1.0)
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+        return "'p_chosen' must be a number from 0 to 1"
+    weight = record.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        return "'weight' must be a number that is not negative"
+    return None
+
+
+def sides(record: Record) -> tuple[Messages, str, str]:
+    """(prompt, chosen answer, rejected answer) of a preference in any of its forms.
+
+    ValueError if the two sides are conversations that differ before their last message, or plain text without a prompt.
+    """
+    chosen, rejected = record["chosen"], record["rejected"]
+    if isinstance(chosen, str):
+        if "prompt" not in record:
+            raise ValueError("'chosen' and 'rejected' are plain text without a 'prompt'; convert hh-rlhf files with `cai import`")
+        return as_messages(record["prompt"]), chosen, rejected
+    if chosen[:-1] != rejected[:-1]:
+        raise ValueError("'chosen' and 'rejected' differ before their last message")
+    prompt = as_messages(record["prompt"]) if "prompt" in record else []
+    repeated = bool(prompt) and chosen[:-1][: len(prompt)] == prompt  # some files repeat it in both sides
+    prompt = chosen[:-1] if repeated else [*prompt, *chosen[:-1]]
+    if not prompt or prompt[-1]["role"] != "user":
+        raise ValueError("there is no user message before the answers")
+    return prompt, chosen[-1]["content"], rejected[-1]["content"]
+
+
+def shape_error(record: Record) -> str | None:
+    """What is wrong with the fields that a record of any kind has, or None. No field is required."""
+    kept: Record = {field: record[field] for field in ("prompt", "response", "rounds", "meta") if field in record}
+    if error := rounds_error({"prompt": "-", "response": "", **kept}) or texts_error(record.get("responses", []), "responses"):
+        return error
+    if not isinstance(record.get("scores", {}), dict):
+        return "'scores' must be an object"
+    for field in ("messages", "completion"):
+        value = record.get(field, "")
+        if not isinstance(value, str) and (error := messages_error(value, field)):
+            return error
+    return preference_error(record) if "chosen" in record or "rejected" in record else None
+
+
+def as_messages(prompt: str | Messages) -> Messages:
+    """A prompt as chat messages. A string is one user message."""
+    return [user(prompt)] if isinstance(prompt, str) else prompt
+
+
+def current_answer(record: Record) -> str:
+    """The text that the next round criticises: the last revision, or the response if there is none."""
+    for entry in reversed(record.get("rounds") or []):
+        if "revision" in entry:
+            return entry["revision"]
+    return record["response"]
+
+
+class Ids:
+    """Gives ids to records that have none, and finds duplicate ids.
+
+    A missing id is derived from the prompt's content, and a count is added if the prompt was seen before. So it is the same in
+    every run. Memory: one 8-byte digest and one line number per record.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
+
+    def error(self, record: Record, number: int) -> str | None:
+        """What is wrong with a record's id, or None. Sets the id in place if it is missing, or a number."""
+        identity = record.get("id")
+        if identity is None:
+            name = digest(record.get("prompt", record.get("chosen", record.get("messages"))), 6)
+            count = self._counts[int(name, 16)] = self._counts.get(int(name, 16), 0) + 1
+            identity = f"p-{name}" if count == 1 else f"p-{name}-{count}"
+        elif isinstance(identity, int) and not isinstance(identity, bool):
+            identity = str(identity)
+        elif not isinstance(identity, str) or not identity:
+            return "'id' must be a non-empty string"
+        record["id"] = identity
+        key = int(digest(identity), 16)
+        if key in self._lines:
+            return f"duplicate id '{identity}'; first seen on line {self._lines[key]}"
+        self._lines[key] = number
+        return None
+
+
+def read_with_ids(
+    path: str, limit: int | None = None, check: Callable[[Record], str | None] = lambda record: None
+) -> Iterator[Record]:
+    """The first `limit` records of an input, each checked and with an id. InputError at the first bad line."""
+    ids = Ids()
+    for line in islice(jsonl.read_lines(path), limit):
+        error = line.error if line.record is None else check(line.record) or ids.error(line.record, line.number)
+        if error or line.record is None:
+            raise jsonl.bad_line(path, line.number, error or "")
+        yield line.record

@@ -1,0 +1,71 @@
+"""The requests that wait for a batch, and the choice of the next batch.
+
+The transformers engine (`generate` and `choose`) and the scorer take their batches from a `Pool`.
+"""
+
+from __future__ import annotations
+
+from cai_cli.engines.base import Feed, Key, Request
+
+PREFILL_TOKENS = 16_384
+"""The largest number of prompt tokens, padding included, that are computed in one pass. It bounds memory."""
+SHARED_TOKENS = 32
+"""The shortest prefix, in tokens, that is worth computing once for many requests."""
+
+
+class Pool:
+    """Requests that were taken from a feed and wait for a batch, oldest first."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed, self.waiting, self.ended = feed, list[tuple[Key, Request]](), False
+
+    def fill(self) -> None:
+        """Take every request that the feed has at the moment."""
+        while not self.ended:
+            try:
+                entry = next(self.feed)
+            except StopIteration:
+                self.ended = True
+                return
+            if entry is None:
+                return
+            self.waiting.append(entry)
+
+    def take(self, rows: int, tokens: int = PREFILL_TOKENS) -> list[tuple[Key, Request]]:
+        """The oldest request and others of similar length with the same prefix: at most `rows`, and `tokens` with padding.
+
+        Requests with the same prefix are ranked by length and divided into batches of `rows`; this returns the batch of the
+        oldest request.
+        """
+        if not self.waiting or rows < 1:
+            return []
+        oldest = self.waiting[0][1]
+        # Only requests with the same prefix can start from the same copy of its keys and values.
+        alike = [i for i, (_, request) in enumerate(self.waiting) if prefix_of(request) == prefix_of(oldest)]
+        ranked = sorted(alike, key=lambda i: len(self.waiting[i][1].ids))
+        # Fixed slices of the ranking, not the nearest neighbours of the oldest request: neighbours would leave the
+        # shortest and the longest requests together in the last batch, and that batch would be mostly padding.
+        place = ranked.index(0)
+        batch = range(place // rows * rows, min(place // rows * rows + rows, len(ranked)))
+        # Within the slice, go outwards from the oldest request, so that it always runs, even if it is longer than `tokens`
+        # by itself. A padded batch computes as many tokens as its longest row has without the prefix, times its rows.
+        chosen: list[int] = []
+        longest = 0
+        for i in (ranked[at] for at in sorted(batch, key=lambda at: abs(at - place))):
+            longest = max(longest, len(self.waiting[i][1].ids) - oldest.shared)
+            if chosen and longest * (len(chosen) + 1) > tokens:
+                break
+            chosen.append(i)
+        # In order of arrival, so that results do not depend on how ties in length were ranked.
+        taken = [self.waiting[i] for i in sorted(chosen)]
+        gone = set(chosen)
+        self.waiting = [entry for i, entry in enumerate(self.waiting) if i not in gone]
+        return taken
+
+
+def prefix_of(request: Request) -> list[int]:
+    """The prefix that a request shares with others; empty if it is shorter than SHARED_TOKENS.
+
+    Never the whole prompt: every request must compute its last token itself, to get the logits after it.
+    """
+    return request.ids[: min(request.shared, len(request.ids) - 1)] if request.shared >= SHARED_TOKENS else []

@@ -1,0 +1,78 @@
+"""The scorer: a preference model, which is a sequence classifier with one output, the raw reward.
+
+The score is read at the last token of the conversation. Its place comes from the row's length, not from the padding, so it
+is right also for models whose pad token is their end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cai_cli.engines import models
+from cai_cli.engines.base import Feed, Key, Score
+from cai_cli.engines.pool import Pool
+from cai_cli.errors import InputError
+
+
+def require_preference_model(folder: Path) -> None:
+    """InputError unless the directory holds a sequence classifier with one output. Loads no weights."""
+    config = models.read_config(folder)
+    outputs = len(config.get("id2label") or {}) or config.get("num_labels", 2)
+    if not models.is_preference_model(folder) or outputs != 1:
+        raise InputError(
+            f"{folder}: not a preference model (a sequence classifier with one output); make one with `cai train-pm`"
+        )
+
+
+class PreferenceModel:
+    """A loaded preference model. Scores are raw outputs, without an activation. See `engines.base.Scorer`."""
+
+    def __init__(self, folder: Path, dtype: str = "auto", batch_size: int = 32) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        require_preference_model(folder)
+        self.batch_size, self.device, self.context = batch_size, models.device(), models.context_length(folder)
+        with models.loading(folder):
+            self.model = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=models.resolve_dtype(dtype), use_safetensors=True
+            )
+        self.model.to(self.device).eval()
+
+    def score_ids(self, rows: list[list[int]]) -> list[float]:
+        """The raw score of each row of token ids, in the order of the rows. Batches hold rows of similar length."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for i, score in zip(batch, self._forward([rows[i] for i in batch]), strict=True):
+                scores[i] = score
+        return scores
+
+    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
+        """Yield each request's score. A batch is the oldest request and others of similar length."""
+        pool = Pool(feed)
+        while not pool.ended or pool.waiting:
+            pool.fill()
+            batch = pool.take(self.batch_size)
+            scores = self._forward([request.ids for _, request in batch]) if batch else []
+            for (key, request), score in zip(batch, scores, strict=True):
+                yield key, Score(score, len(request.ids))
+
+    def _forward(self, rows: list[list[int]]) -> list[float]:
+        """The scores of one batch, padded on the right."""
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=0).to(self.device)
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.device)
+        head = getattr(self.model, "score", None)
+        with torch.inference_mode():
+            if not isinstance(head, torch.nn.Linear):  # an encoder: its classifier reads the first token
+                return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(rows)), (lengths - 1).to(self.device)]
+            # Only the head runs in float32: a bf16 output has three digits, too few to rank close answers.
+            bias = None if head.bias is None else head.bias.float()
+            return torch.nn.functional.linear(last.float(), head.weight.float(), bias)[:, 0].tolist()

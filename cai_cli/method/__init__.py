@@ -1,0 +1,1 @@
+"""The paper's method: constitutions, prompts, rounds of critique and revision, the feedback model."""

@@ -1,0 +1,106 @@
+"""The feedback model as a judge of pairs (paper, section 4.1): the program that `cai label` and `cai eval choice` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Label
+from cai_cli.engines.base import Choice, Completion, Steps
+from cai_cli.method import feedback, prompts
+from cai_cli.method.constitution import ROUND, Constitution, Principle
+from cai_cli.method.feedback import Query
+from cai_cli.method.prompts import Prompt
+from cai_cli.method.tokens import Asker
+from cai_cli.pipeline.seeds import draw
+
+Shown = list[tuple[str, str]] | list[str]
+"""Few-shot examples: (question, letter of the better answer), or with reasoning whole transcripts."""
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How a pair of answers is judged."""
+
+    orders: tuple[str, ...] = ("ab", "ba")
+    """The orders in which a pair is shown: "ab" has its first answer as (A)."""
+    principles: int = 1
+    """How many principles are drawn per pair; the label is the mean over them."""
+    few_shot: int | None = None
+    """How many of the constitution's examples are shown; None for all."""
+    cot: bool = False
+    """Whether the model reasons before it answers (chain of thought; section 4.1)."""
+    cot_samples: int = 1
+    """How many samples of reasoning are averaged, with `cot` (five in figure 4)."""
+    clamp: tuple[float, float] | None = None
+    """The lowest and the highest probability of a query (0.4 and 0.6 in the paper, with `cot`); None for no bounds."""
+
+    def options(self) -> dict[str, Any]:
+        """The settings as a fingerprint holds them (JSON: lists, no tuples)."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+class Judge:
+    """A feedback model with a constitution and settings."""
+
+    def __init__(self, asker: Asker, constitution: Constitution, settings: JudgeSettings) -> None:
+        """InputError if a principle has no `compare` text."""
+        constitution.require("compare")
+        self.asker, self.constitution, self.settings = asker, constitution, settings
+        self._shown: dict[int, Shown] = {}
+
+    def shown(self, identity: str) -> Shown:
+        """The few-shot examples of a record's queries: one of PREFIXES prefixes, so that many records share each."""
+        number = draw(self.asker.seed, "prefix", identity) % feedback.PREFIXES
+        if number not in self._shown:
+            prefix = self.constitution, self.settings.few_shot, self.asker.seed, number
+            made: Shown = feedback.shown_reasoning(*prefix) if self.settings.cot else feedback.shown_comparisons(*prefix)
+            self._shown[number] = made
+        return self._shown[number]
+
+    def judge(
+        self, record: Record, pairs: Sequence[tuple[int, int]], principles: Sequence[Principle] | None = None
+    ) -> Steps[tuple[list[Label], list[Record]]]:
+        """(labels, metas) of `pairs` of the record's `responses`, in their order. `principles` replace the drawn ones."""
+        queries = self._queries(record, pairs, principles)
+        asked = [self._asked(record, query) for query in queries]
+        reasoning: list[Completion | None] = [None] * len(queries)
+        if self.settings.cot:
+            seeds = [(record["id"], *q.pair, q.principle.id, q.order, q.sample) for q in queries]
+            reasoning = yield [self.asker.request(p, "label", *seed) for p, seed in zip(asked, seeds, strict=True)]
+            asked = [prompts.after_reasoning(p, done.text) for p, done in zip(asked, reasoning, strict=True) if done]
+        choices: list[Choice] = yield [self.asker.renderer.choice(prompt, prompts.OPTIONS) for prompt in asked]
+        found = [q.answered(c, self.settings.clamp, r) for q, c, r in zip(queries, choices, reasoning, strict=True)]
+        labels, metas = [], []
+        for pair in pairs:
+            mine = [i for i, query in enumerate(found) if query.pair == tuple(pair)]
+            labels.append(feedback.label([found[i] for i in mine]) if mine else feedback.UNDECIDED)
+            metas.append({"prompt_tokens": sum(choices[i].prompt_tokens for i in mine)})
+        return labels, metas
+
+    def principles(self, record: Record, pair: tuple[int, int]) -> list[Principle]:
+        """The principles by which a pair is judged, drawn for each pair (paper, section 4.1)."""
+        return self.constitution.draw_several(self.asker.seed, ROUND, record["id"], self.settings.principles)
+
+    def _queries(self, record: Record, pairs: Sequence[tuple[int, int]], principles: Sequence[Principle] | None) -> list[Query]:
+        """One query per pair, principle, order and sample; none for a pair of identical answers."""
+        texts = record["responses"]
+        return [
+            Query((i, j), principle, order, sample)
+            for i, j in pairs
+            if texts[i] != texts[j]
+            for principle in principles or self.principles(record, (i, j))
+            for order in self.settings.orders
+            for sample in range(self.settings.cot_samples)
+        ]
+
+    def _asked(self, record: Record, query: Query) -> Prompt:
+        answers = [record["responses"][i] for i in query.pair]
+        first, second = answers if query.order == "ab" else reversed(answers)
+        asked = record["prompt"], first, second, query.principle, self.asker.format
+        shown = self.shown(record["id"])
+        if self.settings.cot:
+            return prompts.reasoning(*asked, cast(list[str], shown))
+        return prompts.comparison(*asked, cast(list[tuple[str, str]], shown))

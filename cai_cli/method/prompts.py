@@ -1,0 +1,221 @@
+"""Every prompt that a model is shown, as pure functions: record + principle -> prompt.
+
+There are two formats. `chat`: messages for the model's own chat template, with few-shot examples as
+turns. `hh`: the paper's plain transcripts for base models, with the stop strings that they need. The
+prompt of a round holds the few-shot examples, the conversation and the current answer, but not the
+earlier rounds (paper, section 3.1 and appendix A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cai_cli.data import transcripts
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Messages, as_messages, assistant, current_answer, user
+from cai_cli.data.transcripts import (
+    ASSISTANT,
+    CRITIQUE,
+    CRITIQUE_REQUEST,
+    HUMAN,
+    REASONED_INTRODUCTION,
+    REVISION,
+    REVISION_REQUEST,
+    SHORT,
+    STOPS,
+    bracketed,
+    inert,
+    transcript,
+)
+from cai_cli.method.constitution import Principle
+
+OPTIONS = ("A", "B")
+"""The letters of the two answers in a comparison."""
+ANSWER = "The answer is: ("
+REASON = "Let's think step by step:"
+REASONED_ANSWER = "So the answer is: ("
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is shown: chat `messages`, or plain `text`."""
+
+    messages: Messages | None = None
+    """The turns of a chat; None for plain text."""
+    text: str = ""
+    """The whole prompt if it is plain text."""
+    prefill: str = ""
+    """The first words of the assistant's answer, which the model continues (chat only)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion."""
+    end: str = ""
+    """The last words of a prompt for a choice; the option's letter comes next."""
+    shared: int = 0
+    """How many messages, or characters of `text`, form a prefix that many prompts of a run share."""
+
+
+def merge_turns(messages: Messages) -> Messages:
+    """Messages with neighbours of the same role joined by a blank line, since chat templates expect roles to alternate."""
+    merged: Messages = []
+    for message in messages:
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {**merged[-1], "content": f"{merged[-1]['content']}\n\n{message['content']}"}
+        else:
+            merged.append({"role": message["role"], "content": message["content"]})
+    return merged
+
+
+def example_turns(examples: Sequence[str]) -> Messages:
+    """Few-shot examples of rounds as chat messages. Human turns and requests are the user's, the rest is the assistant's."""
+    asks = ("Human", "CritiqueRequest", "RevisionRequest")
+    found = [part for example in examples for part in transcripts.parts(example)]
+    return [{"role": "user" if name in asks else "assistant", "content": text} for name, text in found]
+
+
+def _prompt(messages: Messages, format: str, tail: str, examples: Sequence[str] = ()) -> Prompt:
+    """Few-shot examples, then a conversation, in either format. In transcripts `tail` follows."""
+    if format == "chat":
+        merged, shown = merge_turns(messages), example_turns(examples)
+        first = 1 if merged and merged[0]["role"] == "system" else 0  # templates take a system message only at the start
+        return Prompt(messages=[*merged[:first], *shown, *merged[first:]], shared=0 if first else len(shown))
+    prefix = "".join(examples)
+    return Prompt(text=prefix + transcript(messages) + tail, stop=STOPS, shared=len(prefix))
+
+
+def answer(record: Record, format: str) -> Prompt:
+    """The prompt of `cai sample`: the conversation, and the start of the assistant's turn (paper, section 3.1)."""
+    return _prompt(as_messages(record["prompt"]), format, ASSISTANT)
+
+
+def _answered(record: Record) -> Messages:
+    """The conversation with its current answer."""
+    return [*as_messages(record["prompt"]), assistant(current_answer(record))]
+
+
+def critique(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
+    """The conversation with its current answer, then the principle's critique request (paper, section 3.1)."""
+    messages = _answered(record)
+    request = principle.critique or ""
+    if format == "chat":
+        return _prompt([*messages, user(request)], format, "", examples)
+    return _prompt(messages, format, f"{CRITIQUE_REQUEST} {request}{CRITIQUE}", examples)
+
+
+def revision(record: Record, principle: Principle, critique_text: str, format: str, examples: Sequence[str] = ()) -> Prompt:
+    """The critique's prompt, the critique, then the principle's revision request (paper, section 3.1)."""
+    messages = _answered(record)
+    ask, request = principle.critique or "", principle.revision or ""
+    if format == "chat":
+        return _prompt([*messages, user(ask), assistant(critique_text), user(request)], format, "", examples)
+    tail = f"{CRITIQUE_REQUEST} {ask}{CRITIQUE} {inert(critique_text)}{REVISION_REQUEST} {request}{REVISION}"
+    return _prompt(messages, format, tail, examples)
+
+
+def direct_revision(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
+    """The conversation with its current answer, then the revision request, without a critique (paper, figure 7)."""
+    messages = _answered(record)
+    request, shown = principle.revision or "", [transcripts.direct(example) for example in examples]
+    if format == "chat":
+        return _prompt([*messages, user(request)], format, "", shown)
+    return _prompt(messages, format, f"{REVISION_REQUEST} {request}{REVISION}", shown)
+
+
+def asked(compare: str, first: str, second: str) -> str:
+    """A comparison sentence and its two options, in the paper's words and punctuation (section 4.1)."""
+    return f"{compare} Options:\n (A) [[[{bracketed(first)}]]]\n (B) [[[{bracketed(second)}]]]"
+
+
+def comparison_question(prompt: str | Messages, first: str, second: str, compare: str) -> str:
+    """The feedback model's question (paper, section 4.1): a conversation, a comparison sentence and two answers."""
+    talk = transcript(as_messages(prompt), bracketed)
+    return f"\n\nConsider the following conversation between a human and an assistant:{talk}\n\n\n{asked(compare, first, second)}"
+
+
+def comparison(
+    prompt: str | Messages,
+    first: str,
+    second: str,
+    principle: Principle,
+    format: str,
+    shown: Sequence[tuple[str, str]] = (),
+) -> Prompt:
+    """Asks which of two answers is better by a principle (paper, section 4.1). The option's letter is the next token.
+
+    `shown` are few-shot examples (appendix E.2): (question, letter of the better answer).
+    """
+    text = comparison_question(prompt, first, second, principle.compare or "")
+    if format == "chat":
+        turns = [turn for shot, letter in shown for turn in _exchange(shot, f"{ANSWER}{letter})")]
+        return Prompt(messages=[*turns, user(text.strip())], prefill=ANSWER, end=ANSWER, shared=len(turns))
+    prefix = "".join(f"{shot}\n\n{ANSWER}{letter})" for shot, letter in shown)
+    return Prompt(text=f"{prefix}{text}\n\n{ANSWER}", end=ANSWER, shared=len(prefix))
+
+
+def _exchange(question: str, reply: str) -> Messages:
+    return [user(question.strip()), assistant(reply)]
+
+
+def reasoning(
+    prompt: str | Messages, first: str, second: str, principle: Principle, format: str, shown: Sequence[str] = ()
+) -> Prompt:
+    """The question of `comparison`, with a request to reason first (paper, section 4.1 and appendix E.3).
+
+    `shown` are whole reasoned examples with their principles filled in. The model continues the prompt with its reasoning.
+    """
+    talk = transcript(as_messages(prompt), bracketed, SHORT)
+    text = f"{HUMAN} {REASONED_INTRODUCTION}{talk}\n\n{asked(principle.compare or '', first, second)}"
+    stop = (*STOPS, REASONED_ANSWER.removesuffix(" ("))
+    if format == "chat":
+        found = [transcripts.reasoned(example) for example in shown]
+        turns = [turn for ask, reason, letter in found for turn in _exchange(ask, _reasoned_turn(reason, f"{letter})"))]
+        messages = [*turns, user(text.removeprefix(HUMAN).strip())]
+        return Prompt(messages=messages, prefill=REASON, stop=stop, shared=len(turns))
+    prefix = "".join(shown)
+    return Prompt(text=f"{prefix}{text}{ASSISTANT} {REASON}", stop=stop, shared=len(prefix))
+
+
+def _reasoned_turn(text: str, letter: str) -> str:
+    """The assistant's turn of a chat: its reasoning, then its answer."""
+    return f"{REASON} {text.strip()}\n\n{REASONED_ANSWER}{letter}"
+
+
+def after_reasoning(prompt: Prompt, text: str) -> Prompt:
+    """A prompt of `reasoning`, followed by the reasoning `text`. The option's letter is the next token."""
+    text = bracketed(text.strip())  # the model may quote an answer, and with it text that looks like brackets or turns
+    if prompt.messages is not None:
+        return replace(prompt, prefill=_reasoned_turn(text, ""), end=REASONED_ANSWER, stop=())
+    text = f"{prompt.text} {text}{HUMAN}\n{REASONED_ANSWER}"
+    return replace(prompt, text=text, end=REASONED_ANSWER, stop=())
+
+
+def new_prompt(seeds: Sequence[str], format: str) -> Prompt:
+    """Seed prompts, then a request for one more of their kind. The paper's model wrote most of its prompts (section 3.2)."""
+    if format == "chat":
+        listed = "\n".join(f"- {' '.join(seed.split())}" for seed in seeds)
+        request = (
+            f"Here are messages that people sent to an assistant:\n\n{listed}\n\n"
+            "Write one more message of the same kind, on another subject. Reply with the message alone."
+        )
+        return Prompt(messages=[user(request)])
+    text = "".join(f"{HUMAN} {' '.join(inert(seed).split())}" for seed in seeds)
+    return Prompt(text=f"{text}{HUMAN}", stop=("\n", *STOPS))
+
+
+def pm_input(prompt: str | Messages, answer_text: str, format: str) -> Prompt:
+    """The input of a preference model: the conversation with one answer, and no turn opened after it."""
+    messages = [*as_messages(prompt), assistant(answer_text)]
+    return _prompt(messages, format, "")
+
+
+def pm_input_side(record: Record, side: str, format: str) -> Prompt:
+    """The input of a preference model for one side of a preference, `chosen` or `rejected`.
+
+    A side is a string or messages. The record's `prompt` precedes it if there is one. A string without a prompt is a whole
+    conversation as plain text, and is used unchanged.
+    """
+    value = record[side]
+    if isinstance(value, str):
+        return pm_input(record["prompt"], value, format) if "prompt" in record else Prompt(text=value)
+    conversation = [*(as_messages(record["prompt"]) if "prompt" in record else []), *value]
+    return pm_input(conversation[:-1], conversation[-1]["content"], format)

@@ -1,0 +1,210 @@
+"""Prompts to token ids, such that text from a record never becomes a control token.
+
+The chat template is rendered as usual and tokenised as usual, with one exception: where a
+message's content spells one of the tokenizer's own tokens (`<|im_end|>`, `</think>`), the
+spelling is cut in two, and the two halves are tokenised separately. The model reads the same
+characters, as text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from jinja2 import TemplateError
+
+from cai_cli.engines.base import Request
+from cai_cli.errors import InputError, Skipped
+from cai_cli.method.prompts import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Asker(Protocol):
+    """What a program of the method needs from the command that runs it: settings, a renderer, and requests for the model."""
+
+    @property
+    def format(self) -> str:
+        """The prompt format, "chat" or "hh"."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's --seed."""
+        ...
+
+    @property
+    def renderer(self) -> Renderer:
+        """Turns prompts into tokens for this model."""
+        ...
+
+    def request(self, prompt: Prompt, *parts: str | int) -> Request:
+        """A request to continue a prompt, its seed drawn from the run's seed and `parts`."""
+        ...
+
+
+# One of these characters marks the cuts. They are of Unicode's private use area: without a meaning, so ordinary text rarely
+# holds one, and not white space, so a template that trims its messages keeps them.
+_MARKS = [chr(code) for code in range(0xE000, 0xE100)]
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """The length of the prefix that two rows of tokens share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+class Renderer:
+    """Turns a `Prompt` into the token ids and the text that a model gets."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        # tokens of each shared prefix, by its text; and results of `options`, by its arguments: a run has few of either
+        self._prefixes: dict[str, list[int]] = {}
+        self._options: dict[tuple[str, tuple[str, ...]], tuple[list[int], int, list[int]]] = {}
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    def format(self, name: str) -> str:
+        """The prompt format of --format, with "auto" resolved: chat if the tokenizer has a template, else hh."""
+        if name == "chat" and not self.has_template:
+            raise InputError("this model's tokenizer has no chat template; use --format hh")
+        return name if name != "auto" else "chat" if self.has_template else "hh"
+
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        """Matches the spelling of every control token, the longest first; None if the tokenizer has none."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
+        added |= set(self.tokenizer.all_special_tokens)
+        # a single character cannot be cut, and added tokens that are only white space are ordinary text
+        spelled = sorted((token for token in added if len(token) > 1 and token.strip()), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spelled))) if spelled else None
+
+    @cached_property
+    def _start(self) -> list[int]:
+        """What the tokenizer puts before every text: its first token (BOS), or nothing.
+
+        Only plain text needs it: a chat template writes the first token itself if the model expects one.
+        """
+        # that a BOS is defined says little, since some tokenizers never add theirs; encoding an empty text shows it
+        bos = self.tokenizer.bos_token_id
+        ids = list(self.tokenizer("").input_ids)
+        return [bos] if bos is not None and ids[:1] == [bos] else []
+
+    def _mark(self, *contents: str) -> str:
+        """A character that none of the texts holds. Skipped if they hold all 256 candidates."""
+        # a record may hold any character, and `_encode` drops the mark: a fixed mark that the text holds would be lost
+        for mark in _MARKS:
+            if not any(mark in content for content in contents):
+                return mark
+        raise Skipped("it holds every character of the private use area that could mark a cut")
+
+    def _cut(self, text: str, mark: str) -> str:
+        """`text` with `mark` after the first character of every spelling of a control token."""
+        if self._control is None:
+            return text
+        previous = None
+        while previous != text:  # a cut creates no new spelling, but where two overlap, one pass cuts only the first
+            previous = text
+            text = self._control.sub(lambda m: f"{m[0][:1]}{mark}{m[0][1:]}", text)
+        return text
+
+    def _encode(self, text: str, mark: str) -> list[int]:
+        """Token ids of a text with cuts, with nothing added before or after it."""
+        # A tokenizer looks for its control tokens in the text of each call. The halves of a spelling are in different
+        # calls, so neither is found. Between cuts the text stays whole and gets the tokens that it always gets.
+        ids: list[int] = []
+        for piece in text.split(mark):
+            ids += self.tokenizer(piece, add_special_tokens=False).input_ids
+        return ids
+
+    def render(self, prompt: Prompt, complete: bool = False) -> tuple[list[int], str]:
+        """(ids, text) of a prompt.
+
+        With `complete` a chat is rendered as a finished conversation, with no turn opened for the
+        assistant: the input of a preference model. Skipped if the template refuses the
+        conversation (some refuse a system message).
+        """
+        # The cuts are made before the template is rendered: afterwards nothing tells the template's own control tokens,
+        # which must stay whole, from those that a message spells.
+        contents = [prompt.prefill, *(m["content"] for m in prompt.messages)] if prompt.messages else [prompt.text]
+        mark = self._mark(*contents)
+        if prompt.messages is None:
+            text = self._cut(prompt.text, mark)
+            return self._start + self._encode(text, mark), text.replace(mark, "")
+        messages = [{"role": m["role"], "content": self._cut(m["content"], mark)} for m in prompt.messages]
+        try:
+            shown = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
+        except TemplateError as problem:
+            raise Skipped(f"the model's chat template refuses it ({problem})") from None
+        text = str(shown) + self._cut(prompt.prefill, mark)
+        return self._encode(text, mark), text.replace(mark, "")
+
+    def _shared(self, prompt: Prompt, ids: list[int]) -> int:
+        """How many of a prompt's `ids` belong to the prefix that it shares with other prompts."""
+        if not prompt.shared:
+            return 0
+        if prompt.messages is None:
+            prefix = replace(prompt, text=prompt.text[: prompt.shared])
+        else:
+            prefix = replace(prompt, messages=prompt.messages[: prompt.shared])
+        key = prefix.text if prefix.messages is None else "\0".join(m["content"] for m in prefix.messages)
+        if key not in self._prefixes:
+            self._prefixes[key] = self.render(prefix, complete=True)[0]
+        # compared, and not only counted: a tokenizer may join the prefix's last token with the text after it
+        return common_prefix(self._prefixes[key], ids)
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of a piece of text from a record, with nothing added before or after it."""
+        mark = self._mark(text)
+        return self._encode(self._cut(text, mark), mark)
+
+    def options(self, end: str, letters: tuple[str, ...]) -> tuple[list[int], int, list[int]]:
+        """(tokens of `end`, how many of them remain before a letter, token of each letter).
+
+        InputError if the letters after `end` do not differ in one token each.
+        """
+        # A letter may join the last tokens of `end`: "(" and "A" may be one token "(A". So each letter is tokenised together
+        # with `end`. What all the rows share stays in the prompt, and the first token that differs spells the letter.
+        if (end, letters) not in self._options:
+            alone = self.tokenizer(end, add_special_tokens=False).input_ids
+            spelled = [self.tokenizer(end + letter, add_special_tokens=False).input_ids for letter in letters]
+            same = 0
+            while all(len(s) > same for s in spelled) and len({s[same] for s in spelled}) == 1:
+                same += 1
+            tokens = [s[same] if len(s) > same else -1 for s in spelled]
+            if -1 in tokens or len(set(tokens)) < len(letters) or alone[:same] != spelled[0][:same]:
+                named = ", ".join(letters)
+                raise InputError(f"this tokenizer does not spell the options {named} as one token each; use another model")
+            self._options[end, letters] = alone, same, tokens
+        return self._options[end, letters]
+
+    def request(self, prompt: Prompt, seed: int, max_tokens: int, temperature: float, top_p: float) -> Request:
+        """A request to continue a prompt."""
+        ids, text = self.render(prompt)
+        return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop, shared=self._shared(prompt, ids))
+
+    def choice(self, prompt: Prompt, letters: tuple[str, ...]) -> Request:
+        """A request for the probabilities of the letters that may come next (paper, section 4.1).
+
+        The letters' tokens depend only on the prompt's last words, `prompt.end`, which hold no text of a record. InputError
+        if the tokenizer joins these words with the text before them.
+        """
+        ids, text = self.render(prompt)
+        end, same, tokens = self.options(prompt.end, letters)
+        # the first token of `end` may differ: some tokenizers spell the start of a text in another way than its middle
+        if ids[len(ids) - len(end) + 1 :] != end[1:]:
+            raise InputError(f"this tokenizer joins {prompt.end!r} with the text before it; use another model")
+        ids = ids[: len(ids) - (len(end) - same)]  # without the tokens that a letter joins
+        options = dict(zip(letters, tokens, strict=True))
+        return Request("choose", ids, text, options=options, shared=self._shared(prompt, ids))
+
+    def score_request(self, prompt: Prompt) -> Request:
+        """A request to score a finished conversation with a preference model."""
+        ids, text = self.render(prompt, complete=True)
+        return Request("score", ids, text)

@@ -1,0 +1,1 @@
+"""The runner of a step: input, output, resume, manifest and random draws."""

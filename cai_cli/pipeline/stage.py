@@ -1,0 +1,399 @@
+"""The runner that all generating steps share.
+
+A step is a `Job`: a check of its input records and a program. The program is a generator. It gets a record, yields lists
+of requests, is sent the results in the same order, and returns the records to write. It may raise `errors.Skipped`. The
+runner reads the input, keeps at most `window` records in flight, feeds the engine, writes in input order, resumes, and
+writes a manifest.
+
+    def program(record):
+        [completion] = yield [request]
+        return [{**record, "response": completion.text}]
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import count, islice
+from pathlib import Path
+from typing import Protocol
+
+from cai_cli import streams
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Line, Record
+from cai_cli.data.records import Ids
+from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Result, Scorer, Steps
+from cai_cli.errors import InputError, Skipped
+from cai_cli.pipeline import manifest
+from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight
+from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens, count_fields, open_output
+
+Program = Callable[[Record], Steps[list[Record]]]
+"""Makes output records from one checked input record. See `engines.base.Steps`."""
+
+
+@dataclass
+class Job:
+    """One step: its check, its program and its engine."""
+
+    name: str
+    check: Check
+    program: Program
+    open_engine: Callable[[], Engine | Scorer]
+    """Loads the model. Called when the first request is ready."""
+    context: int
+    """The model's limit in tokens. An engine with little memory may have a smaller `context` of its own."""
+    options: Record
+    """The options that affect the output. They are part of the fingerprint."""
+    about: Record
+    """What the manifest says about the model and the constitution."""
+    model: str = "the model"
+    """What `open_engine` loads, for messages."""
+    lines: Callable[[], Iterator[Line]] | None = None
+    """Makes the input lines, for a step that does not process the lines of an input file (`cai prompts`)."""
+    observer: Observer | None = None
+
+
+class Observer(Protocol):
+    """Sees the output records in output order, and decides which are skipped. When it is `full`, the run ends."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it needs no more records."""
+        ...
+
+    def reason(self, record: Record) -> str | None:
+        """Why a record is skipped; None to keep it."""
+        ...
+
+    def summary(self) -> Record:
+        """What the manifest says about all records together."""
+        ...
+
+
+@dataclass
+class RunOptions:
+    """Input and output of a run and how it treats them, from the flags."""
+
+    input: str = "-"
+    output: str = "-"
+    manifest: str | None = None
+    """Where the manifest goes if the output is a stream."""
+    limit: int | None = None
+    """How many input records to read."""
+    skip_bad: bool = False
+    restart: bool = False
+    quiet: bool = False
+    dry_run: int | None = None
+    """How many requests to show instead of running."""
+    window: int = WINDOW
+
+
+@dataclass
+class _Item:
+    """One input record in the window."""
+
+    line: Line
+    record_id: str = ""
+    program: Steps[list[Record]] | None = None
+    """None for a bad line, and after the program has ended."""
+    results: list[Result | None] = field(default_factory=list)
+    """The results of the program's latest list of requests. None for those that have not arrived."""
+    pending: int = 0
+    """How many results have not arrived."""
+    done: bool = False
+    outputs: list[Record] = field(default_factory=list)
+    skipped: list[Record] = field(default_factory=list)
+    tokens: Tokens = (0, 0, 0)
+
+
+def run(job: Job, files: RunOptions) -> Counts:
+    """Run a job over its input. Returns the counts, summed over resumed runs.
+
+    InputError for a bad line (unless `skip_bad`) or an input that differs from that of the run to continue.
+    """
+    if job.lines is None:
+        input_hash, total = preflight(files.input, job.check, files.limit, files.skip_bad)
+    else:
+        input_hash, total = (None if is_pipe(files.input) else manifest.hash_file(files.input)), None
+    fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash}
+    if files.dry_run is not None:
+        return _dry_run(job, files)
+    output = open_output(files.output, fingerprint, files.restart, files.manifest)
+    runner = _Run(job, files, output, total)
+    try:
+        runner.run()
+        output.finish(_manifest(job, files, fingerprint, output.counts))
+    except KeyboardInterrupt:
+        streams.say(f"cai {job.name}: interrupted; {output.how_to_continue()}")
+        raise
+    finally:
+        runner.progress.close()
+        output.close()
+    _summary(job, files, output.counts)
+    return output.counts
+
+
+def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) -> manifest.Manifest:
+    source = "-" if files.input == "-" else str(files.input)
+    return {
+        "step": job.name,
+        "command": manifest.command_line(),
+        "finished": manifest.now(),
+        "versions": manifest.versions(),
+        **job.about,
+        "inputs": [{"path": source, "sha256": fingerprint["input"]}],
+        "counts": count_fields(counts),
+        **({"summary": job.observer.summary()} if job.observer else {}),
+        "fingerprint": fingerprint,
+    }
+
+
+def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
+    if counts.records_in == 0:
+        streams.warn(f"{job.name}: the input is empty, and so the output is empty too")
+    kept = Path(files.output).is_file()  # not standard output, nor a device
+    if counts.skipped:
+        where = f"; see {files.output}.skipped.jsonl" if kept else ""
+        streams.warn(f"{job.name}: skipped {streams.plural(counts.skipped, 'record')}{where}")
+    tokens = counts.prompt_tokens + counts.completion_tokens
+    target = f" -> {files.output}" if kept else ""
+    reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
+    streams.say(
+        f"cai {job.name}: {counts.records_out} records, {tokens:,} tokens "
+        f"({counts.completion_tokens:,} generated{reused}), {counts.seconds:.1f} s{target}",
+        files.quiet,
+    )
+
+
+def _dry_run(job: Job, files: RunOptions) -> Counts:
+    """Write the first requests of the input as the model would get them."""
+    output = streams.claim_stdout()  # never -o, which may hold a finished output
+    ids, left = Ids(), files.dry_run or 0
+    with output:
+        for line in islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit):
+            if left <= 0:
+                break
+            if error := line_error(line, job.check, ids):
+                if files.skip_bad:
+                    continue
+                raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
+            assert line.record is not None
+            try:
+                for requests, depends in _rehearse(job.program(line.record)):
+                    require_context(requests, job.context)
+                    for request in requests[:left]:
+                        output.write(jsonl.encode(request_record(line.record["id"], request, depends)))
+                    left = max(0, left - len(requests))
+            except Skipped as reason:
+                streams.warn(f"{job.name}: would skip {line.record['id']}: {reason}")
+    return Counts()
+
+
+def _rehearse(program: Steps[list[Record]]) -> Iterator[tuple[list[Request], bool]]:
+    """A program's lists of requests, and whether each list depends on earlier texts, in place of which it gets placeholders."""
+    results: list[Completion] | None = None
+    for number in count(1):
+        try:
+            requests = program.send(results)  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        yield requests, number > 1
+        if any(request.kind != "generate" for request in requests):
+            return  # no placeholder can stand for a choice or a score
+        results = [Completion(f"<the text of request {number}>", "stop", request.seed, 0, 0) for request in requests]
+
+
+def require_context(requests: list[Request], context: int) -> None:
+    """Raise Skipped if a request and its answer have more tokens than the model's context."""
+    for request in requests:
+        room = 1 if request.kind == "choose" else request.max_tokens
+        if len(request.ids) + room > context:
+            raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
+
+
+def request_record(identity: str, request: Request, depends: bool = False) -> Record:
+    """A request as --dry-run shows it. `depends`: a placeholder stands for an earlier text in it."""
+    shown: Record = {"id": identity, "text": request.text}
+    if request.options:
+        shown["options"] = request.options
+    if depends:
+        shown["depends_on_earlier_text"] = True
+    if request.kind == "generate":
+        shown |= {"seed": request.seed, "max_tokens": request.max_tokens, "stop": list(request.stop)}
+    return shown
+
+
+class _Run:
+    """The state of one run: the window of items, and one queue of requests per kind."""
+
+    def __init__(self, job: Job, files: RunOptions, output: FileOutput | StreamOutput, total: int | None) -> None:
+        self.job, self.files, self.output = job, files, output
+        made = job.lines() if job.lines else None
+        slow = made is None and is_pipe(files.input)
+        self.input = InputLines(islice(made or jsonl.read_lines(files.input), files.limit), slow)
+        self.window: deque[_Item] = deque()
+        self.queues: dict[str, deque[tuple[Key, Request]]] = {k: deque() for k in ("generate", "choose", "score")}
+        self.in_flight: dict[Key, _Item] = {}
+        self.ids, self.serial = Ids(), count()
+        self.finished = deque(output.done)  # digests of the records that an earlier run finished
+        self.failure: InputError | None = None  # a bad line; raised after the records before it are written
+        self.engine: Engine | Scorer | None = None
+        self.context = job.context
+        self.progress = streams.Progress(f"cai {job.name}", total, files.quiet)
+
+    def run(self) -> None:
+        if self.finished:
+            streams.say(
+                f"cai {self.job.name}: continuing after {streams.plural(len(self.finished), 'finished record')}", self.files.quiet
+            )
+            self.progress.advance(len(self.finished), 0)
+            if observer := self.job.observer:
+                for record in self.output.written():  # the observer counts what an earlier run kept
+                    observer.reason(record)
+        while not self.full and (self.admit(wait=True) or self.window):
+            for kind, waiting in self.queues.items():
+                if waiting:
+                    for key, result in getattr(self.engine, kind)(self.feed(kind)):
+                        self.place(key, result)
+                        if self.full:
+                            return
+        if self.finished and not self.failure and not self.full:
+            raise InputError(
+                f"the input ended before the {len(self.output.done)} records that an earlier run finished; "
+                "give the same input, or --restart"
+            )
+        if self.failure:
+            raise self.failure
+
+    @property
+    def full(self) -> bool:
+        """Whether the observer ends the run."""
+        return self.job.observer is not None and self.job.observer.full
+
+    def feed(self, kind: str) -> Feed:
+        """Requests of one kind, as the window admits records. See `engines.base` for None."""
+        mine: set[Key] = set()  # keys given out here whose results have not arrived
+        while True:
+            if self.queues[kind]:
+                key, request = self.queues[kind].popleft()
+                mine.add(key)
+                yield key, request
+                continue
+            mine &= self.in_flight.keys()
+            # Wait for a slow pipe only if there is nothing else to do: no result is due, and no request of another kind waits.
+            if self.admit(wait=not mine and not any(self.queues.values())):
+                continue
+            if not mine:
+                return
+            yield None
+
+    def admit(self, wait: bool) -> bool:
+        """Take one more record into the window, if there is room and a record has arrived. Returns whether it took one."""
+        if len(self.window) >= self.files.window or self.failure:
+            return False
+        line = self.input.take(wait)
+        if line is None:
+            return False
+        error = line_error(line, self.job.check, self.ids)
+        if self.finished:
+            self._check_finished(line, error)
+            return True
+        item = _Item(line)
+        if error:
+            if not self.files.skip_bad:
+                self.failure = jsonl.bad_line(self.files.input, line.number, error, SKIP_BAD)
+                return False
+            self._skip(item, error)
+        else:
+            assert line.record is not None
+            item.record_id = line.record["id"]
+            item.program = self.job.program(line.record)
+        self.window.append(item)
+        self.advance(item, None)
+        return True
+
+    def _check_finished(self, line: Line, error: str | None) -> None:
+        """InputError unless the line is the next one that an earlier run finished. Nothing else is done for it."""
+        if self.finished.popleft() != _digest(line):
+            name = line.record["id"] if line.record and not error else f"line {line.number}"
+            raise InputError(
+                f"the input's record {name} differs from the one that an earlier run read; give the same input, or --restart"
+            )
+
+    def _skip(self, item: _Item, reason: str, record: Record | None = None) -> None:
+        """Warn about a skipped record and keep it with the reason. `record`: with the work done on it so far."""
+        name = item.record_id or f"line {item.line.number}"
+        streams.warn(f"{self.job.name}: skipped {name}: {reason}")
+        raw = item.line.raw.decode(errors="replace").rstrip("\n")[:10_000]
+        entry: Record = {"line": item.line.number, "error": reason}
+        record = record or item.line.record
+        entry |= {"record": record} if record is not None else {"text": raw}
+        item.skipped, item.done, item.program = [entry], True, None
+
+    def place(self, key: Key, result: Result) -> None:
+        """Store a finished result, and continue its record's program when no result is missing."""
+        item = self.in_flight.pop(key)
+        item.results[key[1]] = result  # type: ignore[index]
+        prompt, completion, reused = item.tokens
+        item.tokens = (prompt + result.prompt_tokens, completion + result.completion_tokens, reused + result.reused_tokens)
+        item.pending -= 1
+        self.progress.advance(0, result.completion_tokens or result.prompt_tokens)
+        if item.pending == 0:
+            self.advance(item, item.results)
+
+    def advance(self, item: _Item, results: list[Result | None] | None) -> None:
+        """Run a record's program to its next requests or its end. Write every record that is ready."""
+        # A loop, because a program may yield an empty list (no query for identical answers). The engine gives no result for
+        # an empty list, so the empty results are sent at once.
+        while item.program is not None and not item.pending and not item.done:
+            try:
+                requests = item.program.send(results)  # type: ignore[arg-type]  # the first send of a generator takes None
+                self._require_context(item.program, requests)
+                # The model is loaded here and not before the run: a command in a pipe must not hold a model in memory
+                # while it waits for its first record, and a step without requests needs no model at all.
+                if requests and self.engine is None:
+                    streams.say(f"cai {self.job.name}: loading {self.job.model}", self.files.quiet)
+                    self.engine = self.job.open_engine()
+                    self.context = min(self.context, self.engine.context)
+                    self.progress.restart()
+                    self._require_context(item.program, requests)  # the engine's context may be smaller
+            except StopIteration as stop:
+                item.outputs, item.done, item.program = stop.value, True, None
+                break
+            except Skipped as reason:
+                self._skip(item, str(reason), reason.record)
+                break
+            # Results arrive in any order, in batches with other records. The key's first part is unique in the run, and
+            # its second part is the place of the result.
+            results = item.results = [None] * len(requests)
+            item.pending = len(requests)
+            for i, request in enumerate(requests):
+                key = (next(self.serial), i)
+                self.in_flight[key] = item
+                self.queues[request.kind].append((key, request))
+        self.flush()
+
+    def _require_context(self, program: Steps[list[Record]], requests: list[Request]) -> None:
+        """Raise Skipped inside the program if requests are too long, so that the program can attach its work so far."""
+        try:
+            require_context(requests, self.context)
+        except Skipped as reason:
+            program.throw(reason)
+
+    def flush(self) -> None:
+        """Write the finished records at the head of the window, up to the first unfinished one: output in input order."""
+        while self.window and self.window[0].done and not self.full:
+            item = self.window.popleft()
+            for record in item.outputs:
+                if self.job.observer and (reason := self.job.observer.reason(record)):
+                    item.outputs, item.skipped = [], [{"error": reason, "record": record}]
+            self.output.write(_digest(item.line), item.outputs, item.skipped, item.tokens)
+            self.progress.advance(1, 0)
+
+
+def _digest(line: Line) -> str:
+    """A digest of a line's bytes, without its line ending. A resumed run compares it."""
+    return blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()

@@ -1,0 +1,123 @@
+"""TRL's trainers of preferences, with soft labels: the probability p that the chosen answer is the better one.
+
+The loss of a pair is -p log sigma(d) - (1 - p) log sigma(-d), times its `weight`. For a preference model, d is the score of
+the chosen answer minus that of the rejected one. For DPO, d is beta times the difference of the answers' log ratios to the
+starting model. If every p and every weight is 1, this is TRL's own loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+from trl import DPOTrainer, RewardTrainer
+
+EXTRA = ("p_chosen", "weight")
+"""Columns beside TRL's own."""
+
+
+class SoftCollator:
+    """A TRL collator of preferences that adds `p_chosen` and `weight`, each [pairs], to the batch."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of `examples`: chosen answers in the first half of its rows, rejected ones in the second."""
+        extra = {name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in EXTRA}
+        return {**self.collator(examples), **extra}
+
+
+def soft_loss(d: torch.Tensor, p: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The mean over pairs of the weighted cross-entropy to the soft label (paper, section 4.1), a scalar.
+
+    d: the margin of the chosen answer [pairs]. p: the probability that it is the better one [pairs]. weight: [pairs]; the
+    mean divides by the number of pairs, not by the sum of weights. The loss is lowest where sigma(d) = p: a certain label
+    drives the answers apart, and an even one pulls them together.
+    """
+    return -(weight * (p * logsigmoid(d) + (1 - p) * logsigmoid(-d))).mean()
+
+
+class SoftRewardTrainer(RewardTrainer):
+    """Trains a preference model on soft labels."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        _add(self._signature_columns)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """`soft_loss` of the chosen answers' scores minus the rejected ones'. Called by TRL."""
+        p, weight = (inputs.pop(name) for name in EXTRA)
+        _, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
+        loss = soft_loss(chosen - rejected, p, weight)
+        return (loss, outputs) if return_outputs else loss
+
+
+class SoftDPOTrainer(DPOTrainer):
+    """Trains a language model on preferences directly (Rafailov et al. 2023, equation 7), on tokens made by `cai`."""
+
+    model: Any
+    ref_model: Any
+    args: Any
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset  # it holds tokens already; TRL would tokenise text
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        _add(self._signature_columns)
+
+    def _log_probabilities(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(log probability of each answer [2 x pairs], entropy of each token [2 x pairs, tokens] if the model returns it)."""
+        mask = inputs["completion_mask"]
+        labels = inputs["input_ids"].masked_fill(mask == 0, -100)
+        outputs = model(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels, use_cache=False,
+            fused_lm_head=True,
+        )  # fmt: skip
+        return outputs.log_probs.sum(1), outputs.entropy
+
+    def _reference(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """The log probability of each answer under the starting model [2 x pairs]."""
+        from accelerate.utils import is_peft_model
+        from trl.models.utils import disable_gradient_checkpointing
+        from trl.trainer.utils import use_adapter
+
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if self.ref_model is None and is_peft_model(self.model):  # without its adapter it is the starting model
+                with use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None):
+                    return self._log_probabilities(self.model, inputs)[0]
+            return self._log_probabilities(self.ref_model, inputs)[0]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+        """`soft_loss` of beta times the difference of the answers' log ratios to the starting model. Called by TRL."""
+        mode = "train" if self.model.training else "eval"
+        found, entropy = self._log_probabilities(model, inputs)
+        chosen, rejected = (self.beta * (found - self._reference(inputs))).chunk(2)
+        assert entropy is not None
+        loss = soft_loss(chosen - rejected, inputs["p_chosen"], inputs["weight"])
+        if mode == "train":
+            self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        shown = inputs["completion_mask"][:, 1:]
+        totals = torch.stack([(entropy.detach() * shown).sum(), shown.sum()])
+        summed = self.accelerator.reduce(totals, "sum")
+        margins = self.accelerator.gather((chosen - rejected).detach())
+        logged = {
+            "rewards/accuracies": (margins > 0).float().mean(),
+            "rewards/margins": margins.mean(),
+            "entropy": summed[0] / summed[1],
+        }
+        for name, value in logged.items():
+            self._metrics[mode][name].append(float(value))
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return (loss, {}) if return_outputs else loss
+
+
+def _add(columns: list[str] | None) -> None:
+    assert columns is not None
+    columns.extend(name for name in EXTRA if name not in columns)

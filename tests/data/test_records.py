@@ -1,0 +1,71 @@
+"""Record kinds and ids: what must be there, and what stays the same from run to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cai_cli.data import records
+from cai_cli.data.jsonl import Record
+from tests.tiny import ROOT
+
+ASK: Record = {"id": "a", "prompt": "Hello?"}
+OPEN: Record = {**ASK, "response": "Hi.", "rounds": [{"principle": "p", "critique": "c"}]}
+CLOSED: Record = {**ASK, "response": "Hi.", "rounds": [{"principle": "p", "critique": "c", "revision": "r"}]}
+
+
+@pytest.mark.parametrize(
+    ("check", "record", "error"),
+    [
+        (records.prompt_error, {}, "no 'prompt' field"),
+        (records.prompt_error, {"prompt": " "}, "'prompt' is empty"),
+        (records.prompt_error, {"prompt": 3}, "'prompt' must be a non-empty list of {role, content} messages (or a string)"),
+        (records.prompt_error, {"prompt": [{"role": "human", "content": "x"}]}, "'prompt[0].role' must be one of system, user, assistant (or a string)"),
+        (records.prompt_error, {"prompt": [{"role": "assistant", "content": "x"}]}, "'prompt' must end with a user's message"),
+        (records.critique_input_error, ASK, "no 'response' field: make one with `cai sample`"),
+        (records.critique_input_error, OPEN, "the last round has no revision yet: run `cai revise` first"),
+        (records.critique_input_error, CLOSED, None),
+        (records.revise_input_error, CLOSED, "no open round: run `cai critique` first"),
+        (records.revise_input_error, OPEN, None),
+        (records.pair_error, ASK, "no 'responses' field: make pairs with `cai sample -n 2`"),
+        (records.pair_error, {**ASK, "responses": ["x"]}, "'responses' must be a list of at least two strings"),
+        (records.pair_error, {**ASK, "responses": ["x", 3]}, "'responses[1]' must be a string, found int"),
+        (records.preference_error, ASK, "no 'chosen' field: make preferences with `cai label`"),
+        (records.preference_error, {"chosen": "a", "rejected": "b", "p_chosen": 2}, "'p_chosen' must be a number from 0 to 1"),
+        (records.preference_error, {"chosen": "a", "rejected": "b"}, None),
+    ],
+)  # fmt: skip
+def test_a_check_names_what_a_record_lacks(check: Callable[[Record], str | None], record: Record, error: str | None) -> None:
+    assert check(record) == error
+
+
+def test_the_last_revision_is_criticised_not_the_response() -> None:
+    assert records.current_answer(ASK | {"response": "Hi."}) == "Hi."
+    assert records.current_answer(CLOSED) == "r"
+    assert records.current_answer({**CLOSED, "rounds": [*CLOSED["rounds"], {"critique": "c2"}]}) == "r"
+
+
+def test_missing_ids_come_from_the_prompt_and_duplicates_are_refused() -> None:
+    def run(*rows: Record) -> list[str]:
+        ids = records.Ids()
+        return [ids.error(row, n) or row["id"] for n, row in enumerate(rows, 1)]
+
+    first = run({"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"})
+    assert first == run({"prompt": "x"}, {"prompt": "y"}, {"prompt": "x"})
+    assert first[2] == f"{first[0]}-2"
+    assert len(set(first)) == 3
+    assert run({"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"})[1] == "duplicate id 'a'; first seen on line 1"
+    assert run({"id": 7, "prompt": "x"}) == ["7"]
+    assert run({"id": True, "prompt": "x"}) == ["'id' must be a non-empty string"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("red-team", "red-team"), ("helpful-prompts", "helpful"), ("helpful-comparisons", "helpful")]
+)
+def test_the_example_files_are_sound(name: str, kind: str) -> None:
+    rows = list(records.read_with_ids(str(ROOT / f"examples/{name}.jsonl")))
+    assert len(rows) >= 64
+    check = records.preference_error if name == "helpful-comparisons" else records.prompt_error
+    assert [check(row) for row in rows] == [None] * len(rows)
+    assert {row.get("kind") for row in rows} == {kind}

@@ -1,0 +1,123 @@
+"""The transformers engine against plain transformers: same tokens, same probabilities, in any batch."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from cai_cli.engines import models
+from cai_cli.engines.base import Request
+from cai_cli.engines.transformers import TransformersEngine, sample
+from tests.engine_feed import by_number, feed
+
+
+def requests(n: int, **settings: Any) -> list[Request]:
+    """Prompts of random tokens (not control tokens) and random lengths."""
+    draw = random.Random(1)
+    rows = [[draw.randint(10, 380) for _ in range(draw.randint(1, 60))] for _ in range(n)]
+    return [Request("generate", ids, "", seed=1000 + i, **{"max_tokens": 12, **settings}) for i, ids in enumerate(rows)]
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: str) -> LlamaForCausalLM:
+    """The tiny model in plain transformers."""
+    return LlamaForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
+
+
+def engine_of(tiny: str, batch_size: int = 4, deterministic: bool = False) -> TransformersEngine:
+    return TransformersEngine(Path(tiny), models.load_tokenizer(Path(tiny)), torch.float32, batch_size, deterministic)
+
+
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prefixes in turn, in batches of four: the same tokens, probabilities to 1e-4, and each computed once."""
+    engine = engine_of(tiny)
+    prefixes = [[draw.randint(10, 380) for _ in range(50)] for draw in (random.Random(7), random.Random(8))]
+    plain = [Request("generate", prefixes[i % 2] + r.ids, "", r.seed, 12) for i, r in enumerate(requests(13))]
+    shared = [replace(r, shared=50) for r in plain]
+    want = by_number(engine.generate(feed(plain)))
+    forward, widths = engine.model.forward, list[tuple[int, ...]]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        widths.append(tuple(more["input_ids"].shape))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    got = by_number(engine.generate(feed(shared)))
+    assert [replace(done, reused_tokens=0) for done in got] == want
+    assert sorted(done.reused_tokens for done in got) == [0] * 2 + [50] * 11
+    assert widths.count((1, 50)) == 2
+    assert max(columns for _, columns in widths) <= 60  # no row is computed together with its prefix
+    options = {"A": 65, "B": 66}
+    ours, theirs = (
+        by_number(engine.choose(feed([replace(r, kind="choose", options=options) for r in rows]))) for rows in (shared, plain)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["all at once", "one by one"])
+def test_greedy_decoding_equals_transformers_own(tiny: str, plain: LlamaForCausalLM, slow: bool) -> None:
+    """Thirteen prompts through a batch of four, so that rows leave, join and are padded."""
+    engine = engine_of(tiny)
+    entries = requests(13, temperature=0.0)
+    for request, done in zip(entries, by_number(engine.generate(feed(entries, slow))), strict=True):
+        want = plain.generate(torch.tensor([request.ids]), max_new_tokens=12, do_sample=False)[0, len(request.ids) :].tolist()
+        assert done.completion_tokens == len(want)
+        assert done.text == engine.tokenizer.decode(want, skip_special_tokens=True)
+        assert done.finish == ("stop" if want[-1] in engine.end_tokens else "length")
+
+
+@pytest.mark.usefixtures("torch_settings")
+def test_draws_of_a_request_depend_on_no_other_request(tiny: str) -> None:
+    entries = requests(10, temperature=1.0)
+    alone = [by_number(engine_of(tiny, 1).generate(feed([entry])))[0].text for entry in entries]
+    together = [done.text for done in by_number(engine_of(tiny, 4).generate(feed(entries)))]
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 9  # rounding may flip a draw at a boundary
+    assert [d.text for d in by_number(engine_of(tiny, 4, deterministic=True).generate(feed(entries)))] == alone
+
+
+def test_draws_follow_the_models_probabilities() -> None:
+    """Frequencies over 20,000 seeds, against the probabilities, with temperature and top-p."""
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -9.0])
+    n = 20_000
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.8)):
+        rows = [Request("generate", [], "", seed=seed, temperature=temperature, top_p=top_p) for seed in range(n)]
+        got = Counter(sample(logits.expand(n, -1), rows, [0] * n))
+        p = torch.softmax(logits / temperature, -1)
+        if top_p < 1:
+            p[2:] = 0  # the two likeliest have 0.64 + 0.24 > 0.8
+            p /= p.sum()
+        for token, want in enumerate(p.tolist()):
+            assert got[token] / n == pytest.approx(want, abs=4 * (want * (1 - want) / n) ** 0.5 + 1e-9)
+
+
+def test_positions_draw_independently() -> None:
+    row = [Request("generate", [], "", seed=7)]
+    flat = torch.zeros(1, 1000)
+    assert len({sample(flat, row, [i])[0] for i in range(50)}) > 40
+
+
+def test_completions_end_at_stop_strings_which_are_cut_off(tiny: str) -> None:
+    engine = engine_of(tiny)
+    [free] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40))))
+    stop = free.text[10:13]
+    [done] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40, stop=(stop,)))))
+    assert done.finish == "stop"
+    assert done.text == free.text[: free.text.index(stop)]
+    assert done.completion_tokens < free.completion_tokens
+
+
+def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, plain: LlamaForCausalLM) -> None:
+    options = {"A": 30, "B": 31}
+    entries = [Request("choose", r.ids, "", options=options) for r in requests(9)]
+    for request, choice in zip(entries, by_number(engine_of(tiny).choose(feed(entries))), strict=True):
+        with torch.no_grad():
+            want = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0, -1], -1)
+        assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)

@@ -1,0 +1,131 @@
+"""A run in two processes (torchrun, gloo): it trains what one process trains on the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cai_cli.training import ranks
+from tests.processes import cai, count_lines, environment, start, wait_for_lines
+from tests.rows import preferences, read_jsonl, revisions, rl_prompts, write_jsonl
+from tests.tiny import ROOT
+from tests.trainers import settings, train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+INSIDE = """
+import hashlib, json, sys
+from pathlib import Path
+import torch.distributed
+from cai_cli.training import rl
+from cai_cli.training.settings import Settings
+
+given = json.loads(sys.argv[1])
+trainer = rl.train(Settings(**given["settings"]), rl.Rollout(**given["rollout"]))
+digest = hashlib.sha256()
+for parameter in trainer.accelerator.unwrap_model(trainer.model).parameters():
+    digest.update(parameter.detach().numpy().tobytes())
+seen = {"world": torch.distributed.get_world_size(), "rank": torch.distributed.get_rank(), "weights": digest.hexdigest()}
+Path(given["out"], f"rank{seen['rank']}.json").write_text(json.dumps(seen))
+"""
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line]
+
+
+def test_losses_of_two_processes_equal_those_of_one(tiny: str, tmp_path: Path) -> None:
+    """Two processes of four rows or one of eight, over two passes: the same losses, to 1e-5, learning rates and tokens."""
+    answers = write_jsonl(tmp_path / "sft.jsonl", revisions(24))
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", preferences(24))
+    flags = ("--steps", 6, "--lr", 1e-3, "--dtype", "float32", "--grad-accum", 1, "--batch-size", 4, "--max-length", 512)
+    for step, source in (("train-sft", answers), ("train-pm", pairs), ("train-dpo", pairs)):
+        two, one = tmp_path / f"{step}-2", tmp_path / f"{step}-1"
+        done = cai(step, source, "-m", tiny, "-o", two, *flags, "--num-processes", "2", "--eval", source)
+        assert done.stdout == ""
+        assert done.stderr.count("6 steps") == 1  # only the first process reports
+        train(settings(step, [source], tiny, one, steps=6, batch_size=8, eval=[source], max_length=512))
+        assert json.loads((two / "manifest.json").read_text())["processes"] == 2
+        assert losses(two) == pytest.approx(losses(one), abs=1e-5), step
+        for key in ("learning_rate", "tokens", "grad_norm", "eval_loss"):
+            if (step, key) == ("train-sft", "eval_loss"):
+                continue  # a mean of batch means, and a batch has 4 rows or 8
+            found = [[line[key] for line in read_jsonl(folder / "metrics.jsonl") if key in line] for folder in (two, one)]
+            assert len(found[0]) >= 3
+            assert found[0] == pytest.approx(found[1], abs=1e-4), (step, key)
+
+
+def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", rl_prompts(6))
+    run = asdict(settings("rl", [source], tiny, tmp_path / "rl", steps=4))
+    (tmp_path / "inside.py").write_text(INSIDE)
+    given = {"settings": run, "rollout": {"pms": [tiny_pm], "max_tokens": 8}, "out": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "inside.py"),
+         json.dumps(given)],
+        cwd=ROOT, env={**environment(), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["world"], second["world"]) == (2, 2)
+    assert first["weights"] == second["weights"]
+    metrics = read_jsonl(tmp_path / "rl" / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
+    assert all(isinstance(line["reward"], float) and abs(line["reward"]) < 100 for line in metrics)
+    samples = [entry for entry in read_jsonl(tmp_path / "rl" / "samples.jsonl") if entry["step"] == 1]
+    assert len(samples) == 16  # two processes, two prompts each, four answers per prompt
+    assert len({entry["id"] for entry in samples}) == 4
+
+
+def test_an_interrupted_run_of_two_processes_resumes(tiny: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "sft.jsonl", revisions(24))
+    flags = ["-m", tiny, "--steps", "40", "--lr", "1e-3", "--dtype", "float32", "--batch-size", "2", "--grad-accum", "1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    cai("train-sft", source, *flags, "-o", whole, "--num-processes", "2")
+    command = ("train-sft", source, *flags, "-o", cut, "--num-processes", "2")
+    process = start(*command, new_group=True)
+    metrics = tmp_path / "cut.partial" / "metrics.jsonl"
+    wait_for_lines(metrics, 3, process)
+    os.killpg(process.pid, signal.SIGINT)  # as ctrl-C in a terminal does
+    message = process.communicate()[1]
+    assert process.returncode == 130, message
+    assert "Traceback" not in message
+    done = count_lines(metrics)
+    assert 3 <= done < 40
+    assert f"continuing after step {done}\n" in cai(*command).stderr
+    assert losses(cut) == losses(whole)
+
+
+def test_a_bad_file_ends_every_process_with_one_sentence(tiny: str, tmp_path: Path) -> None:
+    bad = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hi"}])
+    done = cai("train-sft", bad, "-m", tiny, "-o", tmp_path / "out", "--num-processes", "2", code=2)
+    assert done.stderr.count("nothing to train on") == 1
+    assert "Traceback" not in done.stderr
+    done = cai("train-sft", bad, "-m", tiny, "-o", tmp_path / "out", "--accelerate", "fsdp3", code=2)
+    assert "neither multi-gpu nor fsdp2" in done.stderr
+
+
+def test_without_the_flags_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ranks.launch(None, None) is None
+    assert ranks.launch(None, 1) is None
+    monkeypatch.setitem(os.environ, "RANK", "1")
+    assert ranks.launch(None, 2) is None  # one of the processes already
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [("wait", "os.abort()", 1), ("wait", "sys.exit(2)", 2), ("sys.exit(0)",) * 2 + (0,)]
+)
+def test_the_exit_code_is_that_of_the_process_that_failed(first: str, second: str, code: int) -> None:
+    """The others are then ended by the launcher, and exit as interrupted."""
+    wait = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); time.sleep(60)"
+    body = f"import os, signal, sys, time\nif os.environ['RANK'] == '0':\n {first}\nelse:\n {second}".replace("wait", wait)
+    run = f"import sys; from cai_cli.training import ranks; sys.exit(ranks._torchrun(2, ['-c', {body!r}]))"
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, env=environment(), capture_output=True, timeout=120)
+    assert done.returncode == code
