@@ -10,7 +10,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Label
 from cai_cli.engines.base import Choice, Completion, Steps
 from cai_cli.method import feedback, prompts
-from cai_cli.method.constitution import ROUND, Constitution, Principle
+from cai_cli.method.constitution import Constitution, Principle
 from cai_cli.method.feedback import Query
 from cai_cli.method.prompts import Prompt
 from cai_cli.method.tokens import Asker
@@ -82,7 +82,9 @@ class Judge:
 
     def principles(self, record: Record, pair: tuple[int, int]) -> list[Principle]:
         """The principles by which a pair is judged, drawn for each pair (paper, section 4.1)."""
-        return self.constitution.draw_several(self.asker.seed, ROUND, record["id"], self.settings.principles)
+        # "label" is part of the draw, so that the first principle is not always that of the first critique of the same id
+        i, j = pair
+        return self.constitution.draw_several(self.asker.seed, "label", f"{record['id']}/{i}-{j}", self.settings.principles)
 
     def _queries(self, record: Record, pairs: Sequence[tuple[int, int]], principles: Sequence[Principle] | None) -> list[Query]:
         """One query per pair, principle, order and sample; none for a pair of identical answers."""

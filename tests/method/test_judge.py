@@ -125,3 +125,42 @@ def test_few_shot_labels_reuse_their_prefixes(here: Here, tiny: str, pairs: str,
     own = counts["prompt_tokens"] - sum(2 * lengths[number] for number in drawn)
     assert counts["prompt_tokens"] - counts["reused_tokens"] == own + sum(lengths.values())  # each prefix once
     assert f"{counts['reused_tokens']:,} reused" in done.err
+
+
+def test_each_pair_draws_its_own_principle_and_not_that_of_the_critique(
+    here: Here, tiny: str, renderer: Renderer, tmp_path: Path
+) -> None:
+    """Three pairs of a record, over many ids: their principles agree with each other, and with the critique's, only by chance."""
+    from dataclasses import dataclass
+
+    from cai_cli.engines.base import Request
+    from cai_cli.method.constitution import ROUND
+    from cai_cli.method.judge import Judge, JudgeSettings
+
+    @dataclass
+    class OnlyDraws:
+        renderer: Renderer
+        format: str = "chat"
+        seed: int = 0
+
+        def request(self, prompt: prompts.Prompt, *parts: str | int) -> Request:
+            raise AssertionError("a principle is drawn without a request")
+
+    found = constitution.load(constitution.DEFAULT)
+    judge = Judge(OnlyDraws(renderer), found, JudgeSettings())
+    agree = {"pairs": 0, "critique": 0}
+    for i in range(400):
+        record = {"id": f"q{i}"}
+        first, second, third = (judge.principles(record, pair)[0] for pair in ((0, 1), (0, 2), (1, 2)))
+        agree["pairs"] += (first == second) + (second == third) + (first == third)
+        agree["critique"] += first == found.draw(0, ROUND, record["id"], 0)
+    # one in sixteen agrees by chance: 75 of the 1,200 comparisons of pairs, 25 of the 400 others
+    for name, count in agree.items():
+        assert count < (2 * 75 if name == "pairs" else 2 * 25), name
+    records = [{"id": f"q{i}", "prompt": "Hi", "responses": ["A.", "B.", "C."]} for i in range(4)]
+    source = tmp_path / "three.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    here("label", source, *TRANSFORMERS, "-m", tiny, "--few-shot", 0, "-o", tmp_path / "out.jsonl")
+    for row in read_jsonl(tmp_path / "out.jsonl"):  # what the command writes is what the judge draws
+        one, other = row["label"]["pair"]
+        assert row["label"]["principles"] == [judge.principles({"id": row["source_id"]}, (one, other))[0].id]
