@@ -26,5 +26,5 @@ inverted-%: seed-%
 # Always starts from scratch, because it must show what the code does now.
 proof-smoke: $(VENV)/installed
 	rm -rf $(SMOKE)
-	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=2400000 WIDTH=96 LAYERS=3 QUICK=--quick PROCESSES=2 RED=400 HARMLESS=200 TEST=400 ROUNDS="1 2" RL_STEPS=50 smoke
+	$(MAKE) $(CHAIN) -j2 W=$(SMOKE)/seed-1 SEED=1 SIZE=20 TOKENS=2400000 WIDTH=96 LAYERS=3 QUICK=--quick PROCESSES=2 RED=400 HARMLESS=200 TEST=400 ROUNDS="1 2 3" RL_STEPS=35 smoke
 	$(REPORT) $(SMOKE)/seed-1 --size 20 --smoke

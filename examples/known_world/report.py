@@ -270,7 +270,7 @@ def changes(results: Results) -> tuple[list[str], list[Claim]]:
 
 def smoke(results: Results) -> list[Claim]:
     """The directions that must hold in the smaller world, each with its margin."""
-    base, sl, rl = (results.shares(f"answers-{name}") for name in ("base", "sft-2", "rl"))
+    base, sl, rl = (results.shares(f"answers-{name}") for name in ("base", "sft-3", "rl"))
     revised = results.shares("revisions-2", 2)["harm"]
     answered = results.shares("responses")["harm"]
     right = [[float(p > 0.5) for _, p in results.correct("judged", [field])] for field in w.REQUESTS]
