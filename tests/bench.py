@@ -115,7 +115,7 @@ def label_prompts(model: str, source: Path, few_shot: bool) -> list[Any]:
     for record in jsonl.read(str(source)):
         number = draw(0, "prefix", record["id"]) % feedback.PREFIXES
         shown = feedback.shown_comparisons(found, None if few_shot else 0, 0, number)
-        principle = found.draw(0, constitution.ROUND, record["id"], 0)
+        [principle] = found.draw_several(0, "label", f"{record['id']}/0-1", 1)
         for first, second in (record["responses"], reversed(record["responses"])):
             asked = prompts.comparison(record["prompt"], first, second, principle, "chat", shown)
             requests.append(renderer.choice(asked, prompts.OPTIONS))

@@ -53,3 +53,4 @@ def test_the_package_works_from_a_wheel_elsewhere(tmp_path_factory: pytest.TempP
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].startswith(str(site))
     assert done.stdout.splitlines()[1] == "16"
+    assert (site / "cai_cli" / "py.typed").is_file()

@@ -98,7 +98,6 @@ class Session:
         about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash}}
         options = {
             **sampling,
-            **extra,
             "model": model_hash,
             "dtype": self.model.dtype.value,
             "engine": self.engine if self.files.dry_run is None else "",
@@ -110,6 +109,9 @@ class Session:
             about["constitution"] = {**named, "principles": drawn}
             options |= {"constitution": constitution.sha256, "principles": drawn}
         about["seed"] = self.sampling.seed
+        # an option that another one hides would be missing from the fingerprint, and its change would go unnoticed
+        assert not options.keys() & extra.keys(), options.keys() & extra.keys()
+        options |= extra
         context = models.context_length(self.folder)
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer

@@ -41,7 +41,13 @@ def table(found: list[tuple[str, Manifest]]) -> Table:
             continue
         tokens = counts.get("tokens", counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0))
         total = [total[0] + tokens, total[1] + counts["seconds"]]
-        numbers = (counts["records_in"], counts["records_out"], counts["skipped"] or "", counts.get("steps", ""), f"{tokens:,}")
+        numbers = (
+            counts["records_in"],
+            counts["records_out"],
+            counts.get("skipped") or "",
+            counts.get("steps", ""),
+            f"{tokens:,}",
+        )
         shown.add_row(Text(name), Text(str(content["step"])), *map(str, numbers), f"{counts['seconds']:.1f}")
     shown.add_section()
     shown.add_row("all", "", "", "", "", "", f"{total[0]:,}", f"{total[1]:.1f}", style="bold")

@@ -26,7 +26,7 @@ class JudgeSettings:
 
     orders: tuple[str, ...] = ("ab", "ba")
     """The orders in which a pair is shown: "ab" has its first answer as (A)."""
-    principles: int = 1
+    principles_per_pair: int = 1
     """How many principles are drawn per pair; the label is the mean over them."""
     few_shot: int | None = None
     """How many of the constitution's examples are shown; None for all."""
@@ -84,7 +84,9 @@ class Judge:
         """The principles by which a pair is judged, drawn for each pair (paper, section 4.1)."""
         # "label" is part of the draw, so that the first principle is not always that of the first critique of the same id
         i, j = pair
-        return self.constitution.draw_several(self.asker.seed, "label", f"{record['id']}/{i}-{j}", self.settings.principles)
+        return self.constitution.draw_several(
+            self.asker.seed, "label", f"{record['id']}/{i}-{j}", self.settings.principles_per_pair
+        )
 
     def _queries(self, record: Record, pairs: Sequence[tuple[int, int]], principles: Sequence[Principle] | None) -> list[Query]:
         """One query per pair, principle, order and sample; none for a pair of identical answers."""

@@ -94,8 +94,7 @@ class FileOutput:
         self.counts = Counts()
         self.done: list[str] = []
         """Digests of the input records that an earlier run finished, in input order."""
-        if self.path.is_dir():
-            raise InputError(f"{path}: is a directory; -o takes a file name")
+        _require_no_directory(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open(fingerprint, restart)
@@ -274,8 +273,14 @@ def open_output(path: str, fingerprint: Manifest, restart: bool, manifest_path: 
     return StreamOutput(stream, manifest_path) if stream else FileOutput(path, fingerprint, restart)
 
 
+def _require_no_directory(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a directory; -o takes a file name")
+
+
 def _written_to_stream(path: str, parts: Iterable[bytes]) -> bool:
-    """Write the parts if `path` is a stream. Returns whether it is one."""
+    """Write the parts if `path` is a stream. Returns whether it is one. InputError if it is a directory."""
+    _require_no_directory(path)
     if (stream := open_stream(path)) is None:
         return False
     with stream:

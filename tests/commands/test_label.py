@@ -67,3 +67,25 @@ def test_an_interrupted_run_with_reasoning_resumes(
         assert "continuing after 5 finished records" in here(*command, out).err
     assert requests.count("generate") == requests.count("choose") == 2 * 7
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_every_flag_that_changes_a_label_is_in_the_fingerprint(
+    here: Here, tiny: str, pairs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unfinished run is not continued with another value: the output would mix two kinds of labels."""
+    out = tmp_path / "out.jsonl"
+    command = ("label", pairs, *TRANSFORMERS, "-m", tiny, "-o", out)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        here(*command, code=130)
+    for flag, name in [
+        (("--principles-per-pair", 3), "principles_per_pair (1 before, 3 now)"),
+        (("--orders", "ab"), "orders ("),
+        (("--few-shot", 0), "few_shot (null before, 0 now)"),
+        (("--clamp", "0.4,0.6"), "clamp (null before, [0.4, 0.6] now)"),
+        (("--pairs", "first"), 'pairs ("all" before, "first" now)'),
+        (("--principles", "ethics"), "principles ("),
+        (("--seed", 1), "seed (0 before, 1 now)"),
+    ]:
+        assert f"changed: {name}" in here(*command, *flag, code=2).err
+    assert "continuing after 2 finished records" in here(*command).err

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import outputs
 from tests.conftest import Here
-from tests.processes import count_lines
+from tests.processes import cai, count_lines
 from tests.rows import read_jsonl
 from tests.tiny import EXACT
 
@@ -116,6 +116,19 @@ def test_a_device_is_written_to_and_not_replaced(here: Here, prompts: str, tiny:
     os.close(reader)
     assert fifo.is_fifo()
     assert [path.name for path in tmp_path.glob("fifo*")] == ["fifo"]
+
+
+def test_standard_output_by_its_device_gets_the_records(prompts: str, tiny: str) -> None:
+    done = cai("sample", prompts, "-m", tiny, *EXACT, "--limit", 2, "-o", "/dev/stdout")
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["q0", "q1"]
+
+
+def test_a_folder_as_output_is_refused_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for write in (lambda path: outputs.write_file(path, [b"{}\n"], {}), lambda path: outputs.write_text(path, "text")):
+        with pytest.raises(InputError, match="is a directory; -o takes a file name"):
+            write(str(tmp_path / "folder"))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_two_runs_never_write_one_output(tmp_path: Path) -> None:
