@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from cai_cli.main import COMMANDS
+from tests.flags import flags
 from tests.tiny import ROOT
 
 DOCS = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
@@ -54,3 +55,26 @@ def test_the_package_works_from_a_wheel_elsewhere(tmp_path_factory: pytest.TempP
     assert done.stdout.splitlines()[0].startswith(str(site))
     assert done.stdout.splitlines()[1] == "16"
     assert (site / "cai_cli" / "py.typed").is_file()
+
+
+GROUPS = ("constitution", "eval", "export", "import")
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """(page, words) of every `cai` command in the shell blocks of the pages; of a pipe each command."""
+    found = []
+    for name, text in DOCS.items():
+        blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        lines = [line.partition(" #")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        found += [(name, part.strip()) for line in lines for part in line.split("|") if part.strip().startswith("cai ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
+def test_commands_of_the_pages_have_these_flags(page: str, line: str) -> None:
+    words = line.split()[1:]
+    command = words[: 2 if words[0] in GROUPS else 1]
+    named = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+    if command[0].startswith("-"):
+        return  # `cai --version` and the like
+    assert named <= flags(command), f"{page}: {line}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 
+from tests.flags import flags
 from tests.tiny import ROOT
 
 PAGE = (ROOT / "docs" / "paper.md").read_text()
@@ -33,16 +32,6 @@ def definitions(path: Path) -> set[str]:
         if isinstance(node, ast.ClassDef):
             found |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
     return found
-
-
-def flags(words: list[str]) -> set[str]:
-    """Every flag of a command, or of a group's subcommand. AssertionError if there is no such command."""
-    module = import_module(f"cai_cli.commands.{words[0].replace('-', '_')}")
-    command = typer.main.get_command(module.app)
-    if len(words) > 1:
-        assert words[1] in getattr(command, "commands", {}), " ".join(words)
-        command = command.commands[words[1]]  # type: ignore[attr-defined]
-    return {name for parameter in command.params for name in parameter.opts}
 
 
 def test_every_row_has_a_statement_code_flag_and_departure() -> None:

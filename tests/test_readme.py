@@ -1,4 +1,4 @@
-"""The README's file tree is complete and true."""
+"""The README's file tree is complete and true, and examples/README.md lists everything there."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def test_the_tree_names_every_module_of_the_package_and_every_top_level_entry() 
     commands = {name for name in files if name.startswith("cai_cli/commands/") and not name.rpartition("/")[2].startswith("_")}
     modules = {name for name in files if name.startswith("cai_cli/") and not name.endswith("__init__.py")} - commands
     assert top | modules <= tree(), sorted((top | modules) - tree())
+
+
+def test_the_page_of_the_examples_lists_every_file() -> None:
+    files = subprocess.run(["git", "ls-files", "examples"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    page = (ROOT / "examples" / "README.md").read_text()
+    assert [name for name in files if f"`{name.rpartition('/')[2]}`" not in page and not name.endswith("README.md")] == []
