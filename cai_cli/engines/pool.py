@@ -39,9 +39,9 @@ class Pool:
         """
         if not self.waiting or rows < 1:
             return []
-        oldest = self.waiting[0][1]
+        prefix = prefix_of(self.waiting[0][1])
         # Only requests with the same prefix can start from the same copy of its keys and values.
-        alike = [i for i, (_, request) in enumerate(self.waiting) if prefix_of(request) == prefix_of(oldest)]
+        alike = [i for i, (_, request) in enumerate(self.waiting) if prefix_of(request) == prefix]
         ranked = sorted(alike, key=lambda i: len(self.waiting[i][1].ids))
         # Fixed slices of the ranking, not the nearest neighbours of the oldest request: neighbours would leave the
         # shortest and the longest requests together in the last batch, and that batch would be mostly padding.
@@ -52,7 +52,7 @@ class Pool:
         chosen: list[int] = []
         longest = 0
         for i in (ranked[at] for at in sorted(batch, key=lambda at: abs(at - place))):
-            longest = max(longest, len(self.waiting[i][1].ids) - oldest.shared)
+            longest = max(longest, len(self.waiting[i][1].ids) - len(prefix))
             if chosen and longest * (len(chosen) + 1) > tokens:
                 break
             chosen.append(i)

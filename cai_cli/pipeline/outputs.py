@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cai_cli import streams
 from cai_cli.data import jsonl
@@ -122,22 +122,28 @@ class FileOutput:
         self.out = lock
         self.log = self.journal.open("ab", buffering=0)
 
+    def _entries(self) -> Iterator[list[Any]]:
+        """Per journal line: [the line, digest, number of output lines, of skipped lines, three numbers of tokens, seconds]."""
+        for line in _lines(self.journal):
+            try:
+                yield [line, *json.loads(line)]
+            except ValueError:  # a torn line in the middle: a machine that crashes may have written blocks in any order
+                return
+
     def _recover(self) -> None:
         """Cut the three files back to the last input record that all of them hold completely.
 
         The files are read in parallel: each journal line says how many lines of the other two belong to it.
         """
         # `finish` renames the skipped records before the output. A kill between the two leaves them under their final name
-        # although the run is unfinished. Give them their partial name again, or this run would lose them.
-        if self.skipped.exists() and not self.partial_skipped.exists():
+        # although the run is unfinished. Give them their partial name again, or this run would lose them. If the journal
+        # lists none, a file of that name belongs to an earlier, finished output.
+        listed = any(n_skipped for _, _, _, n_skipped, *_ in self._entries())
+        if listed and self.skipped.exists() and not self.partial_skipped.exists():
             os.replace(self.skipped, self.partial_skipped)
         out, skipped = _lines(self.partial), _lines(self.partial_skipped)
         kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
-        for line in _lines(self.journal):
-            try:
-                digest, n_out, n_skipped, *tokens, seconds = json.loads(line)
-            except ValueError:  # a torn line in the middle: a machine that crashes may have written blocks in any order
-                break
+        for line, digest, n_out, n_skipped, *tokens, seconds in self._entries():
             mine = [next(out, None) for _ in range(n_out)], [next(skipped, None) for _ in range(n_skipped)]
             # Missing lines. Records are written before their journal line, so a killed process cannot cause this, but a
             # crash of the machine can.

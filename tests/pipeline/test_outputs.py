@@ -107,6 +107,23 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(tmp_path: Path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "x.manifest.json"]
 
 
+def test_a_run_over_a_finished_output_leaves_its_skipped_records_until_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    old = outputs.FileOutput(str(out), {"a": 1})
+    old.write("d0", [], [{"x": 1}], (1, 1, 0))
+    old.finish({})
+    old.close()
+    new = outputs.FileOutput(str(out), {"a": 2})
+    new.write("d0", [{"r": 1}], [], (1, 1, 0))
+    new.close()
+    again = outputs.FileOutput(str(out), {"a": 2})
+    assert again.done == ["d0"]
+    assert read_jsonl(again.skipped) == [{"x": 1}]  # the old output's, which is still there
+    again.finish({})
+    again.close()
+    assert not again.skipped.exists()
+
+
 def test_a_device_is_written_to_and_not_replaced(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
