@@ -75,12 +75,13 @@ soak: setup model
 
 # Lists the modules with less than this percentage of their lines covered. Many tests start `cai` as a process of its
 # own; `patch` measures those too.
+# A test that limits the size of files would limit coverage's own file, so it is left out.
 BELOW := 90
 coverage: export COVERAGE_RCFILE := $(CURDIR)/runs/coverage/settings
 coverage: setup model
 	@rm -rf runs/coverage && mkdir -p runs/coverage
 	@printf '%s\n' '[run]' 'source = cai_cli' 'data_file = $(CURDIR)/runs/coverage/data' 'parallel = true' 'patch = subprocess, _exit' > $(COVERAGE_RCFILE)
-	$(BIN)/coverage run -m pytest -m "not soak"
+	$(BIN)/coverage run -m pytest -m "not soak" -k "not full_disk"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --sort=cover --show-missing | awk 'NR < 3 || $$1 == "TOTAL" || $$4 + 0 < $(BELOW)'
 
