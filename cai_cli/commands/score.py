@@ -11,7 +11,7 @@ Departures from the paper: none in the scores. Figure 5 (scores by revision) is 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from typer import Option
 
@@ -19,7 +19,7 @@ from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, Dtype, EngineName, Format, GpuMemory
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import preference_error, rounds_error, texts_error
+from cai_cli.data.records import Scores, preference_error, rounds_error, texts_error
 from cai_cli.engines.base import Steps
 from cai_cli.method import prompts
 from cai_cli.method.prompts import Prompt
@@ -50,7 +50,7 @@ def texts(record: Record, format: str) -> list[tuple[str, Prompt]]:
     return found
 
 
-def gathered(fields: list[str], scores: list[float]) -> Record:
+def gathered(fields: list[str], scores: list[float]) -> Scores:
     """The `scores` of a record (`records.Scores`): lists under `responses` and `rounds`, numbers under the other fields."""
     result: Record = {}
     for field, score in zip(fields, scores, strict=True):
@@ -58,7 +58,7 @@ def gathered(fields: list[str], scores: list[float]) -> Record:
             result.setdefault(field, []).append(score)
         else:
             result[field] = score
-    return result
+    return cast(Scores, result)
 
 
 @command(
