@@ -42,15 +42,9 @@ class LazyGroup(TyperGroup):
     A context is `Any` because typer's own copy of click is private.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """The names of all commands, in the order of the method."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
-        """A stub with the command's summary; None if there is no such command."""
-        if cmd_name not in COMMANDS:
-            return None
-        return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=text) for name, text in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Import the command that is called."""
@@ -75,7 +69,9 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="cai COMMAND --help explains a command and gives an example.")
+@app.callback(
+    epilog="cai COMMAND --help explains a command and gives an example. The environment sets flags too: CAI_MODEL sets --model."
+)
 def cai(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")

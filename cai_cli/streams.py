@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from typing import IO
@@ -34,8 +35,9 @@ def warn(message: str) -> None:
 
 
 def plural(count: int, name: str) -> str:
-    """A count with its noun, for example "1 record" or "2 records"."""
-    return f"{count:,} {name}{'' if count == 1 else 's'}"
+    """A count with its noun, for example "1 record", "2 records" or "2 entries"."""
+    many = f"{name[:-1]}ies" if re.search("[^aeiou]y$", name) else f"{name}s"
+    return f"{count:,} {name if count == 1 else many}"
 
 
 def plain_table(*columns: str, left: int = 1) -> Table:

@@ -51,7 +51,7 @@ $(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/helpful-prompts-hel
 	cat $^ > $@
 
 # The supervised stage (SL-CAI): answers, two rounds of critique and revision, two helpful answers per helpful prompt (as in the
-# paper), and a fine-tuned model.
+# paper), and a fine-tuned model. MAX_TOKENS is small, for speed, so many texts are truncated; --keep-cut trains on them too.
 $(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(C)
@@ -65,7 +65,7 @@ $(RUN)/revisions-2.jsonl: $(RUN)/critiques-2.jsonl
 $(RUN)/helpful.jsonl: $(RUN)/helpful-prompts.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -n 2 -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/sft/manifest.json: $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl $(TRAIN)
-	$(CAI) train-sft $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl -m $(MODEL) $(FIT) -o $(@D)
+	$(CAI) train-sft $(RUN)/revisions-2.jsonl $(RUN)/helpful.jsonl --keep-cut -m $(MODEL) $(FIT) -o $(@D)
 
 # AI feedback and the preference model: AI labels for harmlessness, and the given comparisons for helpfulness.
 $(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(RUN)/sft/manifest.json $(TEXT)

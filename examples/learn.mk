@@ -64,6 +64,6 @@ $(LEARN)/revisions-test.jsonl: $(RUN)/revisions-2.jsonl
 	@mkdir -p $(@D)
 	$(CAI) split $< --fraction 0.3 -o $@ --rest $(LEARN)/revisions-train.jsonl
 $(LEARN)/sft/manifest.json: $(LEARN)/revisions-test.jsonl $(M)
-	$(CAI) train-sft $(LEARN)/revisions-train.jsonl --eval $< -m $(MODEL) -o $(@D)
+	$(CAI) train-sft $(LEARN)/revisions-train.jsonl --keep-cut --eval $< -m $(MODEL) -o $(@D)
 learn-sft: $(LEARN)/sft/manifest.json
 	$(BIN)/python examples/learned.py likelihood $(LEARN)/revisions-test.jsonl $(MODEL) $(LEARN)/sft

@@ -43,14 +43,14 @@ def losses(folder: str, source: str) -> dict[str, float]:
     """{id: loss} of every record: the mean negative log-likelihood per token, in nats. Its rounds have equal weight."""
     renderer = Renderer(models.load_tokenizer(Path(folder)))
     format = renderer.format("auto")
-    end = examples.turn_end(renderer, format)
+    maker = examples.AnswerMaker(renderer, format, examples.turn_end(renderer, format))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     found = {}
     for record in jsonl.read(source):
         rounds = []
-        for part in examples.conversations(record, "all"):
+        for answer in examples.answers(record, "all"):
             try:
-                example = examples.sft_example(renderer, format, end, *part, models.context_length(Path(folder)))
+                example = examples.sft_example(maker, answer, models.context_length(Path(folder)), keep_cut=True)
             except Skipped:
                 continue
             out = model(input_ids=torch.tensor([example["input_ids"]]), labels=torch.tensor([example["labels"]]))

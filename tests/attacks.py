@@ -107,7 +107,7 @@ def measure(
                 return [abs(a - b) for a, b in zip(labels(record, defended), before[defended], strict=True)]
 
             for text in texts:
-                padding = str(tokenizer.decode(filler[: len(renderer.plain(text))]))
+                padding = str(tokenizer.decode(filler[: len(tokenizer(text, add_special_tokens=False).input_ids)]))
                 for place in PLACES:
                     shifts["defended"] += moved(attacked(record, place, text), True)
                     shifts["undefended"] += moved(attacked(record, place, text), False)

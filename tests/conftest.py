@@ -79,13 +79,11 @@ class Here:
 
 
 @pytest.fixture
-def torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restores what a deterministic engine changes in torch; until then it computes on one thread, as `one_thread` does."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+def torch_settings(one_thread: None) -> Iterator[None]:
+    """Restores what a deterministic engine changes in torch, and computes on one thread."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(deterministic)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

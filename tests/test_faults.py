@@ -71,8 +71,8 @@ FAULTS = {
     ),
     "loss on the prompt": Fault(
         "training/examples.py",
-        '"labels": [-100] * len(ids) + completion',
-        '"labels": ids + completion',
+        '"labels": [-100] * len(prompt) + ids',
+        '"labels": prompt + ids',
         {"training/test_examples.py": "test_the_loss_is_on_the_answer_and_its_end_only"},
     ),
     "the padding read as a score": Fault(

@@ -28,8 +28,8 @@ _LINES = [
 ]
 
 
-def tiny_tokenizer(folder: str | Path) -> Any:
-    """Save and return a byte-level BPE of about 400 tokens that encodes any text."""
+def new_tokenizer(special: list[str], **named: Any) -> Any:
+    """A byte-level BPE that encodes any text, with these special tokens. `named`: `bos_token`, `chat_template` and others."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -37,20 +37,64 @@ def tiny_tokenizer(folder: str | Path) -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        vocab_size=397 + len(special),
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(_LINES, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>", chat_template=TEMPLATE
+    return PreTrainedTokenizerFast(tokenizer_object=core, **named)
+
+
+def piece_tokenizer(kind: str) -> Any:
+    """A tokenizer of another family, with a ChatML template.
+
+    "bpe": BPE over pieces with a space before each text, as Llama 2 and Mistral have. "unigram": the same with Unigram, as T5
+    and Gemma 1 have. "byte-level": byte-level BPE that also puts a space before each text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "<|im_start|>", "<|im_end|>"]
+    made: dict[str, Any] = {
+        "bpe": (models.BPE(unk_token="<unk>", byte_fallback=True), trainers.BpeTrainer),
+        "unigram": (models.Unigram(), trainers.UnigramTrainer),
+        "byte-level": (models.BPE(), trainers.BpeTrainer),
+    }
+    model, trainer = made[kind]
+    core = Tokenizer(model)
+    spaced = kind == "byte-level"
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True) if spaced else pre_tokenizers.Metaspace()
+    core.decoder = decoders.ByteLevel() if spaced else decoders.Metaspace()
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if spaced else list("".join(_LINES) + CHARACTERS)
+    named = {"unk_token": "<unk>"} if kind == "unigram" else {}
+    core.train_from_iterator(
+        _LINES, trainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False, **named)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="<|im_end|>", unk_token="<unk>", chat_template=TEMPLATE
+    )
+
+
+CHARACTERS = "abcxyz AB<|>_/imedstrnhk\n.()é\ue000"
+"""Characters that `piece_tokenizer`s have a token for."""
+
+
+def tiny_tokenizer(folder: str | Path) -> Any:
+    """Save and return a byte-level BPE of about 400 tokens with a ChatML template."""
+    tokenizer = new_tokenizer(
+        ["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|pad|>",
+        chat_template=TEMPLATE,
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
 
 
-def _config(tokenizer: Any, hidden: int, layers: int, **more: Any) -> Any:
+def config(tokenizer: Any, hidden: int, layers: int, **more: Any) -> Any:
+    """A tiny Llama's configuration."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -74,9 +118,9 @@ def tiny_model(folder: str | Path, seed: int = 0, hidden: int = 32, layers: int 
     import torch
     from transformers import LlamaForCausalLM
 
-    config = _config(tiny_tokenizer(folder), hidden, layers)
+    found = config(tiny_tokenizer(folder), hidden, layers)
     torch.manual_seed(seed)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(found).save_pretrained(folder)
     return str(folder)
 
 
@@ -85,7 +129,7 @@ def tiny_pm(folder: str | Path, seed: int = 0, hidden: int = 32, layers: int = 2
     import torch
     from transformers import LlamaForSequenceClassification
 
-    config = _config(tiny_tokenizer(folder), hidden, layers, num_labels=1)
+    found = config(tiny_tokenizer(folder), hidden, layers, num_labels=1)
     torch.manual_seed(seed)
-    LlamaForSequenceClassification(config).save_pretrained(folder)
+    LlamaForSequenceClassification(found).save_pretrained(folder)
     return str(folder)

@@ -3,15 +3,18 @@
     @command("Critique each record's answer.", example="cai critique responses.jsonl -m M -o critiques.jsonl")
     def critique(files: IO, model: Model, seed: Seed = 0) -> None: ...
 
-A parameter whose type is a dataclass of `_flags` becomes one flag per field. Every command also gets
---config and --debug.
+A parameter whose type is a dataclass of `_flags` becomes one flag per field, in a panel of its own in the help. Every
+command also gets --config and --debug. Every flag --a-name can be set by the environment variable CAI_A_NAME.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
+import json
+import math
 import os
 import signal
 import sys
@@ -19,20 +22,42 @@ import time
 import traceback
 import typing
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 from typer import Option
+from typer.core import TyperCommand
+from typer.models import OptionInfo
 
 from cai_cli import streams
 from cai_cli.commands._flags import Debug
 from cai_cli.errors import CaiError, InputError
 
+_PANELS = {
+    "IO": "Input",
+    "ImportFlags": "Input",
+    "Model": "Model",
+    "Prompting": "Model",
+    "Sampling": "Sampling",
+    "Principles": "Principles",
+    "Judging": "Judging",
+    "Run": "Training",
+}
+"""The panel in the help of each dataclass of flags, and of those derived from it."""
+_OWN_PANELS = dict.fromkeys(("output", "restart", "manifest", "dry_run", "quiet"), "Output") | {"model": "Model", "debug": None}
+"""Fields that have another panel than their dataclass. None: the panel of the command's own flags."""
+_ORDER = (None, *dict.fromkeys(_PANELS.values()), "Output")
+"""The order of the panels."""
+
 
 def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
-    """The callback of --config: a YAML mapping of this command's flags, without dashes. Flags on the command line win."""
+    """The callback of --config: a YAML mapping of this command's flags, long or short, without the dashes before them.
+
+    The command line and the environment win.
+    """
     if value is None:
         return None
     import yaml
@@ -45,15 +70,57 @@ def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
         raise typer.BadParameter(f"{value}: not valid YAML: {' '.join(str(problem).split())}") from None
     if not isinstance(content, dict):
         raise typer.BadParameter(f"{value}: must be a mapping of flags to values")
-    known = {param.name: param for param in ctx.command.params}
-    given = {str(key).replace("-", "_"): setting for key, setting in content.items()}
-    if unknown := sorted(set(given) - set(known)):
-        raise typer.BadParameter(f"{value}: this command has no flag '{unknown[0]}'")
-    for name, setting in given.items():
-        if getattr(known[name], "multiple", False) and not isinstance(setting, list):
-            given[name] = [setting]
+    known = {opt.lstrip("-"): param for param in ctx.command.params if param.name != "config" for opt in param.opts}
+    given: dict[str, Any] = {}
+    for key, setting in content.items():
+        name = str(key).replace("_", "-")
+        if name not in known:
+            close = [f"; did you mean '{match}'?" for match in get_close_matches(name, known, 1)]
+            raise typer.BadParameter(f"{value}: this command has no flag '{key}'{''.join(close)}")
+        if known[name].name in given:
+            raise typer.BadParameter(f"{value}: '{key}' is the same flag as an earlier key; keep one of them")
+        try:
+            given[str(known[name].name)] = _setting(ctx, known[name], setting)
+        except typer.BadParameter as problem:
+            raise typer.BadParameter(f"{value}: '{key}': {problem.message}") from None
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return value
+
+
+def _setting(ctx: typer.Context, param: Any, setting: Any) -> Any:
+    """A flag's value from a config file, in the form in which typer takes it. BadParameter if its type is wrong."""
+    several = param.nargs != 1 or getattr(param, "multiple", False)
+    values = setting if several and isinstance(setting, list) else [setting]
+    is_flag = getattr(param, "is_flag", False)
+    if any(isinstance(v, list | dict) or (isinstance(v, bool) and not is_flag) for v in values):
+        wanted = "true or false" if is_flag else "a number or a text"
+        raise typer.BadParameter(f"give {wanted}, not {json.dumps(setting, default=str)}")
+    setting = values if several else setting
+    if setting is not None:
+        param.process_value(ctx, setting)
+    return setting
+
+
+class _Command(TyperCommand):
+    """A command whose errors suggest the flag that was meant, and name the environment variable that holds a bad value.
+
+    A context is `Any` because typer's own copy of click is private.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, the environment and the config file."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as problem:
+            param: Any = problem.param
+            if param is not None and getattr(ctx.get_parameter_source(param.name), "name", "") == "ENVIRONMENT":
+                problem.message += f" (from the environment variable {param.envvar})"
+            raise
+        except Exception as problem:
+            if names := getattr(problem, "possibilities", None):  # typer's private NoSuchOption
+                problem.message += f". Did you mean {' or '.join(sorted(names))}?"  # type: ignore[attr-defined]
+                problem.possibilities = None  # type: ignore[attr-defined]
+            raise
 
 
 _COMMON = {
@@ -64,7 +131,7 @@ _COMMON = {
             metavar="FILE.yaml",
             is_eager=True,
             callback=read_config_file,
-            help="Read flags from a YAML file; flags on the command line win.",
+            help="Read flags from a YAML file; the command line and the environment win.",
         ),
     ],
     "debug": Debug,
@@ -78,7 +145,7 @@ def add_command(
     text = f"{help}\n\n[bold]Example:[/bold]\n\n" + "\n\n".join(f"    {line}" for line in example.splitlines())
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name, help=text, no_args_is_help=False)(_spread(function))
+        app.command(name, cls=_Command, help=text, no_args_is_help=False)(_spread(function))
         return function
 
     return decorate
@@ -108,8 +175,12 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, tuple[type, list[str]]] = {}
     parameters: list[inspect.Parameter] = []
 
-    def add(name: str, annotation: Any, default: Any) -> None:
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+    panels: dict[str, str | None] = {}
+
+    def add(name: str, annotation: Any, default: Any, panel: str | None = None) -> None:
+        flag = _flag(annotation, panel)
+        panels[name] = panel if flag is not annotation else None  # arguments keep their order
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=flag, default=default))
 
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
@@ -118,26 +189,45 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
             continue
         fields = typing.get_type_hints(kind, include_extras=True)
         groups[name] = (typing.cast(type, kind), list(fields))
+        panel = next((_PANELS[base.__name__] for base in inspect.getmro(groups[name][0]) if base.__name__ in _PANELS), None)
         for spec in dataclasses.fields(kind):
-            add(spec.name, fields[spec.name], inspect.Parameter.empty if spec.default is dataclasses.MISSING else spec.default)
+            default = inspect.Parameter.empty if spec.default is dataclasses.MISSING else spec.default
+            add(spec.name, fields[spec.name], default, _OWN_PANELS.get(spec.name, panel))
     taken = {parameter.name for parameter in parameters}
     for name, annotation in _COMMON.items():
         if name not in taken:
             add(name, annotation, None if name == "config" else False)
 
+    parameters.sort(key=lambda parameter: (_ORDER.index(panels[parameter.name]), parameter.name in _COMMON))
+
     @functools.wraps(function)
     def wrapper(**values: Any) -> None:
         values.pop("config", None)
         debug = values["debug"] if "debug" in taken else values.pop("debug")
-        for name, (kind, names) in groups.items():
-            values[name] = kind(**{key: values.pop(key) for key in names})
         with exit_codes(debug):
+            for name, value in values.items():
+                if isinstance(value, float) and not math.isfinite(value):  # inside every range of typer's
+                    raise InputError(f"--{name.replace('_', '-')} {value}: must be a finite number")
+            for name, (kind, names) in groups.items():
+                values[name] = kind(**{key: values.pop(key) for key in names})
             calm_libraries(debug)
             function(**values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+def _flag(annotation: Any, panel: str | None) -> Any:
+    """A parameter's annotation with a panel in the help and an environment variable, if it is a flag."""
+    kind, *rest = typing.get_args(annotation) or (annotation,)
+    if not rest or not isinstance(rest[0], OptionInfo):
+        return annotation
+    info = copy.copy(rest[0])  # several commands share it
+    name = str(info.default).lstrip("-")  # in an annotation typer keeps the first name there
+    info.envvar, info.show_envvar = f"CAI_{name.replace('-', '_').upper()}", False
+    info.rich_help_panel = panel
+    return Annotated[kind, info]
 
 
 class exit_codes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -56,7 +58,15 @@ FewShot = Annotated[
     int | None,
     Option("--few-shot", min=0, metavar="N", help="Show the model only the constitution's first N examples; by default all."),
 ]
-GpuMemory = Annotated[float, Option("--gpu-memory", min=0.01, max=1.0, help="Share of the GPU's memory to use (vllm engine).")]
+GpuMemory = Annotated[
+    float | None,
+    Option(
+        "--gpu-memory",
+        min=0.01,
+        max=1.0,
+        help="Share of the GPU's memory to use (vllm engine); by default 0.9, or 0.3 in a pipe.",
+    ),
+]
 Retry = Annotated[int, Option("--retry", min=0, metavar="N", help="Sample a flagged text again, up to N times.")]
 Quiet = Annotated[bool, Option("--quiet", help="Print only warnings and errors on standard error.")]
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the libraries' own logs.")]
@@ -70,13 +80,20 @@ class IO:
     output: Output = "-"
     limit: Limit = None
     skip_bad: Annotated[bool, Option("--skip-bad", help="Skip bad lines, write them to OUT.skipped.jsonl, and continue.")] = False
-    restart: Annotated[bool, Option("--restart", help="Discard an unfinished OUT.partial and start over.")] = False
+    restart: Annotated[
+        bool, Option("--restart", help="Start over: discard an unfinished OUT.partial, and replace a finished OUT.")
+    ] = False
     manifest: Annotated[str | None, Option("--manifest", help="Where the manifest goes if the output is standard output.")] = None
     dry_run: Annotated[
         int | None,
         Option("--dry-run", min=1, metavar="N", help="Print the first N requests as the model would get them, and stop."),
     ] = None
     quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        """InputError if --manifest cannot be written: it would be lost at the end of the run."""
+        if self.manifest and (Path(self.manifest).is_dir() or not Path(self.manifest).absolute().parent.is_dir()):
+            raise InputError(f"--manifest {self.manifest}: give a file in a folder that exists")
 
 
 @dataclass
@@ -87,9 +104,12 @@ class Model:
     engine: Annotated[
         EngineName, Option("--engine", help="auto: vllm if it is installed and can run here, else transformers.")
     ] = EngineName.auto
-    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 if the processor supports it, else float32.")] = Dtype.auto
+    dtype: Annotated[
+        Dtype,
+        Option("--dtype", help="auto: bfloat16 if the processor supports it; float32 for probabilities, if memory allows."),
+    ] = Dtype.auto
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Requests computed at once (transformers engine).")] = 32
-    gpu_memory: GpuMemory = 0.9
+    gpu_memory: GpuMemory = None
     deterministic: Annotated[
         bool,
         Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),
@@ -112,17 +132,70 @@ class Sampling:
         ),
     ] = 1.0
     seed: Seed = 0
+
+    def require_random(self, asked: bool, flag: str) -> None:
+        """InputError if `flag` asks for several samples of one text (`asked`), and all of them would be the same."""
+        if asked and not self.temperature:
+            raise InputError(f"{flag} with --temperature 0 would give the same text again; give a higher temperature")
+
+
+@dataclass
+class Prompting:
+    """How conversations become a model's input."""
+
     format: Annotated[
         Format,
         Option(
             "--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template, else hh."
         ),
     ] = Format.auto
+    template_arg: Annotated[
+        list[str] | None,
+        Option(
+            "--template-arg",
+            metavar="KEY=JSON",
+            help="Set a variable of the template, such as enable_thinking=false; repeatable.",
+        ),
+    ] = None
+    fold_system: Annotated[
+        bool, Option("--fold-system", help="Put a system message into the first user's message: for templates that reject one.")
+    ] = False
 
-    def require_random(self, asked: bool, flag: str) -> None:
-        """InputError if `flag` asks for several samples of one text (`asked`), and all of them would be the same."""
-        if asked and not self.temperature:
-            raise InputError(f"{flag} with --temperature 0 would give the same text again; give a higher temperature")
+    def options(self) -> dict[str, Any]:
+        """The flags as a fingerprint holds them, with the template's arguments parsed. InputError for a bad --template-arg."""
+        return {name: value.value if isinstance(value, Enum) else value for name, value in vars(self).items()} | {
+            "template_arg": self.template_args()
+        }
+
+    def template_args(self) -> dict[str, Any]:
+        """The arguments of the chat template. InputError if one is not KEY=VALUE with a JSON value."""
+        found = {}
+        for entry in self.template_arg or []:
+            key, equals, value = entry.partition("=")
+            if not equals or not key.isidentifier() or key in _TAKEN:
+                raise InputError(f"--template-arg {entry}: write KEY=VALUE, KEY a variable of the chat template")
+            try:
+                found[key] = json.loads(value)
+            except ValueError:
+                raise InputError(
+                    f"--template-arg {entry}: the value must be JSON: true, false, a number, or a string such as '\"{value}\"'"
+                ) from None
+        return found
+
+
+_TAKEN = {"messages", "conversation", "tokenize", "tools", "documents", "chat_template", "add_generation_prompt",
+          "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+          "return_assistant_tokens_mask", "tokenizer_kwargs"}  # fmt: skip
+"""What transformers' `apply_chat_template` takes itself."""
+
+
+@dataclass
+class Reading(Prompting):
+    """How conversations become the input of a model that judges answers."""
+
+    show_reasoning: Annotated[
+        bool, Option("--show-reasoning", help="Show the model the reasoning before each answer, which is hidden by default.")
+    ] = False
 
 
 @dataclass
@@ -182,6 +255,9 @@ class Judging:
             help=f"Keep each probability within these bounds; with --cot {PAPERS_CLAMP} by default.",
         ),
     ] = None
+    keep_cut: Annotated[
+        bool, Option("--keep-cut", help="With --cot: also take the letter after reasoning that was cut by --max-tokens.")
+    ] = False
 
     def settings(self, found: Constitution, sampling: Sampling) -> JudgeSettings:
         """The judge's settings with the constitution `found`. InputError if a value is invalid or two flags conflict."""
@@ -193,7 +269,7 @@ class Judging:
         if not 1 <= count <= available:
             raise InputError(f"--principles-per-pair {many}: give a number from 1 to {available}, or all")
         orders = ("ab", "ba") if self.orders is Orders.both else (self.orders.value,)
-        return JudgeSettings(orders, count, self.few_shot, self.cot, self.cot_samples, self._bounds())
+        return JudgeSettings(orders, count, self.few_shot, self.cot, self.cot_samples, self._bounds(), self.keep_cut)
 
     def _bounds(self) -> tuple[float, float] | None:
         """--clamp as two numbers; None if there are no bounds."""

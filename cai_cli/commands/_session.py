@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.commands._command import require_input
-from cai_cli.commands._flags import IO, Model, Sampling
+from cai_cli.commands._flags import IO, Model, Prompting, Sampling
+from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Line, Record
-from cai_cli.engines import models
+from cai_cli.engines import models, select
 from cai_cli.engines.base import Engine, Request, Scorer
 from cai_cli.engines.scorer import require_preference_model
+from cai_cli.errors import InputError
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import Prompt
 from cai_cli.pipeline import manifest, stage
@@ -26,24 +28,36 @@ if TYPE_CHECKING:
 class Session:
     """A command's model and settings. The tokenizer is loaded at its first use, the weights by `open`."""
 
-    def __init__(self, files: IO, model: Model, sampling: Sampling) -> None:
+    def __init__(self, files: IO, model: Model, sampling: Sampling, prompting: Prompting, exact: bool = False) -> None:
+        """`exact`: whether the command reads probabilities, which --dtype auto then computes in float32.
+
+        InputError if the model is not a language model.
+        """
         require_input(files.input)
         models.share_cores()
-        self.files, self.model, self.sampling = files, model, sampling
+        self.files, self.model, self.sampling, self.prompting, self.exact = files, model, sampling, prompting, exact
+        self.options = prompting.options()
         self.folder = models.resolve(model.model)
-        models.read_config(self.folder)
+        models.require_language_model(self.folder)
+        # here, because the runner replaces standard output before it opens the engine
+        self.gpu_memory = select.gpu_memory(model.gpu_memory, files.input, files.output)
 
     @cached_property
     def renderer(self) -> Renderer:
         """Turns prompts into tokens for this model."""
         from cai_cli.method.tokens import Renderer
 
-        return Renderer(models.load_tokenizer(self.folder, self.model.trust_remote_code))
+        tokenizer = models.load_tokenizer(self.folder, self.model.trust_remote_code)
+        return Renderer(tokenizer, self.options["template_arg"], self.prompting.fold_system)
 
     @cached_property
     def format(self) -> str:
         """--format, with "auto" resolved: chat if the tokenizer has a template, else hh."""
-        return self.renderer.format(self.sampling.format.value)
+        return self.renderer.format(self.options["format"])
+
+    def shown(self, record: Record) -> Record:
+        """The record as the model may see it: with the answers' reasoning only if --show-reasoning asks for it."""
+        return reasoning.shown(record) if self.options.get("show_reasoning") else record
 
     @property
     def seed(self) -> int:
@@ -57,26 +71,29 @@ class Session:
 
     def open(self) -> Engine:
         """Load the weights into the engine of --engine."""
-        from cai_cli.engines import select
-
         m = self.model
-        dtype = models.resolve_dtype("float32" if m.deterministic and m.dtype.value == "auto" else m.dtype.value)
         return select.open_engine(
             self.engine,
             self.folder,
             self.renderer.tokenizer,
-            dtype,
+            models.resolve_dtype(self.dtype),
             m.batch_size,
-            m.gpu_memory,
+            self.gpu_memory,
             m.deterministic,
             m.trust_remote_code,
         )
 
     @cached_property
+    def dtype(self) -> str:
+        """--dtype, with "auto" resolved."""
+        name = self.model.dtype.value
+        if name == "auto" and self.model.deterministic:
+            return "float32"
+        return models.exact_dtype(name, self.folder) if self.exact else models.dtype_name(name)
+
+    @cached_property
     def engine(self) -> str:
         """The engine's name, with "auto" resolved."""
-        from cai_cli.engines import select
-
         return select.pick(self.model.engine.value, self.model.deterministic)
 
     def run(
@@ -91,15 +108,23 @@ class Session:
         **extra: Any,
     ) -> None:
         """Run the step over the input. `extra`: other options that affect the output. See `stage.Job` for the rest."""
+        context = models.context_length(self.folder)
+        # a judge without --cot generates nothing
+        if extra.get("cot", True) and self.sampling.max_tokens >= context:
+            raise InputError(
+                f"--max-tokens {self.sampling.max_tokens} leaves no room for a prompt in the model's context of {context}"
+            )
         if self.files.dry_run is None:
             _ = self.engine  # fails before any input is read if the engine cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
         model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
-        about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash}}
+        dtype = self.dtype if self.files.dry_run is None else ""
+        about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash, "dtype": dtype}}
         options = {
             **sampling,
+            **self.options,
             "model": model_hash,
-            "dtype": self.model.dtype.value,
+            "dtype": dtype,
             "engine": self.engine if self.files.dry_run is None else "",
             "deterministic": self.model.deterministic,
         }
@@ -112,7 +137,6 @@ class Session:
         # an option that another one hides would be missing from the fingerprint, and its change would go unnoticed
         assert not options.keys() & extra.keys(), options.keys() & extra.keys()
         options |= extra
-        context = models.context_length(self.folder)
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer
         )
@@ -122,20 +146,29 @@ class Session:
 class ScoringSession:
     """A preference model and how it runs. Only its tokenizer is loaded at the start; `open` loads the weights."""
 
-    def __init__(self, files: IO, model: str, dtype: str, batch_size: int, format: str, engine: str, gpu_memory: float) -> None:
+    def __init__(
+        self, files: IO, model: str, dtype: str, batch_size: int, prompting: Prompting, engine: str, gpu_memory: float | None
+    ) -> None:
         """InputError if the model is not a preference model."""
-        from cai_cli.engines import select
         from cai_cli.method.tokens import Renderer
 
         require_input(files.input)
         models.share_cores()
-        self.files, self.model, self.dtype, self.batch_size, self.gpu_memory = files, model, dtype, batch_size, gpu_memory
+        self.files, self.model, self.batch_size = files, model, batch_size
+        self.gpu_memory = select.gpu_memory(gpu_memory, files.input, files.output)
         self.folder = models.resolve(model)
         # on a CPU vLLM takes about twenty seconds to start
         self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)
-        self.renderer = Renderer(models.load_tokenizer(self.folder))
-        self.format = self.renderer.format(format)
+        self.dtype = models.exact_dtype(dtype, self.folder) if files.dry_run is None else ""
+        self.options = prompting.options()
+        tokenizer = models.load_tokenizer(self.folder)
+        self.renderer = Renderer(tokenizer, self.options["template_arg"], prompting.fold_system)
+        self.format = self.renderer.format(self.options["format"])
+
+    def shown(self, record: Record) -> Record:
+        """The record as the model may see it: with the answers' reasoning only if --show-reasoning asks for it."""
+        return reasoning.shown(record) if self.options.get("show_reasoning") else record
 
     def open(self) -> Scorer:
         """Load the weights into the engine of --engine."""
@@ -152,8 +185,8 @@ class ScoringSession:
     ) -> None:
         """Run the step over the input."""
         sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
-        options = {"model": sha, "dtype": self.dtype, "format": self.format, "engine": self.engine}
-        about = {"model": {"name": self.model, "sha256": sha}}
+        options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
+        about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype}}
         context = models.context_length(self.folder)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer)
         stage.run(job, stage.RunOptions(**asdict(self.files)))

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 from typer.models import OptionInfo
 
-from cai_cli.commands._flags import Debug, Dtype, Format, Limit, Quiet, Seed
+from cai_cli.commands._flags import Debug, Dtype, Limit, Prompting, Quiet, Seed
 from cai_cli.training.settings import LORA_RATE, Settings
 
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples that each process computes at once.")]
@@ -40,6 +40,7 @@ class Run:
     epochs: Annotated[float, Option("--epochs", min=0.01, help="Passes over the data.")] = 1.0
     max_length: Annotated[int, Option("--max-length", min=8, help="Longest example, in tokens; longer ones are skipped.")] = 1024
     limit: Limit = None
+    skip_bad: Annotated[bool, Option("--skip-bad", help="Skip bad lines, write them to DIR/skipped.jsonl, and continue.")] = False
     seed: Seed = 0
     dtype: Annotated[
         Dtype,
@@ -47,10 +48,6 @@ class Run:
             "--dtype", help="Type to compute in; weights stay float32. auto: bfloat16 if the processor supports it, else float32."
         ),
     ] = Dtype.auto
-    format: Annotated[
-        Format,
-        Option("--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template."),
-    ] = Format.auto
     eval: Annotated[
         list[str] | None, Option("--eval", metavar="FILE", help="Evaluate on these records, up to ten times per run; repeatable.")
     ] = None
@@ -63,13 +60,16 @@ class Run:
     ] = False
     lora_rank: Annotated[int, Option("--lora-rank", min=1, help="Rank of the adapters; their alpha is twice the rank.")] = 16
     keep_adapter: Annotated[
-        bool, Option("--keep-adapter", help="With --lora: save only the adapter, for peft; cai itself loads only merged models.")
+        bool,
+        Option("--keep-adapter", help="With --lora: save only the adapter; -m takes its directory, if the base model is there."),
     ] = False
     save_every: Annotated[
         int | None,
         Option("--save-every", min=1, metavar="N", help="Steps between checkpoints; by default one every two minutes."),
     ] = None
-    restart: Annotated[bool, Option("--restart", help="Discard an unfinished DIR.partial and start over.")] = False
+    restart: Annotated[
+        bool, Option("--restart", help="Train again: discard an unfinished DIR.partial, and replace a finished DIR.")
+    ] = False
     report_to: Annotated[str, Option("--report-to", help="Also send metrics to wandb, tensorboard, ...")] = "none"
     num_processes: Annotated[
         int | None,
@@ -85,7 +85,9 @@ class Run:
     debug: Debug = False
 
 
-def settings(step: str, run: Run, lr: float | None, rate: float, batch_size: int, grad_accum: int) -> Settings:
+def settings(
+    step: str, run: Run, prompting: Prompting, lr: float | None, rate: float, batch_size: int, grad_accum: int
+) -> Settings:
     """A trainer's settings from its flags. `rate` is its default learning rate for full weights.
 
     If several processes are asked for, this starts them, each with this same command. It then does not return: this
@@ -94,7 +96,11 @@ def settings(step: str, run: Run, lr: float | None, rate: float, batch_size: int
     from cai_cli.training import ranks
 
     flags: dict[str, Any] = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(run).items()}
-    flags |= {"eval": run.eval or [], "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1)}
+    flags |= {
+        **prompting.options(),
+        "eval": run.eval or [],
+        "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1),
+    }
     launched = ranks.launch(flags.pop("accelerate"), flags.pop("num_processes"))
     if launched is not None:
         sys.exit(launched)

@@ -11,6 +11,7 @@ stages (critique, revision, compare), and may have a weight and tags. The paper'
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import yaml
@@ -38,16 +39,23 @@ def summary(found: Constitution) -> str:
     return f"{len(found.principles)} principles ({', '.join(counts)}), examples ({', '.join(shown)})"
 
 
-@add_command(app, "list", "List the packaged constitutions.", "cai constitution list")
+@add_command(app, "list", "List the packaged constitutions; in a pipe, separated by tabs.", "cai constitution list")
 def list_() -> None:
-    """List the packaged constitutions."""
-    table = plain_table("name", "principles", "examples", "notes", left=4)
+    """List the packaged constitutions: one line each on a terminal, with what fits; elsewhere whole, separated by tabs."""
+    table = plain_table("name", "principles", "examples", "notes")
+    table.columns[-1].justify = "left"
+    terminal = sys.stdout.isatty()
     for name in constitutions.packaged():
         found = constitutions.load(name)
         examples = found.examples
         total = len(examples.critique) + len(examples.comparison) + len(examples.reasoned)
-        table.add_row(name, str(len(found.principles)), str(total or ""), Text(" ".join(found.notes.split())))
-    print_table(table)
+        row = [name, str(len(found.principles)), str(total), " ".join(found.notes.split())]
+        if terminal:
+            table.add_row(*row[:-1], Text(row[-1], no_wrap=True, overflow="ellipsis"))
+        else:
+            echo("\t".join(row))
+    if terminal:
+        print_table(table)
 
 
 @add_command(

@@ -13,7 +13,7 @@ leak around a critique is stripped or flagged (`cai_cli/method/clean.py`).
 from __future__ import annotations
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, FewShot, Model, Principles, Retry, Sampling
+from cai_cli.commands._flags import IO, FewShot, Model, Principles, Reading, Retry, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error
@@ -25,9 +25,17 @@ from cai_cli.method.rounds import Rounds
     "Criticise each record's answer by a principle of the constitution (opens a round).",
     "cai critique responses.jsonl -m models/SmolLM2-135M-Instruct -o critiques.jsonl",
 )
-def app(files: IO, model: Model, sampling: Sampling, principles: Principles, few_shot: FewShot = None, retry: Retry = 0) -> None:
+def app(
+    files: IO,
+    model: Model,
+    sampling: Sampling,
+    prompting: Reading,
+    principles: Principles,
+    few_shot: FewShot = None,
+    retry: Retry = 0,
+) -> None:
     """Open a round of each record."""
-    session = Session(files, model, sampling)
+    session = Session(files, model, sampling, prompting)
     sampling.require_random(retry > 0, "--retry")
     rounds = Rounds(session, principles.load(), few_shot, retry, "critique")
 

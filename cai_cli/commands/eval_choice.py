@@ -24,13 +24,14 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands import eval_judges
-from cai_cli.commands._flags import IO, Judging, Model, Principles, Sampling
+from cai_cli.commands._flags import IO, Judging, Model, Principles, Reading, Sampling
 from cai_cli.commands._session import ScoringSession, Session
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Messages, preference_error, sides
+from cai_cli.data.preferences import sides
+from cai_cli.data.records import Messages, preference_error
 from cai_cli.engines import models
 from cai_cli.engines.base import Steps
-from cai_cli.errors import InputError
+from cai_cli.errors import InputError, Skipped
 from cai_cli.method import foreign, prompts
 from cai_cli.method.constitution import Principle
 from cai_cli.method.judge import Judge
@@ -55,9 +56,10 @@ def known_pair(record: Record) -> KnownPair:
         return KnownPair(*foreign.evaluation(record))
     if error := preference_error(record):
         raise ValueError(error)
-    prompt, chosen, rejected = sides(record)
+    found = sides(record)
+    chosen, rejected = found.answers()
     correct = draw("position", record["id"]) % 2
-    return KnownPair(prompt, [rejected, chosen] if correct else [chosen, rejected], correct)
+    return KnownPair(found.prompt, [rejected, chosen] if correct else [chosen, rejected], correct)
 
 
 def check(record: Record) -> str | None:
@@ -108,7 +110,9 @@ class ChoiceIO(IO):
     ] = None  # type: ignore[assignment]
 
 
-def choice(files: ChoiceIO, model: Model, sampling: Sampling, principles: Principles, judging: Judging) -> None:
+def choice(
+    files: ChoiceIO, model: Model, sampling: Sampling, prompting: Reading, principles: Principles, judging: Judging
+) -> None:
     """Judge pairs, and print how well."""
     seen = Judged()
     out = streams.claim_stdout() if files.output != "-" and files.dry_run is None else None
@@ -118,9 +122,9 @@ def choice(files: ChoiceIO, model: Model, sampling: Sampling, principles: Princi
             raise InputError(
                 f"{model.model} is a preference model, which takes no principles, examples or reasoning; leave out their flags"
             )
-        _score(files, model, sampling, seen)
+        _score(files, model, prompting, seen)
     else:
-        _ask(files, model, sampling, principles, judging, seen)
+        _ask(Session(files, model, sampling, prompting, exact=True), principles, judging, seen)
     if files.dry_run is None and seen.values:
         table = eval_judges.table([seen.row()])
         streams.print_table(table, out) if out else streams.console.print(table)
@@ -128,34 +132,35 @@ def choice(files: ChoiceIO, model: Model, sampling: Sampling, principles: Princi
         out.close()
 
 
-def _ask(files: IO, model: Model, sampling: Sampling, principles: Principles, judging: Judging, seen: Judged) -> None:
+def _ask(session: Session, principles: Principles, judging: Judging, seen: Judged) -> None:
     """Ask a feedback model, as `cai label` does."""
-    session = Session(files, model, sampling)
     constitution = principles.load()
-    judge = Judge(session, constitution, judging.settings(constitution, sampling))
+    judge = Judge(session, constitution, judging.settings(constitution, session.sampling))
     seen.name = "reasoned" if judging.cot else "few-shot" if judge.shown("") else "direct"
     # a question of the paper's form is asked with its own sentence, unless the flags ask for principles
     own_sentence = principles == Principles() and judging.principles_per_pair == "1"
 
     def program(record: Record) -> Steps[list[Record]]:
-        asked = known_pair(record)
+        asked = known_pair(session.shown(record))
         pair = {"id": record["id"], "prompt": asked.prompt, "responses": asked.responses}
         own = [Principle("its-own", compare=asked.compare)] if asked.compare and own_sentence else None
         [found], _ = yield from judge.judge(pair, [(0, 1)], own)
+        if found is None:
+            raise Skipped("the judge's reasoning was cut by --max-tokens, so there is no choice; raise it, or give --keep-cut")
         return [judged(record, asked, found["p_first"], found)]
 
     options = {**judge.settings.options(), "own_sentence": own_sentence}
     session.run("eval choice", check, program, constitution, observer=seen, **options)
 
 
-def _score(files: IO, model: Model, sampling: Sampling, seen: Judged) -> None:
+def _score(files: IO, model: Model, prompting: Reading, seen: Judged) -> None:
     """Score both answers with a preference model."""
     m = model
-    scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, sampling.format.value, m.engine.value, m.gpu_memory)
+    scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory)
     seen.name = "PM score"
 
     def program(record: Record) -> Steps[list[Record]]:
-        asked = known_pair(record)
+        asked = known_pair(scoring.shown(record))
         texts = [prompts.pm_input(asked.prompt, text, scoring.format) for text in asked.responses]
         first, second = yield [scoring.renderer.score_request(text) for text in texts]
         p_first = 1 / (1 + math.exp(min(second.score - first.score, 700)))

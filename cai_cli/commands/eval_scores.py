@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
@@ -22,8 +23,9 @@ from cai_cli import streams
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl, records
 from cai_cli.data.jsonl import Record
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 from cai_cli.evaluation.intervals import mean_interval
+from cai_cli.pipeline import manifest
 from cai_cli.pipeline.outputs import source, write_file
 
 ALL = "all"
@@ -48,7 +50,7 @@ def in_all(files: Sequence[Collection[str]]) -> list[str]:
     if not shared:
         raise InputError("the files have no record id in common; compare models on the same records")
     if more := len({identity for ids in files for identity in ids}) - len(shared):
-        streams.warn(f"{more} records are not in every file, and are left out")
+        streams.warn(f"{streams.plural(more, 'record')} left out: not in every file")
     return shared
 
 
@@ -67,6 +69,33 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
     if not found:
         raise InputError(f"{path}: has no records; give what `cai score` wrote")
     return found
+
+
+def scored_by(path: str) -> Record | None:
+    """The preference model (`name`, `sha256`, `dtype`) of a file's scores, from its manifest. None if that is not known."""
+    try:
+        found = manifest.read(f"{path}.manifest.json")
+    except (FileNotFoundError, CaiError):
+        return None
+    return found.get("model") if found.get("step") == "score" else None
+
+
+def scorer_line(scorers: Mapping[str, Record | None]) -> str:
+    """A sentence that names the files' preference model and dtype. Warns if they have different ones."""
+    texts = {
+        name: f"{found['name']} (sha256 {found['sha256'][:8]}), {found.get('dtype', 'dtype unknown')}"
+        if found
+        else "an unknown preference model (no manifest of `cai score` beside the file)"
+        for name, found in scorers.items()
+    }
+    kinds = {(found["sha256"], found.get("dtype")) if found else None for found in scorers.values()}
+    if len(kinds) == 1:
+        return f"scored by {next(iter(texts.values()))}"
+    listed = "; ".join(f"{name} by {text}" for name, text in texts.items())
+    streams.warn(
+        "not all files were scored by the same preference model in the same dtype, so their scores may not be comparable"
+    )
+    return f"scored: {listed}"
 
 
 def compare(models: Mapping[str, Mapping[str, tuple[str, float]]], seed: int = 0) -> list[Record]:
@@ -112,7 +141,9 @@ def scores(
 ) -> None:
     """Compare models by scores."""
     paths = named(files)
+    scorers = {name: scored_by(path) for name, path in paths.items()}
     rows = compare({name: read_scores(path, by) for name, path in paths.items()}, seed)
     if output:
-        write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": [source(path) for path in paths.values()]})
-    streams.print_table(table(rows, by))
+        about = {"step": "eval", "inputs": [source(path) for path in paths.values()], "scored_by": scorers}
+        write_file(output, map(jsonl.encode, rows), about)
+    streams.print_table(Group(table(rows, by), Text(f"\n{scorer_line(scorers)}")))

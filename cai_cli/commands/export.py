@@ -23,11 +23,21 @@ from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
 from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.jsonl import Record, encode
-from cai_cli.data.records import Round, as_messages, preference_error, read_with_ids
-from cai_cli.errors import InputError
+from cai_cli.data.preferences import sides
+from cai_cli.data.records import (
+    Round,
+    as_messages,
+    assistant,
+    current_answer,
+    pair_error,
+    preference_error,
+    read_with_ids,
+    rounds_error,
+)
+from cai_cli.errors import InputError, Skipped
 from cai_cli.method.clean import FLAGS
 from cai_cli.pipeline import outputs
-from cai_cli.training.examples import conversations, sft_error
+from cai_cli.training.examples import answers, sft_error
 
 app = group_app("Convert records into the columns that TRL trains on.")
 
@@ -44,10 +54,11 @@ def dropped_flags(entry: Round, drop: set[str]) -> list[str]:
     return [flag for flag in entry.get("flags", []) if drop & {flag, flag.partition("-")[2], "all"}]
 
 
-def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: Counter[str]) -> Iterator[Record]:
+def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: Counter[str], keep_cut: bool) -> Iterator[Record]:
     """One row per answer to train on: `messages`, or `prompt` and `completion`, and the id of its record.
 
-    `revisions` is "all" or "last"; `form` is "messages" or "completion". Rounds that are left out go into `counts`.
+    `revisions` is "all" or "last"; `form` is "messages" or "completion". What is left out goes into `counts`: rounds by their
+    flags, and truncated answers unless `keep_cut`.
     """
     rounds = record.get("rounds") or []
     reasons = [dropped_flags(entry, drop) for entry in rounds]
@@ -57,9 +68,12 @@ def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: 
     if rounds and not kept:
         return
     numbers = kept[-1:] if revisions == "last" else kept
-    found = conversations({**record, "rounds": [rounds[i] for i in kept]}, revisions)
-    for i, (prompt, answer) in enumerate(found):
-        turn = [{"role": "assistant", "content": answer}]
+    found = answers({**record, "rounds": [rounds[i] for i in kept]}, revisions)
+    for i, answer in enumerate(found):
+        if answer.cut and not keep_cut:
+            counts["cut"] += 1
+            continue
+        prompt, turn = answer.prompt, [{"role": "assistant", "content": answer.text}]
         identity = {"id": f"{record['id']}/{(numbers[i] if rounds else i) + 1}", "source_id": record["id"]}
         yield (
             {**identity, "messages": [*prompt, *turn]}
@@ -88,6 +102,9 @@ def sft(
             help="Leave out rounds with one of these flags (`cai stats` counts them); all: with any flag.",
         ),
     ] = "",
+    keep_cut: Annotated[
+        bool, Option("--keep-cut", help="Also export answers that were truncated at --max-tokens: training ends them there.")
+    ] = False,
     form: Annotated[Form, Option("--form", help="The columns: `prompt` and `completion`, or `messages`.")] = Form.completion,
     limit: Limit = None,
     quiet: Quiet = False,
@@ -105,38 +122,98 @@ def sft(
 
     def rows() -> Iterator[bytes]:
         for record in read_with_ids(input, limit, sft_error):
-            for row in sft_rows(record, revisions.value, form.value, drop, counts):
-                counts["rows"] += 1
-                yield encode(row)
+            try:
+                for row in sft_rows(record, revisions.value, form.value, drop, counts, keep_cut):
+                    counts["rows"] += 1
+                    yield encode(row)
+            except Skipped as reason:
+                streams.warn(f"export: skipped {record['id']}: {reason}")
 
     outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)], "counts": counts})
-    left_out = counts.pop("left out", 0)
+    left_out, cut = counts.pop("left out", 0), counts.pop("cut", 0)
     why = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "rows")
-    more = f"; {left_out} rounds left out ({why})" if left_out else ""
-    streams.say(f"cai export: {counts['rows']} rows{more}", quiet)
+    more = f"; {streams.plural(left_out, 'round')} left out ({why})" if left_out else ""
+    more += f"; {streams.plural(cut, 'truncated answer')} left out (--keep-cut exports them)" if cut else ""
+    streams.say(f"cai export: {streams.plural(counts['rows'], 'row')}{more}", quiet)
+
+
+class From(str, Enum):
+    """--from."""
+
+    preferences = "preferences"
+    revisions = "revisions"
+    scores = "scores"
+
+
+def preference(record: Record, source: str) -> Record | str:
+    """A record's preference as `prompt`, `chosen`, `rejected` and what it is worth; a string says why it has none.
+
+    `source`: "preferences", "revisions" (the last revision over the response), or "scores" (the best of the responses over the
+    worst).
+    """
+    if source == "preferences":
+        try:
+            found = sides(record)
+        except ValueError as problem:
+            return str(problem)
+        weight = {"weight": record["weight"]} if "weight" in record else {}
+        return {"id": record["id"], **found._asdict(), "p_chosen": record.get("p_chosen", 1.0), **weight}
+    prompt, scores = as_messages(record["prompt"]), record.get("scores") or {}
+    if source == "revisions":
+        chosen, rejected = current_answer(record), record["response"]
+        if chosen == rejected:
+            return "no revision that differs from the response"
+    else:
+        ranked = sorted(zip(scores["responses"], record["responses"], strict=True), key=lambda pair: pair[0])
+        (low, rejected), (high, chosen) = ranked[0], ranked[-1]
+        if low == high:
+            return "all responses have the same score"
+    if not chosen.strip() or not rejected.strip():
+        return "an answer is empty"
+    identity = {"id": f"{record['id']}/{source}", "source_id": record["id"]}
+    return {**identity, "prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)], "p_chosen": 1.0}
+
+
+def scored_error(record: Record) -> str | None:
+    """Why a record has no scored answers, or None."""
+    if error := pair_error(record):
+        return error
+    scores = record.get("scores")
+    found = scores.get("responses") if isinstance(scores, dict) else None
+    good = isinstance(found, list) and len(found) == len(record["responses"]) and all(isinstance(s, int | float) for s in found)
+    return None if good else "no score for each of 'responses': run `cai score` first"
+
+
+MinMargin = Annotated[
+    float,
+    Option("--min-margin", min=0.0, max=0.5, metavar="M", help="Leave out near-ties: `p_chosen` is less than M from 0.5."),
+]
+Weigh = Annotated[
+    bool,
+    Option("--weigh", help="Multiply each `weight` by 2 |p_chosen - 0.5|; `cai train-pm` multiplies its loss by it."),
+]
+CHECKS = {From.preferences: preference_error, From.revisions: rounds_error, From.scores: scored_error}
 
 
 @add_command(
     app,
     "preferences",
     "Export preferences as `prompt`, `chosen` and `rejected` messages, with `p_chosen`.",
-    "cai export preferences preferences.jsonl --min-margin 0.05 -o preferences-trl.jsonl",
+    "cai export preferences preferences.jsonl --min-margin 0.05 -o preferences-trl.jsonl\n"
+    "cai export preferences revisions.jsonl --from revisions -o preferences-trl.jsonl",
 )
 def preferences(
     input: Input = "-",
     output: Output = "-",
-    min_margin: Annotated[
-        float,
+    source: Annotated[
+        From,
         Option(
-            "--min-margin", min=0.0, max=0.5, metavar="M", help="Leave out near-ties: `p_chosen` differs from 0.5 by less than M."
+            "--from",
+            help="preferences: as they are. revisions: last revision over first answer. scores: best over worst response.",
         ),
-    ] = 0.0,
-    weigh: Annotated[
-        bool,
-        Option(
-            "--weigh", help="Multiply each preference's `weight` by 2 |p_chosen - 0.5|; `cai train-pm` multiplies its loss by it."
-        ),
-    ] = False,
+    ] = From.preferences,
+    min_margin: MinMargin = 0.0,
+    weigh: Weigh = False,
     limit: Limit = None,
     quiet: Quiet = False,
 ) -> None:
@@ -145,27 +222,25 @@ def preferences(
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[bytes]:
-        for record in read_with_ids(input, limit, preference_error):
-            p = record.get("p_chosen", 1.0)
+        for record in read_with_ids(input, limit, CHECKS[source]):
+            row = preference(record, source.value)
+            if isinstance(row, str):
+                counts[row] += 1
+                continue
+            p = row["p_chosen"]
             if abs(p - 0.5) < min_margin - 1e-9:  # so that a rounding error does not leave out 0.6 with M = 0.1
-                counts["ties" if p == 0.5 else "near-ties"] += 1
+                counts["tie" if p == 0.5 else "near-tie"] += 1
                 continue
             counts["rows"] += 1
-            row = {"id": record["id"], **({"prompt": as_messages(record["prompt"])} if "prompt" in record else {})}
-            row |= {side: _side(record, side) for side in ("chosen", "rejected")}
-            weight = {"weight": record["weight"]} if "weight" in record else {}
             if weigh:
-                weight = {"weight": 2 * abs(p - 0.5) * record.get("weight", 1.0)}
+                row["weight"] = 2 * abs(p - 0.5) * row.get("weight", 1.0)
                 counts["ties of weight 0"] += p == 0.5
-            yield encode({**row, "p_chosen": p, **weight})
+            yield encode(row)
 
     outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)], "counts": counts})
-    left_out = [f"{counts[kind]} {kind}" for kind in ("ties", "near-ties") if counts[kind]]
-    more = f"; {' and '.join(left_out)} left out" if left_out else ""
-    more += f"; {counts['ties of weight 0']} ties have weight 0" if counts["ties of weight 0"] else ""
-    streams.say(f"cai export: {counts['rows']} preferences{more}", quiet)
-
-
-def _side(record: Record, side: str) -> object:
-    value = record[side]
-    return [{"role": "assistant", "content": value}] if isinstance(value, str) and "prompt" in record else value
+    written, weightless = counts.pop("rows", 0), counts.pop("ties of weight 0", 0)
+    ties = [streams.plural(counts.pop(kind), kind) for kind in ("tie", "near-tie") if counts[kind]]
+    ties += [f"{count} ({reason})" for reason, count in counts.items() if count]
+    more = f"; {' and '.join(ties)} left out" if ties else ""
+    more += f"; {streams.plural(weightless, 'tie')} with weight 0" if weightless else ""
+    streams.say(f"cai export: {streams.plural(written, 'preference')}{more}", quiet)

@@ -3,10 +3,13 @@
     cai import hh-rlhf harmless-base.jsonl.gz -o prompts.jsonl
     cai import hh-rlhf helpful-base.jsonl.gz --preferences -o helpful.jsonl
     cai import csv prompts.csv --column question -o prompts.jsonl
+    cai import bench harmbench harmbench_behaviors_text_all.csv -o harmbench.jsonl
 
 hh-rlhf's prompt is everything before the last assistant's turn. `hh-rlhf --preferences` keeps the pairs as
-preferences; `preferences` takes TRL's files. Their `p_chosen` is 1, or 1 minus --label-smoothing.
+preferences; `preferences` takes TRL's files. Their `p_chosen` is 1, or 1 minus --label-smoothing. `bench` reads
+published benchmarks, `messages` conversations in OpenAI's or ShareGPT's form.
 
+Every column is kept. A column with the name of one of our fields (`response`, `meta`, ...) is kept as `original_NAME`.
 An entry that occurred before is left out. A malformed entry is skipped and named by its line, with what is wrong.
 Files that end in .gz are read through gzip.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated
 
 from typer import Argument, Option
@@ -26,7 +30,7 @@ from typer import Argument, Option
 from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Limit, Output, Quiet
-from cai_cli.data import importers, jsonl
+from cai_cli.data import benchmarks, importers, jsonl
 from cai_cli.data.importers import Item
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Ids, digest
@@ -36,6 +40,9 @@ from cai_cli.pipeline.manifest import Manifest
 
 NAMED = 10
 """Entries named on the terminal for each reason, skipped or odd. OUT.skipped.jsonl names all that are skipped."""
+
+_CONTENT = ("prompt", "turns", "chosen", "rejected", "response")
+"""The fields in which a repeated entry equals an earlier one."""
 
 app = group_app("Convert other data into records: prompts, or preferences.")
 Column = Annotated[str, Option("--column", help="The column that holds the prompt.")]
@@ -81,7 +88,7 @@ def take(
         if item.record is None:
             report("skipped", "skipped", item, item.error)
             continue
-        whole = [item.record[key] for key in ("prompt", "chosen", "rejected") if key in item.record]
+        whole = [item.record[key] for key in _CONTENT if key in item.record]
         content = digest(whole if len(whole) > 1 else whole[0])  # many preferences share a prompt
         if content in seen:
             counts["repeated"] += 1
@@ -102,15 +109,15 @@ def take(
         )
 
 
-def run(form: str, prefix: str, items: Iterator[Item], files: ImportFlags, what: str = "prompts") -> None:
+def run(form: str, prefix: str, items: Iterator[Item], files: ImportFlags, what: str = "prompt") -> None:
     """Write the records of the items, and print the counts. `form` is what an entry is called, `what` what a record is."""
     counts = dict.fromkeys(("records_in", "records_out", "skipped", "repeated", "odd"), 0)
     about: Manifest = {"step": "import", "inputs": [outputs.source(files.input)], "counts": counts}
     skipped: list[Record] = []
     outputs.write_file(files.output, map(jsonl.encode, take(form, prefix, items, files, counts, skipped)), about, skipped)
-    kinds = (("repeated", f"repeated {what} left out"), ("skipped", "skipped"), ("odd", "odd but kept"))
-    notes = [f"{counts[key]} {text}" for key, text in kinds if counts[key]]
-    summary = f"cai import: {counts['records_out']} {what} of {counts['records_in']} {form}s"
+    notes = [f"{streams.plural(counts['repeated'], f'repeated {what}')} left out"] if counts["repeated"] else []
+    notes += [f"{counts[key]} {text}" for key, text in (("skipped", "skipped"), ("odd", "odd but kept")) if counts[key]]
+    summary = f"cai import: {streams.plural(counts['records_out'], what)} of {streams.plural(counts['records_in'], form)}"
     streams.say("; ".join([summary, *notes]), files.quiet)
 
 
@@ -129,7 +136,7 @@ def hh_rlhf(
     """Import hh-rlhf."""
     require_input(files.input)
     if preferences:
-        run("line", "hh", importers.hh_rlhf_preferences(files.input, 1 - label_smoothing), files, "preferences")
+        run("line", "hh", importers.hh_rlhf_preferences(files.input, 1 - label_smoothing), files, "preference")
     elif label_smoothing:
         raise InputError("--label-smoothing applies to preferences; give --preferences too")
     else:
@@ -145,7 +152,50 @@ def hh_rlhf(
 def preferences(files: ImportFlags, label_smoothing: LabelSmoothing = 0.0) -> None:
     """Import preferences."""
     require_input(files.input)
-    run("line", "pr", importers.preferences(files.input, 1 - label_smoothing), files, "preferences")
+    run("line", "pr", importers.preferences(files.input, 1 - label_smoothing), files, "preference")
+
+
+@add_command(
+    app,
+    "messages",
+    "Import conversations: `messages` (OpenAI's and TRL's form) or `conversations` (ShareGPT's).",
+    "cai import messages chats.jsonl -o prompts.jsonl\ncai import messages chats.jsonl --answers -o helpful.jsonl",
+)
+def messages(
+    files: ImportFlags,
+    answers: Annotated[
+        bool, Option("--answers", help="Keep the last answer of each conversation as `response`, for `cai train-sft`.")
+    ] = False,
+) -> None:
+    """Import conversations."""
+    require_input(files.input)
+    run("line", "ms", importers.messages(files.input, answers), files, "response" if answers else "prompt")
+
+
+class Bench(str, Enum):
+    """The names of the benchmarks."""
+
+    xstest = "xstest"
+    harmbench = "harmbench"
+    strongreject = "strongreject"
+    jailbreakbench = "jailbreakbench"
+    or_bench = "or-bench"
+    mt_bench = "mt-bench"
+    alpaca_eval = "alpaca-eval"
+    rewardbench = "rewardbench"
+
+
+@add_command(
+    app,
+    "bench",
+    "Import a published benchmark from its authors' file (CSV, JSON, JSONL or parquet).",
+    "cai import bench xstest xstest_prompts.csv -o xstest.jsonl\ncai import bench mt-bench question.jsonl -o mt-bench.jsonl",
+)
+def bench(name: Annotated[Bench, Argument(help="The benchmark.", metavar="NAME")], files: ImportFlags) -> None:
+    """Import a benchmark."""
+    require_input(files.input)
+    what = "preference" if name is Bench.rewardbench else "prompt"
+    run("entry", name.value, benchmarks.read(name.value, files.input), files, what)
 
 
 @add_command(

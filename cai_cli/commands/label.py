@@ -22,16 +22,16 @@ from typing import Annotated
 
 from typer import Option
 
-from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Judging, Model, Principles, Sampling
+from cai_cli.commands._flags import IO, Judging, Model, Principles, Reading, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import pair_error
 from cai_cli.engines.base import Steps
-from cai_cli.errors import InputError
+from cai_cli.errors import InputError, Skipped
 from cai_cli.method import feedback
 from cai_cli.method.judge import Judge
+from cai_cli.method.label_summary import LabelSummary
 
 
 @command(
@@ -42,6 +42,7 @@ def app(
     files: IO,
     model: Model,
     sampling: Sampling,
+    prompting: Reading,
     principles: Principles,
     judging: Judging,
     pairs: Annotated[
@@ -56,15 +57,18 @@ def app(
     """Label the pairs of each record."""
     if pairs not in ("first", "all") and not (pairs.startswith("random:") and pairs[7:].isdecimal() and int(pairs[7:])):
         raise InputError(f"--pairs {pairs}: give first, all, or random:K with a number K")
-    session = Session(files, model, sampling)
+    session = Session(files, model, sampling, prompting, exact=True)
     constitution = principles.load()
-    judge, bias = Judge(session, constitution, judging.settings(constitution, sampling)), feedback.PositionBias()
+    judge, labels = Judge(session, constitution, judging.settings(constitution, sampling)), LabelSummary()
 
     def program(record: Record) -> Steps[list[Record]]:
         chosen = feedback.pairs(len(record["responses"]), pairs, sampling.seed, record["id"])
         found = yield from judge.judge(record, chosen)
-        return [feedback.preference(record, *entry) for entry in zip(chosen, *found, strict=True)]
+        made = [feedback.preference(record, p, found, meta) for p, found, meta in zip(chosen, *found, strict=True) if found]
+        if not made:
+            raise Skipped("the judge's reasoning was cut by --max-tokens, so there is no label; raise it, or give --keep-cut")
+        return made
 
-    session.run("label", pair_error, program, constitution, observer=bias, pairs=pairs, **judge.settings.options())
-    if files.dry_run is None and (text := bias.sentence()):
-        streams.say(f"cai label: {text}", files.quiet)
+    session.run("label", pair_error, program, constitution, observer=labels, pairs=pairs, **judge.settings.options())
+    if files.dry_run is None:
+        labels.report("label", files.quiet)

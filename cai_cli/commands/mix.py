@@ -94,4 +94,4 @@ def app(
     }
     outputs.write_file(output, map(jsonl.encode, mixed), about)
     each = ", ".join(f"{len(rows)} of {path}" for path, rows in parts)
-    streams.say(f"cai mix: {len(mixed)} records: {each}", quiet)
+    streams.say(f"cai mix: {streams.plural(len(mixed), 'record')}: {each}", quiet)

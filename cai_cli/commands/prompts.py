@@ -20,12 +20,12 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Model, Sampling
+from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Line, Record, encode
 from cai_cli.data.records import as_messages, digest, prompt_error, read_with_ids
 from cai_cli.engines.base import Steps
-from cai_cli.errors import InputError, Skipped
+from cai_cli.errors import InputError
 from cai_cli.method import clean, prompts
 from cai_cli.pipeline import stage
 from cai_cli.pipeline.seeds import draw
@@ -51,8 +51,12 @@ class NoveltyFilter:
         return self.kept >= self.wanted
 
     def reason(self, record: Record) -> str | None:
-        """Which prompt this one is nearly the same as; None if it is new, and then it is kept."""
+        """Why a prompt is skipped, such as the one that it is nearly the same as; None if it is new, and then it is kept."""
         words = clean.words(record["prompt"])
+        if record.get("meta", {}).get("prompt", {}).get("finish") == "length":
+            return "cut off at --max-tokens"
+        if not words:
+            return "empty"
         if found := process.extractOne(words, self.seen, scorer=fuzz.ratio, score_cutoff=SAME):
             return f"nearly the same as: {' '.join(found[0])[:200]}"
         self.seen.append(words)
@@ -76,10 +80,14 @@ def tidy(text: str) -> str:
     "cai prompts examples/red-team.jsonl -n 100 -m models/SmolLM2-135M-Instruct -o more.jsonl",
 )
 def app(
-    files: IO, model: Model, sampling: Sampling, n: Annotated[int, Option("-n", min=1, help="Number of new prompts.")] = 100
+    files: IO,
+    model: Model,
+    sampling: Sampling,
+    prompting: Prompting,
+    n: Annotated[int, Option("-n", min=1, help="Number of new prompts.")] = 100,
 ) -> None:
     """Generate prompts."""
-    session = Session(files, model, sampling)
+    session = Session(files, model, sampling, prompting)
     records = list(read_with_ids(files.input, files.limit, prompt_error))
     seeds = [(r["id"], as_messages(r["prompt"])[0]["content"]) for r in records if len(as_messages(r["prompt"])) == 1]
     if len(seeds) < SHOWN:
@@ -97,16 +105,15 @@ def app(
     def program(record: Record) -> Steps[list[Record]]:
         shown = random.Random(draw(s, "seeds", record["id"])).sample(seeds, SHOWN)
         prompt = prompts.new_prompt([text for _, text in shown], session.format)
-        [done] = yield [session.request(prompt, "prompts", record["id"])]
-        text = tidy(done.text)
-        if done.finish == "length" or not clean.words(text):
-            raise Skipped("empty" if done.finish != "length" else "cut off at --max-tokens")
-        return [{**record, "prompt": text, "seeds": [i for i, _ in shown], "meta": {"prompt": done.meta()}}]
+        request = session.request(prompt, "prompts", record["id"])
+        [done] = yield [request]
+        done = session.renderer.separate(request, done)
+        return [{**record, "prompt": tidy(done.text), "seeds": [i for i, _ in shown], "meta": {"prompt": done.meta()}}]
 
     files.limit = None  # it limits the seeds, not the requests
     window = min(n, stage.WINDOW)  # records in flight are lost once there are enough, so keep few
     session.run("prompts", lambda record: None, program, lines=lines, observer=novelty, window=window, n=n, seeds=source)
-    if novelty.kept < n and files.dry_run is None:
+    if 0 < novelty.kept < n and files.dry_run is None:
         streams.warn(
             f"prompts: only {novelty.kept} of {n} are new after {n * ATTEMPTS} attempts; give more seeds, or another model"
         )

@@ -21,7 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, FewShot, Model, Principles, Retry, Sampling
+from cai_cli.commands._flags import IO, FewShot, Model, Principles, Reading, Retry, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error, revise_input_error
@@ -39,6 +39,7 @@ def app(
     files: IO,
     model: Model,
     sampling: Sampling,
+    prompting: Reading,
     principles: Principles,
     few_shot: FewShot = None,
     retry: Retry = 0,
@@ -54,7 +55,7 @@ def app(
         raise InputError("--direct makes revisions without critiques, --from-response with them; give one of the two")
     if rounds > 1 and not whole:
         raise InputError("--rounds needs --from-response, or --direct for revisions without critiques")
-    session = Session(files, model, sampling)
+    session = Session(files, model, sampling, prompting)
     texts = ("revision",) if direct else ("critique", "revision")
     sampling.require_random(retry > 0, "--retry")
     constitution = principles.load()

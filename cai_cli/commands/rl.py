@@ -23,7 +23,8 @@ DIR holds the model, its tokenizer and template, README.md (the model card), `lo
 `skipped.jsonl` if prompts were skipped, and `manifest.json`, which is written last. `samples.jsonl` has
 answers with their rewards, every --samples-every steps. `metrics.jsonl` has for each step the loss, reward,
 reward_std, score, kl (mean per token), entropy, length, and the shares of answers that are unfinished, empty,
-refusals, or boilerplate (they begin or end like an answer to another prompt).
+refusals, or boilerplate (they begin or end like an answer to another prompt). `no_signal` is the share of
+prompts whose answers all have the same reward, which train nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import EngineName
+from cai_cli.commands._flags import EngineName, Reading
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
 
 RATE = 1e-6
@@ -53,6 +54,7 @@ class Algo(str, Enum):
 )
 def app(
     run: Run,
+    prompting: Reading,
     pm: Annotated[
         list[str],
         Option("--pm", metavar="PM=WEIGHT", help="A preference model (of `cai train-pm`), =WEIGHT if not 1; repeatable."),
@@ -93,7 +95,7 @@ def app(
     from cai_cli.training import rl
     from cai_cli.training.shaping import Shaping
 
-    options = settings("rl", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
+    options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         pm, algo.value, kl_coef, num_generations, max_tokens, temperature, Shaping(reward_cap, length_penalty, eos_penalty),
         engine.value, samples_every, max_kl, stop_on_kl,

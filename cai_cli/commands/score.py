@@ -16,10 +16,10 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Dtype, EngineName, Format, GpuMemory
+from cai_cli.commands._flags import IO, Dtype, EngineName, GpuMemory, Reading
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Scores, preference_error, rounds_error, texts_error
+from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
 from cai_cli.engines.base import Steps
 from cai_cli.method import prompts
 from cai_cli.method.prompts import Prompt
@@ -70,24 +70,22 @@ def app(
     model: Annotated[
         str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],
+    prompting: Reading,
     engine: Annotated[
         EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,
-    dtype: Annotated[Dtype, Option("--dtype", help="auto: bfloat16 if the processor supports it, else float32.")] = Dtype.auto,
+    dtype: Annotated[
+        Dtype, Option("--dtype", help="auto: float32, unless its weights take more than half of the memory.")
+    ] = Dtype.auto,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
-    gpu_memory: GpuMemory = 0.9,
-    format: Annotated[
-        Format,
-        Option(
-            "--format", help="chat: the model's chat template. hh: plain transcripts. auto: chat if there is a template, else hh."
-        ),
-    ] = Format.auto,
+    gpu_memory: GpuMemory = None,
 ) -> None:
     """Score records."""
-    scoring = ScoringSession(files, model, dtype.value, batch_size, format.value, engine.value, gpu_memory)
+    scoring = ScoringSession(files, model, dtype.value, batch_size, prompting, engine.value, gpu_memory)
 
     def program(record: Record) -> Steps[list[Record]]:
-        read = texts(record, scoring.format)
+        require_answered(record)
+        read = texts(scoring.shown(record), scoring.format)
         results = yield [scoring.renderer.score_request(prompt) for _, prompt in read]
         return [{**record, "scores": gathered([field for field, _ in read], [result.score for result in results])}]
 

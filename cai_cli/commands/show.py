@@ -4,9 +4,10 @@
     cai show revisions.jsonl --flagged --principle honesty
     cai show preferences.jsonl --id red-007/0-1
 
-Each round shows its principle, critique and revision. The revision is shown as a difference to the answer before it:
-removed words as [-removed-] and added words as {+added+}, unless the two have little in common. Texts are printed as
-they are, except for control characters, which could move the cursor or change the terminal: they are spelled out.
+Each round shows its principle, critique and revision. The principle's text is shown if the constitution is at hand: the
+manifests beside the file and its inputs name it. The revision is shown as a difference to the answer before it: removed
+words as [-removed-] and added words as {+added+}, unless the two have little in common. Texts are printed as they are,
+except for control characters, which could move the cursor or change the terminal: they are spelled out.
 
 Not in the paper.
 """
@@ -16,8 +17,10 @@ from __future__ import annotations
 import difflib
 import random
 import re
-from collections.abc import Callable, Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -29,12 +32,27 @@ from cai_cli.commands._flags import Input, Limit
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Label, Round, as_messages, read_with_ids, shape_error
 from cai_cli.errors import InputError
+from cai_cli.method import constitution
+from cai_cli.method.constitution import TEXTS, Principle
+from cai_cli.pipeline import lineage
+from cai_cli.pipeline.manifest import Manifest
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 ALIKE = 0.5
 """Similarity (0 to 1) from which a revision is shown as a difference; below it the two texts share few words."""
-Part = tuple[str, str, str | None]
-"""A heading, a text, and the answer that the text revises (None if it is not a revision)."""
+Principles = Mapping[str, Principle]
+"""The principles that a file's records were made by, by id; without those that are not known."""
+
+
+class Part(NamedTuple):
+    """One text of a record."""
+
+    heading: str
+    text: str
+    before: str | None = None
+    """The answer that the text revises; None if it is not a revision."""
+    principle: str = ""
+    """The principle by which it was made, with its id; empty if its text is not known."""
 
 
 def visible(text: str) -> str:
@@ -64,52 +82,136 @@ def word_diff(before: str, after: str) -> Text:
     return shown
 
 
-def parts(record: Record) -> list[Part]:
+def parts(record: Record, principles: Principles) -> list[Part]:
     """Every text of a record, in reading order."""
     turns = [*as_messages(record.get("prompt") or []), *record.get("messages", [])]
     completion = record.get("completion", [])
     turns += [{"role": "completion", "content": completion}] if isinstance(completion, str) else completion
-    found: list[Part] = [(turn["role"], turn["content"], None) for turn in turns]
-    scores = record.get("scores") or {}
+    found: list[Part] = []
+    for turn in turns:
+        found += [*reasoned(turn.get("reasoning"), turn["role"]), Part(turn["role"], turn["content"])]
+    if "response" not in record and ("messages" in record or "completion" in record):
+        found[-1:-1] = reasoned(record.get("reasoning"), found[-1].heading)
+    found += answer_parts(record) + round_parts(record, principles)
+    return found + label_parts(record["label"], principles) if isinstance(record.get("label"), dict) else found
 
-    def score(field: str, i: int) -> float | None:
-        return next(iter((scores.get(field) or [])[i : i + 1]), None)
 
-    def scored(name: str, score: float | None) -> str:
-        return name if score is None else f"{name} (score {score:.2f})"
+def reasoned(text: object, name: str, meta: object = None) -> list[Part]:
+    """The reasoning before a text of this name, if there is any."""
+    cut = " [cut]" if isinstance(meta, dict) and meta.get("reasoning") == "cut" else ""
+    return [Part(f"{name}: reasoning{cut}", text)] if isinstance(text, str) and text else []
+
+
+def scored(name: str, score: float | None) -> str:
+    """A heading with the score of its text."""
+    return name if score is None else f"{name} (score {score:.2f})"
+
+
+def item(values: Any, i: int) -> Any:
+    """An item of a list; None if there is no such item, or no list."""
+    return values[i] if isinstance(values, list) and i < len(values) else None
+
+
+def answer_parts(record: Record) -> list[Part]:
+    """The answers, each once: `response`, `responses`, and those of `chosen` and `rejected` that are not among `responses`."""
+    scores, why, made = record.get("scores") or {}, record.get("reasoning"), record.get("meta") or {}
+    sides = {side: as_messages(record[side])[-1]["content"] for side in ("chosen", "rejected") if side in record}
+    names = {side: f"{side}, p {record['p_chosen']:.3f}" if side == "chosen" and "p_chosen" in record else side for side in sides}
+    found: list[Part] = []
+
+    def add(name: str, text: str, score: float | None, reasoning: object, meta: object = None) -> None:
+        cut = " [cut]" if isinstance(meta, dict) and meta.get("finish") == "length" else ""
+        found.extend([*reasoned(reasoning, name, meta), Part(scored(name, score) + cut, text)])
 
     if "response" in record:
-        cut = " [cut]" if (record.get("meta") or {}).get("response", {}).get("finish") == "length" else ""
-        found.append((scored("response", scores.get("response")) + cut, record["response"], None))
+        add("response", record["response"], scores.get("response"), why, made.get("response"))
     for i, text in enumerate(record.get("responses", [])):
-        found.append((scored(f"response {i}", score("responses", i)), text, None))
-    current = record.get("response")
+        name, score = f"response {i}", item(scores.get("responses"), i)
+        if side := next((side for side in sides if sides[side] == text and i in compared(record)), None):
+            del sides[side]
+            name, score = f"{name}, {names[side]}", scores.get(side) if score is None else score
+        add(name, text, score, item(why, i), item(made.get("responses"), i))
+    for side, text in sides.items():
+        add(names[side], text, scores.get(side), why.get(side) if isinstance(why, dict) else None)
+    return found
+
+
+def compared(record: Record) -> Iterable[int]:
+    """The indices in `responses` of the answers that a preference compares; all if it does not say."""
+    label = record.get("label")
+    pair = label.get("pair") if isinstance(label, dict) else None
+    return pair if isinstance(pair, list) else range(len(record["responses"]))
+
+
+def round_parts(record: Record, principles: Principles) -> list[Part]:
+    """The critiques and revisions, each under its principle."""
+    found: list[Part] = []
+    scores, current = record.get("scores") or {}, record.get("response")
+
+    def asked(kind: str) -> str:
+        return texts([entry.get("principle", "")], principles, kind)
+
     for i, entry in enumerate(record.get("rounds") or []):
         by = f", by {entry.get('principle', '?')}"
+        why, meta = entry.get("reasoning") or {}, entry.get("meta") or {}
         if "critique" in entry:
-            found.append((f"critique {i + 1}{by}{marks(entry, 'critique')}", entry["critique"], None))
+            name = f"critique {i + 1}"
+            found += reasoned(why.get("critique"), name, meta.get("critique"))
+            found.append(Part(f"{name}{by}{marks(entry, 'critique')}", entry["critique"], principle=asked("critique")))
         if "revision" in entry:
-            name = f"revision {i + 1}{by if 'critique' not in entry else ''}"
-            found.append((scored(name, score("rounds", i)) + marks(entry, "revision"), entry["revision"], current))
+            name = f"revision {i + 1}"
+            found += reasoned(why.get("revision"), name, meta.get("revision"))
+            heading = scored(name + (by if "critique" not in entry else ""), item(scores.get("rounds"), i))
+            found.append(Part(heading + marks(entry, "revision"), entry["revision"], current, asked("revision")))
             current = entry["revision"]
-    for side in ("chosen", "rejected"):
-        if side in record:
-            name = f"{side}, p {record['p_chosen']:.3f}" if side == "chosen" and "p_chosen" in record else side
-            found.append((scored(name, scores.get(side)), as_messages(record[side])[-1]["content"], None))
-    return found + label_parts(record["label"]) if isinstance(record.get("label"), dict) else found
+    return found
 
 
-def label_parts(label: Label) -> list[Part]:
+def label_parts(label: Label, principles: Principles) -> list[Part]:
     """What `cai label` found: the reasoning, and the probability that the first answer is the better one."""
     found: list[Part] = []
     for entry in label.get("reasoning") or []:
-        heading = f"reasoning, by {entry['principle']}, in order {entry['order']}, p of the first {entry['p_first']:.3f}"
-        found.append((heading, entry["text"], None))
+        cut = " [cut]" if entry["meta"].get("finish") == "length" else ""
+        where = f"by {entry['principle']}, in order {entry['order']}, p of the first {entry['p_first']:.3f}"
+        found.append(Part(f"reasoning, {where}{cut}", entry["text"]))
     if orders := label.get("orders"):
         each = ", ".join(f"{order} {p:.3f}" for order, p in orders.items())
-        by = ", ".join(label.get("principles", []))
-        found.append((f"label, by {by}", f"p of the first answer {label['p_first']:.3f} ({each})", None))
+        ids = label.get("principles", [])
+        cut = f" [{label['cut']} cut]" if label.get("cut") else ""
+        shown = f"p of the first answer {label['p_first']:.3f} ({each})"
+        found.append(Part(f"label, by {', '.join(ids)}{cut}", shown, principle=texts(ids, principles, "compare")))
     return found
+
+
+def texts(ids: Iterable[str], principles: Principles, kind: str) -> str:
+    """The texts of one kind (see `TEXTS`) of these principles, each after its id on a line of its own."""
+    known = {i: getattr(principles[i], kind) for i in ids if i in principles}
+    return "\n".join(f"{i}: {text}" for i, text in known.items() if text)
+
+
+def principles_of(path: Path) -> dict[str, Principle]:
+    """The principles by which a file and its inputs were made, as far as their constitutions are at hand and agree."""
+    found: dict[str, Principle] = {}
+    differ: set[str] = set()
+    for output, made in lineage.history(path):
+        for new in load(made, output):
+            old = found.setdefault(new.id, new)
+            differ |= {new.id} if any(getattr(old, text) != getattr(new, text) for text in TEXTS) else set()
+    return {identity: principle for identity, principle in found.items() if identity not in differ}
+
+
+def load(made: Manifest, output: Path) -> Iterable[Principle]:
+    """The principles of the constitution that the manifest `made` of `output` names, if it is still the same one."""
+    if "constitution" not in made:
+        return ()
+    words = made.get("command", [])
+    names = [word for flag, word in pairwise(words) if flag in ("-c", "--constitution")] or [made["constitution"]["name"]]
+    known = constitution.packaged()
+    try:
+        loaded = constitution.load(*(name if name in known else str(lineage.find(name, output)) for name in names))
+    except InputError:
+        return ()
+    return loaded.principles if loaded.sha256 == made["constitution"]["sha256"] else ()
 
 
 def marks(entry: Round, kind: str) -> str:
@@ -134,7 +236,7 @@ def wanted(id: str | None, grep: str | None, principle: str | None, flagged: boo
             (id is None or record["id"] == id)
             and (principle is None or any(entry.get("principle") == principle for entry in rounds))
             and (not flagged or any(entry.get("flags") for entry in rounds))
-            and (grep is None or any(pattern.search(text) for _, text, _ in parts(record)))
+            and (grep is None or any(pattern.search(part.text) for part in parts(record, {})))
         )
 
     return test
@@ -160,13 +262,14 @@ def app(
     """Show records."""
     require_input(input)
     console = Console(highlight=False)
+    principles = principles_of(Path(input)) if input != "-" else {}
     test = wanted(id, grep, principle, flagged)
     found: Iterable[Record] = (record for record in read_with_ids(input, check=shape_error) if test(record))
     if sample:
         found = reservoir(found, sample, random.Random(seed))
     shown = 0
     for record in found:
-        print_record(console, record)
+        print_record(console, record, principles)
         shown += 1
         if limit is not None and shown >= limit:
             break
@@ -187,12 +290,15 @@ def reservoir(records: Iterable[Record], size: int, chance: random.Random) -> li
     return kept
 
 
-def print_record(console: Console, record: Record) -> None:
+def print_record(console: Console, record: Record, principles: Principles) -> None:
     """Print one record under a line with its id."""
     title = " ".join(str(record[key]) for key in ("id", "kind") if key in record)
     console.rule(Text(visible(title), style="bold"), align="left")
-    for heading, text, before in parts(record):
-        console.print(Text(visible(heading), style="bold cyan"))
-        body = Text(visible(text)) if before is None else word_diff(before, text)
+    for part in parts(record, principles):
+        console.print(Text(visible(part.heading), style="bold cyan"))
+        if part.principle:
+            console.print(Text(visible(part.principle), style="italic dim"), soft_wrap=not console.is_terminal)
+        body = Text(visible(part.text)) if part.before is None else word_diff(part.before, part.text)
+        body.stylize("dim" if "reasoning" in part.heading else "")
         console.print(body, soft_wrap=not console.is_terminal)
         console.print()

@@ -48,5 +48,5 @@ def app(
     for path, lines in zip((output, rest), sides, strict=True):
         if path is not None:
             outputs.write_file(path, lines, about)
-    others = f"{len(sides[1])} -> {rest}" if rest else f"{len(sides[1])} others"
-    streams.say(f"cai split: {len(sides[0])} records -> {output}, {others}", quiet)
+    others = f"{len(sides[1])} -> {rest}" if rest else streams.plural(len(sides[1]), "other")
+    streams.say(f"cai split: {streams.plural(len(sides[0]), 'record')} -> {output}, {others}", quiet)

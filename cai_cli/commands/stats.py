@@ -10,21 +10,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import fmean, median, quantiles
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
+from typer import echo
 
+from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import as_messages, read_with_ids, shape_error
 from cai_cli.method import clean
-from cai_cli.pipeline import manifest
+from cai_cli.method.label_summary import LabelSummary
+from cai_cli.pipeline import lineage
 from cai_cli.streams import plain_table, print_table
+
+CUT_SHARE = 0.1
+"""Share of truncated texts above which there is a warning."""
 
 
 @dataclass
@@ -36,7 +42,7 @@ class Stats:
     texts: dict[str, list[int]] = field(default_factory=dict)
     """The length in words of every text, by its name."""
     cut: Counter[str] = field(default_factory=Counter)
-    """Texts that ran to --max-tokens, by name."""
+    """Texts that ran to --max-tokens, and reasoning that it cut, by name."""
     principles: dict[str, Counter[int]] = field(default_factory=dict)
     """Rounds by each principle, by the number of the round."""
     flags: dict[str, Counter[int]] = field(default_factory=dict)
@@ -46,20 +52,22 @@ class Stats:
     tokens: Counter[str] = field(default_factory=Counter)
     """Generated tokens, by the name of the text."""
     p_chosen: list[float] = field(default_factory=list)
+    labels: LabelSummary = field(default_factory=LabelSummary)
 
 
-def generated(record: Record) -> Iterator[tuple[str, str, Record]]:
-    """(name, text, meta) of every text after the prompt."""
-    meta = record.get("meta", {})
+def generated(record: Record) -> Iterator[tuple[str, str, Record, object]]:
+    """(name, text, meta, reasoning before it) of every text after the prompt."""
+    meta, reasoning = record.get("meta", {}), record.get("reasoning")
     if "response" in record:
-        yield "response", record["response"], meta.get("response", {})
+        yield "response", record["response"], meta.get("response", {}), reasoning
     answers = record.get("responses", [])
-    for text, entry in zip(answers, meta.get("responses") or [{}] * len(answers), strict=False):
-        yield "responses", text, entry
+    before = reasoning if isinstance(reasoning, list) else []
+    for text, entry, why in zip_longest(answers, meta.get("responses") or [], before[: len(answers)]):
+        yield "responses", text, entry or {}, why
     for i, entry in enumerate(record.get("rounds") or [], 1):
         for kind in ("critique", "revision"):
             if kind in entry:
-                yield f"{kind} {i}", entry[kind], entry.get("meta", {}).get(kind, {})
+                yield f"{kind} {i}", entry[kind], entry.get("meta", {}).get(kind, {}), (entry.get("reasoning") or {}).get(kind)
 
 
 def collect(records: Iterable[Record]) -> Stats:
@@ -71,10 +79,11 @@ def collect(records: Iterable[Record]) -> Stats:
         if "prompt" in record:
             words = sum(len(clean.words(m["content"])) for m in as_messages(record["prompt"]))
             stats.texts.setdefault("prompt", []).append(words)
-        for name, text, meta in generated(record):
-            stats.texts.setdefault(name, []).append(len(clean.words(text)))
-            stats.cut[name] += meta.get("finish") == "length"
-            stats.tokens[name] += meta.get("completion_tokens", 0)
+        for name, text, meta, reasoning in generated(record):
+            count_text(stats, name, text, meta)
+            if isinstance(reasoning, str):
+                cut = {"finish": "length"} if meta.get("reasoning") == "cut" else {}
+                count_text(stats, f"{name}: reasoning", reasoning, cut)
         for i, entry in enumerate(record.get("rounds") or [], 1):
             stats.rounds[i] += 1
             stats.principles.setdefault(str(entry.get("principle", "?")), Counter())[i] += 1
@@ -85,7 +94,18 @@ def collect(records: Iterable[Record]) -> Stats:
                     stats.flags.setdefault(f"{kind}-{name}, stripped", Counter())[i] += 1
         if isinstance(record.get("p_chosen"), int | float):
             stats.p_chosen.append(record["p_chosen"])
+        if isinstance(label := record.get("label"), dict) and isinstance(label.get("orders"), dict):
+            stats.labels.reason(record)
+            for query in label.get("reasoning") or []:
+                count_text(stats, "label: reasoning", query["text"], query["meta"])
     return stats
+
+
+def count_text(stats: Stats, name: str, text: str, meta: Record) -> None:
+    """Count one text: its words, its tokens, and whether it was truncated."""
+    stats.texts.setdefault(name, []).append(len(clean.words(text)))
+    stats.cut[name] += meta.get("finish") == "length"
+    stats.tokens[name] += meta.get("completion_tokens", 0)
 
 
 def lengths(stats: Stats) -> Table:
@@ -110,25 +130,45 @@ def by_round(first: str, counts: dict[str, Counter[int]], rounds: Counter[int]) 
     return table
 
 
-def lineage(path: str, tree: Tree | None = None, seen: frozenset[str] = frozenset()) -> Tree:
-    """What a file was made from, by the manifests beside it and beside its inputs, as a tree."""
-    beside = Path(path) / "manifest.json" if Path(path).is_dir() else Path(f"{path}.manifest.json")
-    made: manifest.Manifest = manifest.read(beside) if beside.is_file() else {}
+def print_labels(stats: Stats) -> None:
+    """Print how sure the labels are, and what they say about the judge."""
+    p, labels = stats.p_chosen, stats.labels
+    if p:
+        near = sum(x < 0.55 for x in p)
+        echo(f"\np_chosen: mean {sum(p) / len(p):.3f}, max {max(p):.3f}; {near} of {len(p)} below 0.55")
+    if labels.masses:
+        echo(f"letters: both together have {fmean(labels.masses):.1%} of the probability on average")
+    if sentence := labels.sentence():
+        echo(sentence)
+
+
+def warnings(stats: Stats) -> list[str]:
+    """What a user should know about the records, and what to do, one sentence each."""
+    shares = {name: count / len(stats.texts[name]) for name, count in stats.cut.items()}
+    cut = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > CUT_SHARE)
+    found = [f"truncated at --max-tokens: {cut}; make them again with a larger one"] if cut else []
+    return found + stats.labels.warnings()
+
+
+def origin(name: str, path: Path, tree: Tree | None = None, seen: frozenset[Path] = frozenset()) -> Tree:
+    """What a file was made from, as a tree of the names that were typed; see `pipeline.lineage`."""
+    made = lineage.beside(path)
     notes = [made.get("step", "no manifest"), made.get("finished", ""), f"seed {made['seed']}" if "seed" in made else ""]
     if "constitution" in made:
         notes.append(f"constitution {made['constitution']['name']} {made['constitution']['sha256'][:8]}")
-    label = Text.assemble((path, "bold"), "  ", "  ".join(filter(None, notes)))
+    label = Text.assemble((name, "bold"), "  ", "  ".join(filter(None, notes)))
     branch = tree.add(label) if tree else Tree(label)
     if path in seen:
         return branch
-    for entry in made.get("inputs", []):
-        lineage(str(entry["path"]), branch, seen | {path})
+    for typed, place in lineage.inputs(made, path):
+        origin(typed, place, branch, seen | {path})
     if "model" in made:
-        name = str(made["model"]["name"])
-        if (Path(name) / "manifest.json").is_file():
-            lineage(name, branch, seen | {path})
+        model = str(made["model"]["name"])
+        place = lineage.find(model, path)
+        if lineage.beside(place):
+            origin(model, place, branch, seen | {path})
         else:
-            branch.add(Text.assemble((name, "bold"), f"  model {made['model']['sha256'][:8]}"))
+            branch.add(Text.assemble((model, "bold"), f"  model {made['model']['sha256'][:8]}"))
     return branch
 
 
@@ -137,21 +177,19 @@ def app(input: Input = "-", limit: Limit = None) -> None:
     """Count, and print tables."""
     require_input(input)
     stats = collect(read_with_ids(input, limit, shape_error))
-    console = Console(highlight=False, soft_wrap=True)
     kinds = ", ".join(f"{name} {count}" for name, count in stats.kinds.items() if name)
-    console.print(Text(f"{stats.records} records{f' ({kinds})' if kinds else ''}"))
+    echo(f"{streams.plural(stats.records, 'record')}{f' ({kinds})' if kinds else ''}")
     if stats.texts:
-        console.print()
+        echo()
         print_table(lengths(stats))
     if stats.rounds:
-        console.print()
+        echo()
         print_table(by_round("principle", stats.principles, stats.rounds))
-        console.print()
+        echo()
         print_table(by_round("flag", stats.flags, stats.rounds) if stats.flags else Text("no flags"))
-    if stats.p_chosen:
-        p = stats.p_chosen
-        near = sum(x < 0.55 for x in p)
-        console.print(Text(f"\np_chosen: mean {sum(p) / len(p):.3f}, max {max(p):.3f}; {near} of {len(p)} below 0.55"))
+    print_labels(stats)
     if input != "-":
-        console.print()
-        print_table(lineage(input))
+        echo()
+        print_table(origin(input, Path(input)))
+    for warning in warnings(stats):
+        streams.warn(f"stats: {warning}")

@@ -21,6 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
+from cai_cli.commands._flags import Prompting
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 
 RATE = 5e-6
@@ -32,6 +33,7 @@ RATE = 5e-6
 )
 def app(
     run: Run,
+    prompting: Prompting,
     beta: Annotated[float, Option("--beta", min=0.0, help="How strongly the model is held to the starting model.")] = 0.1,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
@@ -40,4 +42,4 @@ def app(
     """Train."""
     from cai_cli.training import dpo
 
-    dpo.train(settings("train-dpo", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum), beta)
+    dpo.train(settings("train-dpo", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum), beta)

@@ -26,6 +26,7 @@ from typing import Annotated
 
 from cai_cli import streams
 from cai_cli.commands._command import command
+from cai_cli.commands._flags import Reading
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 from cai_cli.data.jsonl import Record
 
@@ -38,6 +39,7 @@ RATE = 2e-5
 )
 def app(
     run: Run,
+    prompting: Reading,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
@@ -52,5 +54,5 @@ def app(
             streams.print_table(pm_report.table(rows), stderr=True)
         return {"pairs": rows}
 
-    options = settings("train-pm", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
+    options = settings("train-pm", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     pm.train(options, measure)

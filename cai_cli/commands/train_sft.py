@@ -2,8 +2,12 @@
 
     cai train-sft revisions.jsonl --mix helpful.jsonl=0.5 -m MODEL -o sl-cai
 
-Takes revision records, response records (every answer of a pair), and TRL's `messages` or `prompt` +
-`completion` files. The loss is on the answers and not on the prompts.
+Takes revision records, response records (every answer of a pair), preferences (the chosen answers), and
+TRL's `messages` or `prompt` + `completion` files. The loss is on the answers and not on the prompts.
+
+Answers that were truncated at --max-tokens are skipped, because they would teach the model to end there;
+--keep-cut trains on them without the tokens that end a turn. An answer's `reasoning` is left out: a reasoning
+block that the template opens is closed before the answer. --learn-reasoning trains on it too.
 
 Paper, section 3.2: the model is fine-tuned for one epoch on the revisions of all rounds, mixed with helpful
 answers, two per prompt. Departures from the paper:
@@ -30,6 +34,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
+from cai_cli.commands._flags import Prompting
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 
 RATE = 2e-5
@@ -48,6 +53,7 @@ class Revisions(str, Enum):
 )
 def app(
     run: Run,
+    prompting: Prompting,
     mix: Annotated[
         list[str] | None,
         Option("--mix", metavar="FILE=WEIGHT", help="Helpful answers to mix in, the same as one more of FILES; repeatable."),
@@ -58,6 +64,12 @@ def app(
     packing: Annotated[
         bool, Option("--packing", help="Fill rows of --max-length with examples that do not see each other.")
     ] = False,
+    keep_cut: Annotated[
+        bool, Option("--keep-cut", help="Also train on answers that were truncated at --max-tokens, without an end of the turn.")
+    ] = False,
+    learn_reasoning: Annotated[
+        bool, Option("--learn-reasoning", help="Also train on each answer's `reasoning`, as the model's own.")
+    ] = False,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
@@ -66,5 +78,5 @@ def app(
     from cai_cli.training import sft
 
     run.files = [*run.files, *(mix or [])]
-    options = settings("train-sft", run, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
-    sft.train(options, revisions.value, packing)
+    options = settings("train-sft", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
+    sft.train(options, revisions.value, packing, keep_cut, learn_reasoning)

@@ -16,12 +16,18 @@ from typing import Any
 
 from cai_cli.data import jsonl, transcripts
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Messages, assistant, preference_error, prompt_error, sides
+from cai_cli.data.preferences import sides
+from cai_cli.data.records import Messages, assistant, has_tools, messages_error, preference_error, prompt_error, take_in
 from cai_cli.errors import InputError
 
 ROLES_NOTE = "two turns in a row have the same role; they stay apart in transcripts, and are merged for chat templates"
-_RED_TEAM_FIELDS = ("task_description", "rating", "tags", "min_harmlessness_score_transcript")
-"""Fields of a red-team attempt that its record keeps."""
+_FIELDS = {"prompt", "response", "responses", "reasoning", "rounds", "scores", "meta", "chosen", "rejected", "p_chosen",
+           "messages", "conversations", "completion", "turns", "previous", "source_id"}  # fmt: skip
+"""Fields of our records. A column of this name means something else, and is kept as `original_NAME`."""
+_OF_PREFERENCES = ("p_chosen", "weight", "label", "source_id", "reasoning")
+"""Fields of a preference that an import of preferences keeps under their own names."""
+_SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+"""From ShareGPT's names of speakers to roles."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,21 @@ class Item:
     """What is odd about an entry that can be used."""
 
 
-def _item(number: int, record: Record, note: str = "") -> Item:
+def kept(row: Record, *taken: str) -> Record:
+    """A row's columns except `taken` and those without a value, so that the record loses nothing. See `_FIELDS`."""
+    return {
+        f"original_{name}" if name in _FIELDS else name: value
+        for name, value in row.items()
+        if name not in taken and value is not None
+    }
+
+
+def identity(row: Record, column: str = "id") -> Record:
+    """The row's own id as a record's field; nothing if it has none."""
+    return {"id": str(row[column])} if row.get(column) not in (None, "") else {}
+
+
+def item(number: int, record: Record, note: str = "") -> Item:
     """An item whose record has a `prompt`, after checking that prompt."""
     error = prompt_error(record)
     return Item(number, error=error) if error else Item(number, record, note=note)
@@ -68,7 +88,7 @@ def hh_rlhf(path: str) -> Iterator[Item]:
         for side in ("chosen", "rejected"):
             if not transcripts.messages(record[side])[-1]["content"]:
                 notes.append(f"the answer of '{side}' is empty")
-        yield _item(number, {"prompt": prompt}, "; ".join(notes))
+        yield item(number, {"prompt": prompt, **kept(record, "chosen", "rejected")}, "; ".join(notes))
 
 
 def hh_rlhf_preferences(path: str, p_chosen: float) -> Iterator[Item]:
@@ -80,40 +100,81 @@ def hh_rlhf_preferences(path: str, p_chosen: float) -> Iterator[Item]:
             yield Item(number, error=str(problem))
             continue
         answers = [transcripts.messages(record[side])[-1]["content"] for side in ("chosen", "rejected")]
-        yield _preference(number, prompt, answers, p_chosen, ROLES_NOTE if transcripts.repeats_role(prompt) else "", {})
+        note = ROLES_NOTE if transcripts.repeats_role(prompt) else ""
+        chosen, rejected = ([assistant(text)] for text in answers)
+        yield preference(number, prompt, chosen, rejected, note, {"p_chosen": p_chosen, **kept(record, "chosen", "rejected")})
 
 
 def preferences(path: str, p_chosen: float) -> Iterator[Item]:
-    """Preference rows in TRL's forms: strings or messages, with a separate `prompt` or with the prompt in both sides.
-
-    A row's own `p_chosen` and its other fields are kept.
-    """
+    """Preference rows in any form of `data/preferences.py`. A row's own `p_chosen` and its other fields are kept."""
     for number, record in _records(path):
-        try:
-            if error := preference_error(record):
-                raise ValueError(error)
-            prompt, *answers = sides(record)
-        except ValueError as problem:
-            yield Item(number, error=str(problem))
-            continue
-        kept = {key: value for key, value in record.items() if key not in ("prompt", "chosen", "rejected")}
-        yield _preference(number, prompt, answers, p_chosen, "", kept)
+        yield preference_row(number, record, p_chosen)
 
 
-def _preference(number: int, prompt: Messages, answers: list[str], p_chosen: float, note: str, kept: Record) -> Item:
-    """An item with a preference record in cai's form, whatever the form of the input. `kept` overrides `p_chosen`."""
-    if empty := [side for side, text in zip(("chosen", "rejected"), answers, strict=True) if not text.strip()]:
-        return Item(number, error=f"the answer of '{empty[0]}' is empty")
-    if answers[0] == answers[1]:
+def preference_row(number: int, record: Record, p_chosen: float, **more: Any) -> Item:
+    """An item with the preference of a row; `more` are further fields of its record."""
+    take_in(record)
+    try:
+        if error := preference_error(record):
+            raise ValueError(error)
+        found = sides(record)
+    except ValueError as problem:
+        return Item(number, error=str(problem))
+    own = {name: record[name] for name in _OF_PREFERENCES if record.get(name) is not None}
+    others = kept(record, "prompt", "chosen", "rejected", *_OF_PREFERENCES)
+    return preference(number, *found, "", {"p_chosen": p_chosen, **more, **others, **own})
+
+
+def preference(number: int, prompt: Messages, chosen: Messages, rejected: Messages, note: str, others: Record) -> Item:
+    """An item with a preference record in cai's form. `others`: its further fields."""
+    for name, side in (("chosen", chosen), ("rejected", rejected)):
+        if not side[-1]["content"].strip():
+            return Item(number, error=f"the answer of '{name}' is empty")
+    if chosen == rejected:
         return Item(number, error="both answers are the same")
-    chosen, rejected = ([assistant(text)] for text in answers)
-    record = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "p_chosen": p_chosen, **kept}
-    return _item(number, record, note)
+    return item(number, {"prompt": prompt, "chosen": chosen, "rejected": rejected, **others}, note)
+
+
+def messages(path: str, answers: bool) -> Iterator[Item]:
+    """Conversations: `messages` (OpenAI, TRL) or `conversations` (ShareGPT). With `answers` the last answer is a `response`.
+
+    Without, a record's prompt is everything before the last assistant's message.
+    """
+    for number, row in _records(path):
+        record = dict(row)
+        if isinstance(record.get("conversations"), list):
+            record["messages"] = [_spoken(turn) for turn in record.pop("conversations")]
+        if has_tools(record):
+            yield Item(number, error="it has tool calls or a tool's turn, which no command of cai reads; train on them with TRL")
+            continue
+        take_in(record)
+        turns = record.get("messages")
+        if error := messages_error(turns, "messages") if turns is not None else "no 'messages' or 'conversations'":
+            yield Item(number, error=error)
+            continue
+        assert isinstance(turns, list)
+        prompt, others = turns, kept(record, "messages", "id", "reasoning")
+        if turns[-1]["role"] == "assistant":
+            prompt = turns[:-1]
+            if answers:
+                thought = {"reasoning": record["reasoning"]} if record.get("reasoning") else {}
+                others = {"response": turns[-1]["content"], **thought, **others}
+        elif answers:
+            yield Item(number, error="its last message is not the assistant's, so there is no answer")
+            continue
+        yield item(number, {**identity(row), "prompt": prompt, **others})
+
+
+def _spoken(turn: Any) -> Any:
+    """A turn of ShareGPT as a message; another value as it is."""
+    if not isinstance(turn, dict) or "from" not in turn:
+        return turn
+    return {"role": _SHAREGPT.get(str(turn["from"]).lower(), turn["from"]), "content": turn.get("value")}
 
 
 def red_team_attempts(path: str) -> Iterator[Item]:
-    """hh-rlhf's red-team attempts: a JSON array or JSONL of objects with a `transcript`. Keeps `_RED_TEAM_FIELDS`."""
-    for number, entry in _array_or_lines(path):
+    """hh-rlhf's red-team attempts: a JSON array or JSONL of objects with a `transcript`."""
+    for number, entry in array_or_lines(path):
         if not isinstance(entry, dict) or not isinstance(entry.get("transcript"), str):
             yield Item(number, error="no 'transcript' text")
             continue
@@ -122,11 +183,12 @@ def red_team_attempts(path: str) -> Iterator[Item]:
         except ValueError as problem:
             yield Item(number, error=str(problem))
             continue
-        kept = {key: entry[key] for key in _RED_TEAM_FIELDS if entry.get(key) is not None}
-        yield _item(number, {"prompt": prompt, **kept}, ROLES_NOTE if transcripts.repeats_role(prompt) else "")
+        yield item(
+            number, {"prompt": prompt, **kept(entry, "transcript")}, ROLES_NOTE if transcripts.repeats_role(prompt) else ""
+        )
 
 
-def _array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
+def array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
     """(number, value) for each entry if the file is one JSON array, else for each line."""
     with jsonl.opened(path) as stream:
         data = stream.read().removeprefix(codecs.BOM_UTF8)
@@ -153,13 +215,28 @@ def text(path: str) -> Iterator[Item]:
     """One prompt per line. Blank lines are ignored."""
     for number, line in _lines(path):
         if line.strip():
-            yield _item(number, {"prompt": line.strip()})
+            yield item(number, {"prompt": line.strip()})
 
 
 def table(path: str, column: str, delimiter: str) -> Iterator[Item]:
-    """CSV or TSV with a header: `column` holds the prompt, `id` (optional) the id.
+    """CSV or TSV with a header: `column` holds the prompt, `id` (optional) the id; the other columns are kept.
 
-    TSV has no quoting, so quotation marks are text there. InputError if the column is missing or the CSV is malformed.
+    InputError if the column is missing or the CSV is malformed.
+    """
+    for number, row in table_rows(path, delimiter, column):
+        yield row if isinstance(row, Item) else prompt_row(number, row, column)
+
+
+def prompt_row(number: int, row: Record, column: str) -> Item:
+    """An item with a prompt from one column of a row; the others are kept."""
+    own = identity(row) if column != "id" else {}
+    return item(number, {**own, "prompt": row[column], **kept(row, column, "id")})
+
+
+def table_rows(path: str, delimiter: str, *columns: str) -> Iterator[tuple[int, Record | Item]]:
+    """(number, row) for each row of a CSV or TSV with a header. A malformed row is an Item with an error.
+
+    TSV has no quoting, so quotation marks are text there. InputError if one of `columns` is missing or the CSV is malformed.
     """
     csv.field_size_limit(jsonl.MAX_LINE)
     lines = (line for _, line in _lines(path))
@@ -168,26 +245,36 @@ def table(path: str, column: str, delimiter: str) -> Iterator[Item]:
     else:
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
-        if column not in (reader.fieldnames or []):
-            raise InputError(
-                f"{path}: no column '{column}' (columns: {', '.join(reader.fieldnames or []) or 'none'}); name one with --column"
-            )
+        names = list(reader.fieldnames or [])
+        if missing := [column for column in columns if column not in names]:
+            raise InputError(f"{path}: no column '{missing[0]}' (columns: {', '.join(names) or 'none'}); name one with --column")
         for row in reader:
-            if row.get(column) is None or None in row:
+            number = reader.line_num
+            if None in row:
                 many = "more fields than the header has; put quotation marks around a field that contains a comma"
-                yield Item(reader.line_num, error=many if None in row else f"no '{column}' in this row")
-                continue
-            identity = {"id": row["id"]} if row.get("id") and column != "id" else {}
-            yield _item(reader.line_num, {**identity, "prompt": row[column]})
+                yield number, Item(number, error=many)
+            elif absent := [column for column in columns if row.get(column) is None]:
+                yield number, Item(number, error=f"no '{absent[0]}' in this row")
+            else:
+                yield number, dict(row)
     except csv.Error as problem:
         raise jsonl.bad_line(path, reader.line_num, f"not valid CSV: {problem}") from None
 
 
 def dataset(name: str, column: str, split: str, config: str | None) -> Iterator[Item]:
-    """A dataset of the `datasets` library: a hub name, a saved directory or a data file.
+    """A dataset of the `datasets` library: a hub name, a saved directory or a data file. Its other columns are kept.
 
     InputError if it cannot be loaded or has no such column.
     """
+    found = load_dataset(name, split, config)
+    if column not in found.column_names:
+        raise InputError(f"{name}: no column '{column}' (columns: {', '.join(found.column_names)}); name one with --column")
+    for number, row in enumerate(found, 1):
+        yield prompt_row(number, row, column)
+
+
+def load_dataset(name: str, split: str = "train", config: str | None = None) -> Any:
+    """The dataset of a hub name, a saved directory or a data file. InputError if it cannot be loaded."""
     import datasets
 
     path = Path(name)
@@ -206,9 +293,4 @@ def dataset(name: str, column: str, split: str, config: str | None) -> Iterator[
         raise InputError(
             f"{name}: could not load the dataset ({reason}); give a hub name, a saved directory or a data file"
         ) from None
-    if column not in found.column_names:
-        raise InputError(f"{name}: no column '{column}' (columns: {', '.join(found.column_names)}); name one with --column")
-    for number, row in enumerate(found, 1):
-        value: str | Messages | None = row[column]
-        identity = {"id": str(row["id"])} if row.get("id") not in (None, "") and column != "id" else {}
-        yield _item(number, {**identity, "prompt": value})
+    return found

@@ -19,8 +19,9 @@ from hashlib import blake2b
 from itertools import islice
 from typing import NotRequired, TypedDict
 
-from cai_cli.data import jsonl
+from cai_cli.data import jsonl, reasoning
 from cai_cli.data.jsonl import Record
+from cai_cli.errors import Skipped
 
 ROLES = ("system", "user", "assistant")
 
@@ -30,6 +31,8 @@ class Message(TypedDict):
 
     role: str
     content: str
+    reasoning: NotRequired[str]
+    """What an assistant wrote before its message. No template shows it."""
 
 
 Messages = list[Message]
@@ -59,6 +62,8 @@ class TextMeta(TypedDict):
     """The text before `clean.strip`."""
     attempt: NotRequired[int]
     """The number of the attempt that was kept, if --retry sampled again."""
+    reasoning: NotRequired[str]
+    """"cut" if the text ended inside its reasoning, so that there is no answer."""
 
 
 class Round(TypedDict):
@@ -69,6 +74,8 @@ class Round(TypedDict):
     critique: NotRequired[str]
     """Absent after `cai revise --direct`."""
     revision: NotRequired[str]
+    reasoning: NotRequired[dict[str, str]]
+    """What the model wrote before the text, by "critique" and "revision". Absent if it did not reason."""
     flags: NotRequired[list[str]]
     meta: NotRequired[dict[str, TextMeta]]
     """By "critique" and "revision"."""
@@ -100,7 +107,11 @@ class Label(TypedDict):
     """Mean `p_first` per principle."""
     spread: NotRequired[float]
     """The standard deviation of `p_first` over the principles."""
+    mass: NotRequired[float]
+    """The probability that the next token is one of the two letters: the mean over the queries."""
     reasoning: NotRequired[list[Reasoning]]
+    cut: NotRequired[int]
+    """Queries without a letter, because their reasoning was cut by --max-tokens. Absent if there are none."""
     identical: NotRequired[bool]
     """True if both answers are the same text. No model was asked then."""
 
@@ -139,18 +150,60 @@ def messages_error(value: object, field: str) -> str | None:
     if not isinstance(value, list) or not value:
         return f"'{field}' must be a non-empty list of {{role, content}} messages"
     for i, message in enumerate(value):
+        if isinstance(message, dict) and isinstance(message.get("content"), list):
+            kinds = {str(part.get("type")) if isinstance(part, dict) else type(part).__name__ for part in message["content"]}
+            others = ", ".join(sorted(kinds - {"text"})) or "none"
+            return f"'{field}[{i}].content' has parts of the type {others}; cai reads only text"
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             return f"'{field}[{i}]' must be an object with a 'role' and a string 'content'"
         if message.get("role") not in ROLES:
-            return f"'{field}[{i}].role' must be one of {', '.join(ROLES)}"
+            tools = "; cai reads no tool calls" if message.get("role") == "tool" else ""
+            return f"'{field}[{i}].role' must be one of {', '.join(ROLES)}{tools}"
     return None
+
+
+def has_tools(record: Record) -> bool:
+    """Whether a record's `messages` hold a tool call or a tool's turn."""
+    found = record.get("messages")
+    turns = found if isinstance(found, list) else []
+    return any(isinstance(m, dict) and (m.get("role") in ("tool", "function") or m.get("tool_calls")) for m in turns)
+
+
+def take_in(record: Record) -> None:
+    """Bring a record from a file into cai's form, in place: contents that are text parts are joined, reasoning is separated.
+
+    A record that is wrong stays as it is, for the check that follows.
+    """
+    for field in ("prompt", "messages", "completion", "chosen", "rejected"):
+        value = record.get(field)
+        if isinstance(value, list) and any(isinstance(m, dict) and isinstance(m.get("content"), list) for m in value):
+            record[field] = [{**m, "content": _joined(m.get("content"))} if isinstance(m, dict) else m for m in value]
+    reasoning.separate(record)
+
+
+def _joined(content: object) -> object:
+    """A message's content, as one text if it is a list of text parts (OpenAI's form)."""
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(map(str, texts)) if texts and len(texts) == len(parts) else content
+
+
+def require_answered(record: Record) -> None:
+    """Skipped if one of a record's answers, or its last critique or revision, ended inside its reasoning."""
+    made = record.get("meta") or {}
+    answers = [made.get("response"), *(made.get("responses") or [])]
+    last = (record.get("rounds") or [{}])[-1].get("meta") or {}
+    for entry in (*answers, *last.values()):
+        if isinstance(entry, dict) and entry.get("reasoning") == "cut":
+            raise Skipped("its reasoning was cut by --max-tokens, so there is no answer; sample it again with a larger one")
 
 
 def prompt_error(record: Record) -> str | None:
     """What is wrong with a record's `prompt` (every kind has one), or None."""
     prompt = record.get("prompt")
     if prompt is None:
-        return "no 'prompt' field"
+        other = next((field for field in ("messages", "conversations") if field in record), None)
+        return f"no 'prompt' field{f', but {other!r}: convert the file with `cai import messages`' if other else ''}"
     if not isinstance(record.get("meta", {}), dict):
         return "'meta' must be an object"
     if isinstance(prompt, str):
@@ -192,6 +245,14 @@ def rounds_error(record: Record) -> str | None:
         if "revision" not in entry and i < len(rounds) - 1:
             return f"'rounds[{i}]' has no 'revision', but a later round follows it"
     return None
+
+
+def truncated(record: Record) -> list[bool]:
+    """Whether each answer of a record was truncated at --max-tokens: of its `response`, or of its `responses`."""
+    made = record.get("meta") or {}
+    several = made.get("responses") or [None] * len(record.get("responses", []))
+    entries = [made.get("response")] if "response" in record else several
+    return [isinstance(entry, dict) and entry.get("finish") == "length" for entry in entries]
 
 
 def is_open(record: Record) -> bool:
@@ -258,26 +319,6 @@ def preference_error(record: Record) -> str | None:
     return None
 
 
-def sides(record: Record) -> tuple[Messages, str, str]:
-    """(prompt, chosen answer, rejected answer) of a preference in any of its forms.
-
-    ValueError if the two sides are conversations that differ before their last message, or plain text without a prompt.
-    """
-    chosen, rejected = record["chosen"], record["rejected"]
-    if isinstance(chosen, str):
-        if "prompt" not in record:
-            raise ValueError("'chosen' and 'rejected' are plain text without a 'prompt'; convert hh-rlhf files with `cai import`")
-        return as_messages(record["prompt"]), chosen, rejected
-    if chosen[:-1] != rejected[:-1]:
-        raise ValueError("'chosen' and 'rejected' differ before their last message")
-    prompt = as_messages(record["prompt"]) if "prompt" in record else []
-    repeated = bool(prompt) and chosen[:-1][: len(prompt)] == prompt  # some files repeat it in both sides
-    prompt = chosen[:-1] if repeated else [*prompt, *chosen[:-1]]
-    if not prompt or prompt[-1]["role"] != "user":
-        raise ValueError("there is no user message before the answers")
-    return prompt, chosen[-1]["content"], rejected[-1]["content"]
-
-
 def shape_error(record: Record) -> str | None:
     """What is wrong with the fields that a record of any kind has, or None. No field is required."""
     kept: Record = {field: record[field] for field in ("prompt", "response", "rounds", "meta") if field in record}
@@ -341,6 +382,8 @@ def read_with_ids(
     """The first `limit` records of an input, each checked and with an id. InputError at the first bad line."""
     ids = Ids()
     for line in islice(jsonl.read_lines(path), limit):
+        if line.record is not None:
+            take_in(line.record)
         error = line.error if line.record is None else check(line.record) or ids.error(line.record, line.number)
         if error or line.record is None:
             raise jsonl.bad_line(path, line.number, error or "")

@@ -12,7 +12,7 @@ continue with those that it has. It ends when no request is left and none is in 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterator
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -61,15 +61,24 @@ class Completion:
     completion_tokens: int
     reused_tokens: int = 0
     """How many of the prompt tokens were not computed for this request, because another one has the same prefix."""
+    tokens: Sequence[int] = ()
+    """The generated tokens, special ones too."""
+    reasoning: str | None = None
+    """What the model wrote before its answer `text`; see `Renderer.separate`. None if it did not reason."""
+    answered: bool = True
+    """Whether its reasoning has an end. If not, `text` is empty."""
 
     def meta(self) -> TextMeta:
         """What a record keeps about how its text was made."""
-        return {
+        made: TextMeta = {
             "seed": self.seed,
             "finish": self.finish,
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
         }
+        if not self.answered:
+            made["reasoning"] = "cut"
+        return made
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,21 @@
-"""Model directories: find one, read its limits, load its tokenizer. No weights are loaded here.
+"""Model directories: find one, read its limits, load its tokenizer, choose its dtype. No weights are loaded here.
 
 A model is a directory with safetensors and a tokenizer, or the name of one on the Hugging Face hub. A model of the hub is
-downloaded, or taken from the local cache.
+downloaded, or taken from the local cache. An adapter's directory stands for its base model with the adapter merged into it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai_cli import streams
+from cai_cli.engines import adapters
 from cai_cli.errors import CaiError, InputError
 
 if TYPE_CHECKING:
@@ -28,7 +31,8 @@ DEFAULT_CONTEXT = 2048
 def resolve(name: str) -> Path:
     """The directory of a model, from a path or a hub name. Checks it without loading the model.
 
-    InputError if it is not a model directory, has no safetensors, or cannot be downloaded.
+    For an adapter it is the directory of the merged model, which is made at its first use (`adapters.merged`). InputError if
+    it is not a model directory, has no safetensors, or cannot be downloaded.
     """
     path = Path(name)
     if not path.exists():
@@ -39,7 +43,8 @@ def resolve(name: str) -> Path:
     if not path.is_dir():
         raise InputError(f"{name}: not a model directory; give the folder that holds config.json and *.safetensors")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise InputError(f"{name}: is an adapter, not a whole model; merge it into its base model first")
+        with loading(name):
+            path = adapters.merged(name, path, _base(name, path))
     if not (path / "config.json").exists():
         raise InputError(f"{name}: not a model directory (no config.json in it)")
     if not any(path.glob("*.safetensors")):
@@ -47,11 +52,31 @@ def resolve(name: str) -> Path:
     return path
 
 
-def _fetch(name: str) -> Path:
+def _base(name: str, adapter: Path) -> Path:
+    """The directory of an adapter's base model. InputError if it is not here: only what the user named is downloaded."""
+    try:
+        base = str(json.loads((adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{name}/adapter_config.json: names no base model in 'base_model_name_or_path'") from None
+    for path in (Path(base), adapter / base):
+        if path.is_dir() and path.resolve() != adapter.resolve():
+            return resolve(str(path))
+    try:
+        found = _fetch(base, download=False)
+    except InputError:
+        raise InputError(
+            f"{name}: an adapter whose base model '{base}' is not here; download it, or write the path of its directory into "
+            f"'base_model_name_or_path' of {adapter}/adapter_config.json"
+        ) from None
+    return resolve(str(found))
+
+
+def _fetch(name: str, download: bool = True) -> Path:
+    """The directory of a hub model: in the local cache, or downloaded. InputError if it could not be downloaded."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED))
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=not download))
     except Exception as problem:  # the hub client raises many kinds; all mean that there is no model
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise InputError(f"{name}: no such directory, and it could not be downloaded from the hub ({reason})") from None
@@ -90,6 +115,12 @@ def generation_ends(folder: Path) -> set[int]:
 def is_preference_model(folder: Path) -> bool:
     """Whether the configuration is that of a sequence classifier. InputError if it cannot be read."""
     return any("SequenceClassification" in name for name in read_config(folder).get("architectures") or [])
+
+
+def require_language_model(folder: Path) -> None:
+    """InputError if the directory holds a preference model. Loads no weights."""
+    if is_preference_model(folder):
+        raise InputError(f"{folder}: a preference model, not a language model; give the language model that it was trained from")
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -138,10 +169,53 @@ def has_bf16() -> bool:
     return bool(capability.get("avx512_bf16") or capability.get("amx_bf16") or capability.get("bf16"))
 
 
+def dtype_name(name: str) -> str:
+    """--dtype with "auto" resolved: bfloat16 if the processor has it, else float16 on a GPU and float32 on a CPU."""
+    if name != "auto":
+        return name
+    return "bfloat16" if has_bf16() else "float16" if device() == "cuda" else "float32"
+
+
+def exact_dtype(name: str, *folders: Path) -> str:
+    """--dtype with "auto" resolved for models whose scores or probabilities are the result: float32.
+
+    In bf16 a score is wrong by tenths, even if the last norm and the head compute in float32. If the weights of all `folders`
+    take more than half of the memory in float32, it is the type of `dtype_name`, with a warning.
+    """
+    if name != "auto" or (low := dtype_name(name)) == "float32":
+        return dtype_name(name)
+    need, there = 4 * sum(map(parameters, folders)), memory()
+    if need <= there / 2:
+        return "float32"
+    streams.warn(
+        f"{', '.join(map(str, folders))}: float32 weights would take {need / 2**30:.1f} of {there / 2**30:.1f} GiB of memory, so "
+        f"the dtype is {low}, in which scores and probabilities are less exact; --dtype float32 insists"
+    )
+    return low
+
+
 def resolve_dtype(name: str) -> torch.dtype:
-    """The torch dtype of --dtype. "auto" is bf16 if the processor has it, else float32."""
+    """The torch dtype of --dtype, with "auto" resolved by `dtype_name`."""
     import torch
 
-    if name == "auto":
-        return torch.bfloat16 if has_bf16() else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    found: torch.dtype = getattr(torch, dtype_name(name))
+    return found
+
+
+def parameters(folder: Path) -> int:
+    """How many weights a model directory holds, from the headers of its safetensors."""
+    total = 0
+    for path in list(folder.glob("model*.safetensors")) or folder.glob("*.safetensors"):  # others are copies in another form
+        with path.open("rb") as stream, loading(path):
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
+
+
+def memory() -> int:
+    """Bytes of the GPU's memory, or of the machine's if there is no GPU."""
+    import torch
+
+    if device() == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

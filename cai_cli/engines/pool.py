@@ -9,6 +9,8 @@ from cai_cli.engines.base import Feed, Key, Request
 
 PREFILL_TOKENS = 16_384
 """The largest number of prompt tokens, padding included, that are computed in one pass. It bounds memory."""
+_READ_TOKENS = 2048
+"""Limit in its place on a CPU where nothing is generated: a larger batch does not fit the CPU's caches, and takes longer."""
 SHARED_TOKENS = 32
 """The shortest prefix, in tokens, that is worth computing once for many requests."""
 
@@ -69,3 +71,8 @@ def prefix_of(request: Request) -> list[int]:
     Never the whole prompt: every request must compute its last token itself, to get the logits after it.
     """
     return request.ids[: min(request.shared, len(request.ids) - 1)] if request.shared >= SHARED_TOKENS else []
+
+
+def read_tokens(device: str) -> int:
+    """The largest number of tokens, padding included, in one pass over texts after which nothing is generated."""
+    return _READ_TOKENS if device == "cpu" else PREFILL_TOKENS

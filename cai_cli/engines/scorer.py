@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cai_cli.engines import models
-from cai_cli.engines.base import Feed, Key, Score
-from cai_cli.engines.pool import Pool
+from cai_cli.engines.base import Feed, Key, Request, Score
+from cai_cli.engines.pool import Pool, read_tokens
 from cai_cli.errors import InputError
 
 
@@ -35,26 +35,21 @@ class PreferenceModel:
         self.batch_size, self.device, self.context = batch_size, models.device(), models.context_length(folder)
         with models.loading(folder):
             self.model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=models.resolve_dtype(dtype), use_safetensors=True
+                folder, dtype=models.resolve_dtype(models.exact_dtype(dtype, folder)), use_safetensors=True
             )
         self.model.to(self.device).eval()
 
     def score_ids(self, rows: list[list[int]]) -> list[float]:
-        """The raw score of each row of token ids, in the order of the rows. Batches hold rows of similar length."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = [0.0] * len(rows)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            for i, score in zip(batch, self._forward([rows[i] for i in batch]), strict=True):
-                scores[i] = score
-        return scores
+        """The raw score of each row of token ids, in the order of the rows."""
+        found = dict(self.score(iter([(i, Request("score", ids, "")) for i, ids in enumerate(rows)])))
+        return [found[i].score for i in range(len(rows))]
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's score. A batch is the oldest request and others of similar length."""
         pool = Pool(feed)
         while not pool.ended or pool.waiting:
             pool.fill()
-            batch = pool.take(self.batch_size)
+            batch = pool.take(self.batch_size, read_tokens(self.device))
             scores = self._forward([request.ids for _, request in batch]) if batch else []
             for (key, request), score in zip(batch, scores, strict=True):
                 yield key, Score(score, len(request.ids))
@@ -73,6 +68,6 @@ class PreferenceModel:
                 return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
             hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             last = hidden[torch.arange(len(rows)), (lengths - 1).to(self.device)]
-            # Only the head runs in float32: a bf16 output has three digits, too few to rank close answers.
+            # The head always runs in float32: a bf16 output has three digits, too few to rank close answers.
             bias = None if head.bias is None else head.bias.float()
             return torch.nn.functional.linear(last.float(), head.weight.float(), bias)[:, 0].tolist()

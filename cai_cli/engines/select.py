@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata, util
 from pathlib import Path
+from stat import S_ISFIFO
 from typing import TYPE_CHECKING
 
 from cai_cli.engines import models
@@ -31,15 +33,22 @@ def vllm_problem() -> str | None:
 def pick(name: str, deterministic: bool = False) -> str:
     """The engine for a value of `--engine`: "vllm" or "transformers". InputError if it cannot run here."""
     if name == "auto":
-        if deterministic and models.device() == "cpu":
-            return "transformers"
-        return "transformers" if vllm_problem() else "vllm"
+        return "transformers" if deterministic or vllm_problem() else "vllm"
     if name == "vllm":
+        if deterministic:
+            raise InputError("--deterministic needs --engine transformers")
         if problem := vllm_problem():
             raise InputError(problem)
-        if deterministic and models.device() == "cpu":
-            raise InputError("--deterministic on a CPU needs --engine transformers")
     return name
+
+
+def gpu_memory(given: float | None, input: str, output: str) -> float:
+    """--gpu-memory: as given, or by default 0.9, and 0.3 where `input` or `output` is a pipe.
+
+    A third, because the commands of `cai sample | cai critique | cai revise` load their engines on one GPU.
+    """
+    piped = any(path == "-" and S_ISFIFO(os.fstat(fd).st_mode) for fd, path in enumerate((input, output)))
+    return given if given is not None else 0.3 if piped else 0.9
 
 
 def open_engine(
@@ -56,7 +65,7 @@ def open_engine(
     if name == "vllm":
         from cai_cli.engines.vllm import VllmEngine
 
-        return VllmEngine(folder, dtype, gpu_memory, deterministic, trust_remote_code)
+        return VllmEngine(folder, dtype, gpu_memory, trust_remote_code)
     from cai_cli.engines.transformers import TransformersEngine
 
     return TransformersEngine(folder, tokenizer, dtype, batch_size, deterministic, trust_remote_code)

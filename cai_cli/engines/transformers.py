@@ -20,10 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from cai_cli.engines import cache as kv
 from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Feed, Key, Request
-from cai_cli.engines.pool import PREFILL_TOKENS, Pool, prefix_of
+from cai_cli.engines.pool import Pool, prefix_of, read_tokens
 
-READ_TOKENS = 2048
-"""Limit in place of PREFILL_TOKENS for `choose` on a CPU: a larger batch does not fit the CPU's caches, and takes longer."""
 PREFIXES = 16
 """The largest number of shared prefixes whose keys and values are kept."""
 
@@ -53,6 +51,8 @@ def sample(logits: torch.Tensor, requests: list[Request], positions: list[int]) 
     Temperature 0 takes the most likely token. Otherwise one uniform number per row picks a token by the inverse of the
     cumulative distribution over the most likely tokens with a total probability of `top_p`.
     """
+    if torch.are_deterministic_algorithms_enabled():
+        logits = logits.cpu()  # a sum over the vocabulary on a GPU is refused
     tokens = logits.argmax(-1)
     drawn = [i for i, request in enumerate(requests) if request.temperature > 0]
     if drawn:
@@ -93,7 +93,7 @@ class TransformersEngine:
             self.batch_size = 1
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA is not deterministic, or refuses to run
             torch.use_deterministic_algorithms(True)
-            torch.set_num_threads(os.cpu_count() or 1)  # the number of threads changes the order of sums
+            torch.set_num_threads(torch.get_num_threads())  # MKL must not choose another number, which changes the order of sums
         with models.loading(folder):
             self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
@@ -267,14 +267,14 @@ class TransformersEngine:
         text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         cuts = [at for stop in request.stop if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        return Completion(text, finish, request.seed, len(request.ids), len(tokens), row.reused)
+        return Completion(text, finish, request.seed, len(request.ids), len(tokens), row.reused, tuple(tokens))
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         """Yield the log probabilities of each request's options as the next token. One pass per batch."""
         pool = Pool(feed)
         while True:
             pool.fill()
-            if not (batch := pool.take(self.batch_size, READ_TOKENS if self.device == "cpu" else PREFILL_TOKENS)):
+            if not (batch := pool.take(self.batch_size, read_tokens(self.device))):
                 return
             logits, reused = self._read([request for _, request in batch])
             logprobs = torch.log_softmax(logits.float(), -1)

@@ -40,7 +40,6 @@ class VllmEngine:
         folder: Path,
         dtype: torch.dtype,
         gpu_memory: float,
-        deterministic: bool = False,
         trust_remote_code: bool = False,
         **more: Any,
     ) -> None:
@@ -56,8 +55,6 @@ class VllmEngine:
             limits = {"enable_chunked_prefill": False}
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 limits["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-        if deterministic:
-            os.environ["VLLM_BATCH_INVARIANT"] = "1"
         name: Any = str(dtype).removeprefix("torch.")  # Any: vLLM's own literal type is unknown without vLLM
         atexit.register(_hush)
         from vllm import LLM
@@ -77,7 +74,8 @@ class VllmEngine:
             )
         except (ValueError, RuntimeError, OSError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else "lower --gpu-memory, or free some memory"
+            cure = f"give another --gpu-memory than {gpu_memory}, or free some memory"
+            cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else cure
             hint = f"{cure}; " if "memory" in str(problem).lower() else ""
             raise CaiError(f"{folder}: vLLM could not start ({reason}); {hint}--engine transformers runs without it") from None
         self.engine = self.llm.llm_engine
@@ -108,7 +106,9 @@ class VllmEngine:
                     return
                 for output in self.engine.step():
                     if output.finished:
-                        yield *waiting.pop(output.request_id), output
+                        done = waiting.pop(output.request_id)
+                        _require_whole(output)
+                        yield *done, output
         finally:
             # The caller stopped early (an error, a full observer): the next call must not get their results.
             if waiting:
@@ -131,9 +131,8 @@ class VllmEngine:
 
         for key, request, output in self._drive(feed, params):
             result = output.outputs[0]
-            finish = "length" if result.finish_reason == "length" else "stop"
             lengths = len(request.ids), len(result.token_ids), output.num_cached_tokens or 0
-            yield key, Completion(result.text, finish, request.seed, *lengths)
+            yield key, Completion(result.text, result.finish_reason, request.seed, *lengths, tuple(result.token_ids))
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         """Yield the log probabilities of each request's options as the next token. One prefill per request."""
@@ -170,3 +169,12 @@ class VllmPreferenceModel(VllmEngine):
 
         for key, request, output in self._drive(feed, params):
             yield key, Score(float(output.outputs.data[0]), len(request.ids))
+
+
+def _require_whole(output: Any) -> None:
+    """CaiError if vLLM gave up on a request (finish reason "abort" or "error"): what it has is no completion."""
+    reason = getattr(output.outputs[0], "finish_reason", "stop") if isinstance(output.outputs, list) else "stop"
+    if reason not in ("stop", "length"):
+        raise CaiError(
+            f"vLLM gave up a request (finish reason '{reason}'); finished records are kept, and the same command continues"
+        )

@@ -8,7 +8,7 @@ Stripped, and named in the text's `meta` together with the raw text:
 
 Flagged, on the round, as `critique-...` or `revision-...`:
     empty       it holds no word
-    cut         it ran to --max-tokens
+    cut         it ran to --max-tokens, or ended inside its reasoning
     turn        it holds a line that begins another part, or another speaker's turn, and was not stripped
     request     it repeats the request; or a revision shares RUN words in a row with the request
     repeated    a critique repeats the answer, or a revision repeats the critique
@@ -149,6 +149,7 @@ def cleaned(done: Completion, kind: str, context: Context) -> tuple[str, list[st
     if stripped:
         meta |= {"stripped": stripped, "raw": done.text}
     finish = "stop" if "turn" in stripped else done.finish  # the truncated part was stripped with the turn
+    finish = finish if done.answered else "length"
     return text, flags(text, kind, finish, context), meta
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean, pstdev
 
@@ -92,16 +92,21 @@ class Query:
     """The probability that the pair's first answer is the better one; NaN until the query is answered."""
     reasoning: Completion | None = None
     """What the judge wrote before its letter."""
+    mass: float = math.nan
+    """The probability of the two letters together, over the whole vocabulary."""
 
-    def answered(self, choice: Choice, clamp: tuple[float, float] | None, reasoning: Completion | None) -> Query:
+    def answered(self, choice: Choice, clamp: tuple[float, float] | None) -> Query:
         """The query with its probability, limited to `clamp`: with reasoning the paper clamps to 40-60% (section 4.1)."""
         p = normalise(choice.logprobs)["A" if self.order == "ab" else "B"]
         p = min(max(p, clamp[0]), clamp[1]) if clamp else p
-        return Query(self.pair, self.principle, self.order, self.sample, p, reasoning)
+        return replace(self, p_first=p, mass=sum(map(math.exp, choice.logprobs.values())))
 
 
-def label(queries: Sequence[Query]) -> Label:
-    """The label of a pair from its answered queries: `p_first`, their mean, and the means by order and by principle."""
+def label(queries: Sequence[Query], cut: int = 0) -> Label:
+    """The label of a pair from its answered queries: `p_first`, their mean, and the means by order and by principle.
+
+    `cut`: how many more queries have no answer.
+    """
     ids = list(dict.fromkeys(query.principle.id for query in queries))
     by_principle = {i: fmean(q.p_first for q in queries if q.principle.id == i) for i in ids}
     orders = {order: [q.p_first for q in queries if q.order == order] for order in ("ab", "ba")}
@@ -109,7 +114,10 @@ def label(queries: Sequence[Query]) -> Label:
         "principles": ids,
         "p_first": fmean(query.p_first for query in queries),
         "orders": {order: fmean(values) for order, values in orders.items() if values},
+        "mass": fmean(query.mass for query in queries),
     }
+    if cut:
+        found["cut"] = cut
     if len(ids) > 1:
         found["by_principle"] = by_principle
         found["spread"] = pstdev(by_principle.values())
@@ -148,48 +156,3 @@ def preference(record: Record, pair: tuple[int, int], found: Label, meta: Record
         "source_id": record["id"],
         "meta": {**record.get("meta", {}), "label": meta},
     }
-
-
-@dataclass
-class PositionBias:
-    """How much the position of an answer matters to a judge, over the pairs shown in both orders. A `stage.Observer`."""
-
-    differences: list[float] = field(default_factory=list)
-    """Per pair: the probability of its first answer as (A) minus its probability as (B)."""
-    flipped: int = 0
-    """Pairs whose better answer depends on the order."""
-    identical: int = 0
-    """Pairs of identical answers."""
-    full = False
-
-    def reason(self, record: Record) -> None:
-        """Count a record by its `label`. Skips none."""
-        label: Label = record["label"]
-        self.identical += bool(label.get("identical"))
-        if len(label["orders"]) == 2:
-            ab, ba = label["orders"]["ab"], label["orders"]["ba"]
-            self.differences.append(ab - ba)
-            self.flipped += (ab - 0.5) * (ba - 0.5) < 0
-
-    def summary(self) -> Record:
-        """What goes into the manifest. `position_bias` is absent if no pair was shown in both orders.
-
-        `mean_difference`: an answer's probability as (A) minus its probability as (B), 0 for a judge without the bias.
-        `flipped`: the share of the pairs whose better answer depends on the order.
-        """
-        found: Record = {"identical": self.identical}
-        if count := len(self.differences):
-            bias = {"pairs": count, "mean_difference": fmean(self.differences), "flipped": self.flipped / count}
-            found["position_bias"] = bias
-        return found
-
-    def sentence(self) -> str:
-        """The summary as a sentence; empty if there is nothing to report."""
-        found, parts = self.summary(), []
-        if bias := found.get("position_bias"):
-            side = "A" if bias["mean_difference"] >= 0 else "B"
-            size, share = abs(bias["mean_difference"]), bias["flipped"]
-            parts.append(f"position bias: {size:.2f} in favour of ({side}); the order decides {share:.0%} of pairs")
-        if self.identical:
-            parts.append(f"{self.identical} of identical answers, labelled 0.5")
-        return "; ".join(parts)

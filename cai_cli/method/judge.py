@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Label
+from cai_cli.data.records import Label, require_answered
 from cai_cli.engines.base import Choice, Completion, Steps
 from cai_cli.method import feedback, prompts
 from cai_cli.method.constitution import Constitution, Principle
@@ -36,6 +36,8 @@ class JudgeSettings:
     """How many samples of reasoning are averaged, with `cot` (five in figure 4)."""
     clamp: tuple[float, float] | None = None
     """The lowest and the highest probability of a query (0.4 and 0.6 in the paper, with `cot`); None for no bounds."""
+    keep_cut: bool = False
+    """Whether a query whose reasoning ran to --max-tokens is answered too, after the part of it that there is."""
 
     def options(self) -> dict[str, Any]:
         """The settings as a fingerprint holds them (JSON: lists, no tuples)."""
@@ -62,23 +64,42 @@ class Judge:
 
     def judge(
         self, record: Record, pairs: Sequence[tuple[int, int]], principles: Sequence[Principle] | None = None
-    ) -> Steps[tuple[list[Label], list[Record]]]:
-        """(labels, metas) of `pairs` of the record's `responses`, in their order. `principles` replace the drawn ones."""
+    ) -> Steps[tuple[list[Label | None], list[Record]]]:
+        """(labels, metas) of `pairs` of the record's `responses`, in their order. `principles` replace the drawn ones.
+
+        A label is None if the judge's reasoning was cut in every query of an order (unless `keep_cut`). Skipped if an answer of
+        the record ended inside its own reasoning.
+        """
+        require_answered(record)
+        record = self.asker.shown(record)
         queries = self._queries(record, pairs, principles)
         asked = [self._asked(record, query) for query in queries]
-        reasoning: list[Completion | None] = [None] * len(queries)
         if self.settings.cot:
             seeds = [(record["id"], *q.pair, q.principle.id, q.order, q.sample) for q in queries]
-            reasoning = yield [self.asker.request(p, "label", *seed) for p, seed in zip(asked, seeds, strict=True)]
-            asked = [prompts.after_reasoning(p, done.text) for p, done in zip(asked, reasoning, strict=True) if done]
+            thoughts: list[Completion] = yield [self.asker.request(p, "label", *s) for p, s in zip(asked, seeds, strict=True)]
+            whole = [i for i, done in enumerate(thoughts) if done.finish == "stop" or self.settings.keep_cut]
+            asked = [prompts.after_reasoning(asked[i], thoughts[i].text) for i in whole]
+            queries, every = [replace(queries[i], reasoning=thoughts[i]) for i in whole], queries
+        else:
+            every = queries
         choices: list[Choice] = yield [self.asker.renderer.choice(prompt, prompts.OPTIONS) for prompt in asked]
-        found = [q.answered(c, self.settings.clamp, r) for q, c, r in zip(queries, choices, reasoning, strict=True)]
+        found = [query.answered(choice, self.settings.clamp) for query, choice in zip(queries, choices, strict=True)]
         labels, metas = [], []
         for pair in pairs:
             mine = [i for i, query in enumerate(found) if query.pair == tuple(pair)]
-            labels.append(feedback.label([found[i] for i in mine]) if mine else feedback.UNDECIDED)
+            wanted = [query for query in every if query.pair == tuple(pair)]
+            labels.append(self._label([found[i] for i in mine], wanted))
             metas.append({"prompt_tokens": sum(choices[i].prompt_tokens for i in mine)})
         return labels, metas
+
+    def _label(self, answered: list[Query], every: list[Query]) -> Label | None:
+        """The label of a pair from those of its queries that have an answer; None if none of an order has one."""
+        if not every:
+            return feedback.UNDECIDED
+        # a label from one of two orders would have the preference for a position that the other one removes
+        if {query.order for query in answered} != {query.order for query in every}:
+            return None
+        return feedback.label(answered, len(every) - len(answered))
 
     def principles(self, record: Record, pair: tuple[int, int]) -> list[Principle]:
         """The principles by which a pair is judged, drawn for each pair (paper, section 4.1)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from cai_cli.data import transcripts
 from cai_cli.data.jsonl import Record
+from cai_cli.data.preferences import sides
 from cai_cli.data.records import Messages, as_messages, assistant, current_answer, user
 from cai_cli.data.transcripts import (
     ASSISTANT,
@@ -28,6 +29,7 @@ from cai_cli.data.transcripts import (
     inert,
     transcript,
 )
+from cai_cli.errors import Skipped
 from cai_cli.method.constitution import Principle
 
 OPTIONS = ("A", "B")
@@ -209,13 +211,16 @@ def pm_input(prompt: str | Messages, answer_text: str, format: str) -> Prompt:
 
 
 def pm_input_side(record: Record, side: str, format: str) -> Prompt:
-    """The input of a preference model for one side of a preference, `chosen` or `rejected`.
+    """The input of a preference model for one side of a preference, `chosen` or `rejected`, in any of its forms.
 
-    A side is a string or messages. The record's `prompt` precedes it if there is one. A string without a prompt is a whole
-    conversation as plain text, and is used unchanged.
+    A string that is neither an answer to a prompt nor a transcript is used unchanged. Skipped if the two sides have no prompt
+    in common.
     """
-    value = record[side]
-    if isinstance(value, str):
-        return pm_input(record["prompt"], value, format) if "prompt" in record else Prompt(text=value)
-    conversation = [*(as_messages(record["prompt"]) if "prompt" in record else []), *value]
-    return pm_input(conversation[:-1], conversation[-1]["content"], format)
+    try:
+        found = sides(record)
+    except ValueError as problem:
+        if isinstance(record[side], str) and "prompt" not in record:
+            return Prompt(text=record[side])
+        raise Skipped(str(problem)) from None
+    *before, last = found.chosen if side == "chosen" else found.rejected
+    return pm_input([*found.prompt, *before], last["content"], format)

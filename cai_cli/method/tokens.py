@@ -4,20 +4,26 @@ The chat template is rendered as usual and tokenised as usual, with one exceptio
 message's content spells one of the tokenizer's own tokens (`<|im_end|>`, `</think>`), the
 spelling is cut in two, and the two halves are tokenised separately. The model reads the same
 characters, as text.
+
+Some tokenizers put a space before every text that they are given. A text that continues another one
+is tokenised without it, so that an answer has the same tokens in training, scoring and generation.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from jinja2 import TemplateError
-
-from cai_cli.engines.base import Request
+from cai_cli.data import reasoning
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Messages
+from cai_cli.engines.base import Completion, Request
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.prompts import Prompt
+from cai_cli.method.template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,10 +51,21 @@ class Asker(Protocol):
         """A request to continue a prompt, its seed drawn from the run's seed and `parts`."""
         ...
 
+    def shown(self, record: Record) -> Record:
+        """The record as the model may see it: with the answers' reasoning only if --show-reasoning asks for it."""
+        ...
+
 
 # One of these characters marks the cuts. They are of Unicode's private use area: without a meaning, so ordinary text rarely
 # holds one, and not white space, so a template that trims its messages keeps them.
 _MARKS = [chr(code) for code in range(0xE000, 0xE100)]
+_ANCHOR = "\ue100"
+"""A text before a text that continues another one. No vocabulary holds it, so no token joins the two."""
+
+
+def _texts(prompt: Prompt) -> list[str]:
+    """The texts of a prompt that come from records."""
+    return [prompt.text, prompt.prefill, *(m["content"] for m in prompt.messages or [])]
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:
@@ -59,8 +76,12 @@ def common_prefix(a: list[int], b: list[int]) -> int:
 class Renderer:
     """Turns a `Prompt` into the token ids and the text that a model gets."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template_args: Mapping[str, Any] | None = None, fold_system: bool = False
+    ) -> None:
+        """`template_args` and `fold_system`: see `Template`."""
         self.tokenizer = tokenizer
+        self.template = Template(tokenizer, template_args, fold_system)
         # tokens of each shared prefix, by its text; and results of `options`, by its arguments: a run has few of either
         self._prefixes: dict[str, list[int]] = {}
         self._options: dict[tuple[str, tuple[str, ...]], tuple[list[int], int, list[int]]] = {}
@@ -74,13 +95,17 @@ class Renderer:
         """The prompt format of --format, with "auto" resolved: chat if the tokenizer has a template, else hh."""
         if name == "chat" and not self.has_template:
             raise InputError("this model's tokenizer has no chat template; use --format hh")
-        return name if name != "auto" else "chat" if self.has_template else "hh"
+        found = name if name != "auto" else "chat" if self.has_template else "hh"
+        if found == "chat":
+            self.template.require_arguments()
+        return found
 
     @cached_property
     def _control(self) -> re.Pattern[str] | None:
         """Matches the spelling of every control token, the longest first; None if the tokenizer has none."""
         added = {token.content for token in self.tokenizer.added_tokens_decoder.values()}
         added |= set(self.tokenizer.all_special_tokens)
+        added |= {tag for pair in reasoning.TAGS for tag in pair}  # templates look for them, whether or not they are tokens
         # a single character cannot be cut, and added tokens that are only white space are ordinary text
         spelled = sorted((token for token in added if len(token) > 1 and token.strip()), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, spelled))) if spelled else None
@@ -118,10 +143,20 @@ class Renderer:
         """Token ids of a text with cuts, with nothing added before or after it."""
         # A tokenizer looks for its control tokens in the text of each call. The halves of a spelling are in different
         # calls, so neither is found. Between cuts the text stays whole and gets the tokens that it always gets.
-        ids: list[int] = []
-        for piece in text.split(mark):
-            ids += self.tokenizer(piece, add_special_tokens=False).input_ids
-        return ids
+        first, *others = text.split(mark)
+        return self._ids(first) + [token for piece in others for token in self._continued(piece)]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _continued(self, text: str) -> list[int]:
+        """Token ids of a text that continues another one: without the space that some tokenizers put before a text."""
+        anchor, whole = self._anchor, self._ids(_ANCHOR + text)
+        return whole[len(anchor) :] if whole[: len(anchor)] == anchor else self._ids(text)
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self._ids(_ANCHOR)
 
     def render(self, prompt: Prompt, complete: bool = False) -> tuple[list[int], str]:
         """(ids, text) of a prompt.
@@ -130,20 +165,77 @@ class Renderer:
         assistant: the input of a preference model. Skipped if the template refuses the
         conversation (some refuse a system message).
         """
+        mark = self._mark(*_texts(prompt))
+        text = self._marked(prompt, mark, complete)
+        return self._start_of(prompt) + self._encode(text, mark), text.replace(mark, "")
+
+    def _start_of(self, prompt: Prompt) -> list[int]:
+        return self._start if prompt.messages is None else []
+
+    def _marked(self, prompt: Prompt, mark: str, complete: bool = False) -> str:
+        """A prompt's text with a mark in every spelling of a control token."""
         # The cuts are made before the template is rendered: afterwards nothing tells the template's own control tokens,
         # which must stay whole, from those that a message spells.
-        contents = [prompt.prefill, *(m["content"] for m in prompt.messages)] if prompt.messages else [prompt.text]
-        mark = self._mark(*contents)
         if prompt.messages is None:
-            text = self._cut(prompt.text, mark)
-            return self._start + self._encode(text, mark), text.replace(mark, "")
-        messages = [{"role": m["role"], "content": self._cut(m["content"], mark)} for m in prompt.messages]
-        try:
-            shown = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete)
-        except TemplateError as problem:
-            raise Skipped(f"the model's chat template refuses it ({problem})") from None
-        text = str(shown) + self._cut(prompt.prefill, mark)
-        return self._encode(text, mark), text.replace(mark, "")
+            return self._cut(prompt.text, mark)
+        messages: Messages = [{"role": m["role"], "content": self._cut(m["content"], mark)} for m in prompt.messages]
+        shown = self.template.render(messages, "whole" if complete else "open")
+        # the first words of an answer: no reasoning may be open before them
+        return shown + self.template.before_answer + self._cut(prompt.prefill, mark) if prompt.prefill else shown
+
+    def completion(self, prompt: Prompt, answer: str, thought: str | None = None) -> tuple[list[int], list[int]]:
+        """(ids of a prompt, ids of an answer to it): what the model gets, and what it should write, without the end of the turn.
+
+        The answer's ids are those that it has in the whole conversation. `thought`: reasoning that the model should write
+        before it, between its own control tokens; without it, reasoning that the prompt opens is closed.
+        """
+        mark = self._mark(*_texts(prompt), answer, thought or "")
+        text, more = self._marked(prompt, mark), self._cut(answer, mark)
+        if prompt.messages is not None:
+            opening, closing = self.template.reasoning
+            more = (f"{opening}{self._cut(thought, mark)}{closing}" if thought else self.template.before_answer) + more
+        before, whole = self._encode(text, mark), self._encode(text + more, mark)
+        if whole[: len(before)] != before:  # a token would join the two, but generation begins after the prompt's last token
+            first, *others = more.split(mark)
+            whole = before + [token for piece in (first, *others) for token in self._continued(piece)]
+        return self._start_of(prompt) + before, whole[len(before) :]
+
+    def closing(self) -> list[int]:
+        """The ids of what the template puts after an answer."""
+        return self._continued(self.template.closing)
+
+    def separate(self, request: Request, done: Completion) -> Completion:
+        """A completion of `request` with its reasoning apart from its answer, if the model reasoned."""
+        if not done.completion_tokens:  # the placeholder of a dry run
+            return done
+        template = self.template
+        text = done.text
+        if self._tags_are_special and done.tokens:
+            # the tags, or what precedes an answer, are special tokens, which `text` leaves out
+            text = str(self.tokenizer.decode(list(done.tokens)))
+            text = text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=len(text))].strip()
+        opened = self.has_template and template.opens_reasoning and request.text.endswith(template.opened[-16:])
+        if self.has_template and not opened:
+            text = text.strip().removeprefix(template.before_answer.strip())
+        parts = reasoning.split(text, template.tags if self.has_template else reasoning.TAGS, opened)
+        if text is not done.text:
+            parts = parts._replace(answer=self._special.sub("", parts.answer).strip())
+        if parts == (done.text.strip(), None, False):
+            return done
+        return replace(done, text=parts.answer, reasoning=parts.reasoning, answered=not parts.cut)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Matches the special tokens, which the text of a completion does not hold."""
+        added = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        return re.compile("|".join(map(re.escape, sorted(added | set(self.tokenizer.all_special_tokens)))) or r"(?!)")
+
+    @cached_property
+    def _tags_are_special(self) -> bool:
+        """Whether the text of a completion lacks the tags around reasoning, or what precedes an answer."""
+        template = self.template
+        around = [*(tag for pair in template.tags for tag in pair), template.before_answer] if self.has_template else []
+        return any(self._special.search(text) for text in around)
 
     def _shared(self, prompt: Prompt, ids: list[int]) -> int:
         """How many of a prompt's `ids` belong to the prefix that it shares with other prompts."""
@@ -158,11 +250,6 @@ class Renderer:
             self._prefixes[key] = self.render(prefix, complete=True)[0]
         # compared, and not only counted: a tokenizer may join the prefix's last token with the text after it
         return common_prefix(self._prefixes[key], ids)
-
-    def plain(self, text: str) -> list[int]:
-        """Token ids of a piece of text from a record, with nothing added before or after it."""
-        mark = self._mark(text)
-        return self._encode(self._cut(text, mark), mark)
 
     def options(self, end: str, letters: tuple[str, ...]) -> tuple[list[int], int, list[int]]:
         """(tokens of `end`, how many of them remain before a letter, token of each letter).

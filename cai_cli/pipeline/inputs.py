@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Line, Record
-from cai_cli.data.records import Ids
+from cai_cli.data.records import Ids, take_in
 from cai_cli.pipeline import manifest
 
 WINDOW = 1024
@@ -86,4 +86,13 @@ def line_error(line: Line, check: Check, ids: Ids) -> str | None:
     """What is wrong with a line, or None. Gives its record an id if it has none."""
     if line.record is None:
         return line.error
+    take_in(line.record)
     return check(line.record) or ids.error(line.record, line.number)
+
+
+def skipped_entry(line: Line, reason: str, record: Record | None = None) -> Record:
+    """A skipped line as OUT.skipped.jsonl holds it. `record`: the line's record with the work done on it so far."""
+    entry: Record = {"line": line.number, "error": reason}
+    record = record or line.record
+    raw = line.raw.decode(errors="replace").rstrip("\n")[:10_000]
+    return entry | ({"record": record} if record is not None else {"text": raw})

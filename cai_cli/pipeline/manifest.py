@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cai_cli import __version__
+from cai_cli import __version__, streams
 from cai_cli.errors import CaiError, InputError
 
 Manifest = dict[str, Any]
@@ -119,11 +119,18 @@ def read(path: str | Path) -> Manifest:
     return content
 
 
+def touch(path: str | Path) -> None:
+    """Give a finished output the current time, so that `make` sees that it is up to date."""
+    with suppress(OSError):
+        os.utime(path)
+
+
 def changes(old: Manifest, new: Manifest) -> list[str]:
-    """What differs between two fingerprints: one readable phrase per key."""
+    """What differs between two fingerprints: one readable phrase per key. Only the step, if that differs."""
+    keys = ["step"] if old.get("step") != new.get("step") else sorted({*old, *new})
     return [
         f"{key} ({json.dumps(old.get(key))} before, {json.dumps(new.get(key))} now)"
-        for key in sorted({*old, *new})
+        for key in keys
         if old.get(key) != new.get(key)
     ]
 
@@ -135,3 +142,17 @@ def require_same(old: Manifest, new: Manifest, partial: str) -> None:
             f"{partial} belongs to a run with other options or another input; changed: {'; '.join(differences)}. "
             "Give the same ones to continue it, or --restart to discard it"
         )
+
+
+def of_same_run(path: str | Path, step: str, output: str | Path, fingerprint: Manifest) -> Manifest | None:
+    """The manifest at `path` of a finished `output`, if it has this fingerprint; else None.
+
+    Warns what has changed if it has another one: the run will replace the output.
+    """
+    made = read(path) if Path(path).exists() else {}
+    if "fingerprint" not in made:  # another command's output, or a file without a manifest
+        return None
+    differences = changes(made["fingerprint"], fingerprint)
+    if differences:
+        streams.warn(f"{step}: replaces {output}, a finished output of another run; changed: {'; '.join(differences)}")
+    return None if differences else made

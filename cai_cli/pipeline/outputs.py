@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -200,6 +201,10 @@ class FileOutput:
         except OSError as problem:
             raise _failed(self.path, problem) from None
 
+    def reasons(self) -> Counter[str]:
+        """How often each reason for skipping occurred. Call it after `finish`."""
+        return skip_reasons(str(self.path))
+
     def close(self) -> None:
         """Close the files and release the lock. Unfinished work stays for the next run."""
         self.out.close()
@@ -218,6 +223,7 @@ class StreamOutput:
         self.stream, self.manifest_path = stream, manifest_path
         self.counts = Counts()
         self.done: list[str] = []
+        self._reasons: Counter[str] = Counter()
         self._sha, self._began = sha256(), time.monotonic()
 
     def written(self) -> Iterator[Record]:
@@ -235,6 +241,7 @@ class StreamOutput:
         except OSError as problem:
             raise _failed("standard output", problem) from None
         counts = self.counts
+        self._reasons.update(entry["error"] for entry in skipped)
         counts.add(len(outputs), len(skipped), tokens)
         counts.seconds = round(time.monotonic() - self._began, 3)
 
@@ -242,6 +249,10 @@ class StreamOutput:
         """Write the manifest to the path of --manifest, if it was given."""
         if self.manifest_path:
             manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+
+    def reasons(self) -> Counter[str]:
+        """How often each reason for skipping occurred."""
+        return self._reasons
 
     def close(self) -> None:
         """Close the stream, so that the next command in the pipe sees its end."""
@@ -277,6 +288,30 @@ def open_output(path: str, fingerprint: Manifest, restart: bool, manifest_path: 
     if path != "-":
         streams.claim_stdout().close()
     return StreamOutput(stream, manifest_path) if stream else FileOutput(path, fingerprint, restart)
+
+
+def finished(path: str, step: str, fingerprint: Manifest) -> Manifest | None:
+    """The manifest of a finished output that a run with this fingerprint made; None if the output must be made.
+
+    Warns if a run with another fingerprint made the output, which is then replaced. The fingerprint of a pipe does not say
+    what it held, so an output made from a pipe is always made again.
+    """
+    if not Path(path).is_file() or Path(f"{path}.partial").exists():
+        return None
+    made = manifest.of_same_run(f"{path}.manifest.json", step, path, fingerprint)
+    return made if fingerprint["input"] is not None else None
+
+
+def settle(path: str) -> None:
+    """Remove what a run leaves that is killed after its last rename, and give the output the current time, for `make`."""
+    for kind in ("journal", "manifest.json"):
+        Path(f"{path}.partial.{kind}").unlink(missing_ok=True)
+    manifest.touch(path)
+
+
+def skip_reasons(path: str) -> Counter[str]:
+    """How often each reason occurs among the skipped records of a finished output."""
+    return Counter(json.loads(line)["error"] for line in _lines(Path(f"{path}.skipped.jsonl")))
 
 
 def _require_no_directory(path: str | Path) -> None:

@@ -12,7 +12,7 @@ writes a manifest.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -24,11 +24,12 @@ from cai_cli import streams
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.data.records import Ids
-from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Result, Scorer, Steps
-from cai_cli.errors import InputError, Skipped
-from cai_cli.pipeline import manifest
-from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight
-from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens, count_fields, open_output
+from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
+from cai_cli.errors import CaiError, InputError, Skipped
+from cai_cli.pipeline import manifest, outputs
+from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
+from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
+from cai_cli.pipeline.requests import rehearse, request_record, require_context
 
 Program = Callable[[Record], Steps[list[Record]]]
 """Makes output records from one checked input record. See `engines.base.Steps`."""
@@ -110,9 +111,10 @@ class _Item:
 
 
 def run(job: Job, files: RunOptions) -> Counts:
-    """Run a job over its input. Returns the counts, summed over resumed runs.
+    """Run a job over its input, unless its output is finished. Returns the counts, summed over resumed runs.
 
-    InputError for a bad line (unless `skip_bad`) or an input that differs from that of the run to continue.
+    InputError for a bad line (unless `skip_bad`) or an input that differs from that of the run to continue. CaiError if every
+    record was skipped.
     """
     if job.lines is None:
         input_hash, total = preflight(files.input, job.check, files.limit, files.skip_bad)
@@ -121,7 +123,9 @@ def run(job: Job, files: RunOptions) -> Counts:
     fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash}
     if files.dry_run is not None:
         return _dry_run(job, files)
-    output = open_output(files.output, fingerprint, files.restart, files.manifest)
+    if not files.restart and (made := outputs.finished(files.output, job.name, fingerprint)):
+        return _already_done(job, files, made)
+    output = outputs.open_output(files.output, fingerprint, files.restart, files.manifest)
     runner = _Run(job, files, output, total)
     try:
         runner.run()
@@ -133,7 +137,36 @@ def run(job: Job, files: RunOptions) -> Counts:
         runner.progress.close()
         output.close()
     _summary(job, files, output.counts)
+    _require_output(job.name, output.counts, output.reasons(), files.output)
     return output.counts
+
+
+def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Counts:
+    """Report the finished output, whose manifest is `made`, and show its records to the observer."""
+    counts = Counts(**made["counts"])
+    if manifest.hash_file(files.output) != made["output"]["sha256"]:
+        streams.warn(f"{job.name}: {files.output} was edited after it was made, and is kept; --restart makes it again")
+        return counts
+    skipped = f", {counts.skipped:,} skipped" if counts.skipped else ""
+    streams.say(
+        f"cai {job.name}: already done: {files.output} ({streams.plural(counts.records_out, 'record')}{skipped}); "
+        "--restart makes it again",
+        files.quiet,
+    )
+    outputs.settle(files.output)
+    if job.observer:
+        for record in jsonl.read(files.output):
+            job.observer.reason(record)
+    _require_output(job.name, counts, outputs.skip_reasons(files.output), files.output)
+    return counts
+
+
+def _require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
+    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred."""
+    if counts.skipped and not counts.records_out:
+        (reason, times), *_ = reasons.most_common(1) or [("unknown", counts.skipped)]
+        see = f"; see {output}.skipped.jsonl" if Path(f"{output}.skipped.jsonl").is_file() else ""
+        raise CaiError(f"{name}: every record was skipped{see}; most frequent reason ({times:,} of {counts.skipped:,}): {reason}")
 
 
 def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) -> manifest.Manifest:
@@ -145,7 +178,7 @@ def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) 
         "versions": manifest.versions(),
         **job.about,
         "inputs": [{"path": source, "sha256": fingerprint["input"]}],
-        "counts": count_fields(counts),
+        "counts": outputs.count_fields(counts),
         **({"summary": job.observer.summary()} if job.observer else {}),
         "fingerprint": fingerprint,
     }
@@ -162,7 +195,7 @@ def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
     target = f" -> {files.output}" if kept else ""
     reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
     streams.say(
-        f"cai {job.name}: {counts.records_out} records, {tokens:,} tokens "
+        f"cai {job.name}: {streams.plural(counts.records_out, 'record')}, {streams.plural(tokens, 'token')} "
         f"({counts.completion_tokens:,} generated{reused}), {counts.seconds:.1f} s{target}",
         files.quiet,
     )
@@ -182,7 +215,7 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
                 raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
             assert line.record is not None
             try:
-                for requests, depends in _rehearse(job.program(line.record)):
+                for requests, depends in rehearse(job.program(line.record)):
                     require_context(requests, job.context)
                     for request in requests[:left]:
                         output.write(jsonl.encode(request_record(line.record["id"], request, depends)))
@@ -190,40 +223,6 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
             except Skipped as reason:
                 streams.warn(f"{job.name}: would skip {line.record['id']}: {reason}")
     return Counts()
-
-
-def _rehearse(program: Steps[list[Record]]) -> Iterator[tuple[list[Request], bool]]:
-    """A program's lists of requests, and whether each list depends on earlier texts, in place of which it gets placeholders."""
-    results: list[Completion] | None = None
-    for number in count(1):
-        try:
-            requests = program.send(results)  # type: ignore[arg-type]
-        except StopIteration:
-            return
-        yield requests, number > 1
-        if any(request.kind != "generate" for request in requests):
-            return  # no placeholder can stand for a choice or a score
-        results = [Completion(f"<the text of request {number}>", "stop", request.seed, 0, 0) for request in requests]
-
-
-def require_context(requests: list[Request], context: int) -> None:
-    """Raise Skipped if a request and its answer have more tokens than the model's context."""
-    for request in requests:
-        room = 1 if request.kind == "choose" else request.max_tokens
-        if len(request.ids) + room > context:
-            raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
-
-
-def request_record(identity: str, request: Request, depends: bool = False) -> Record:
-    """A request as --dry-run shows it. `depends`: a placeholder stands for an earlier text in it."""
-    shown: Record = {"id": identity, "text": request.text}
-    if request.options:
-        shown["options"] = request.options
-    if depends:
-        shown["depends_on_earlier_text"] = True
-    if request.kind == "generate":
-        shown |= {"seed": request.seed, "max_tokens": request.max_tokens, "stop": list(request.stop)}
-    return shown
 
 
 class _Run:
@@ -327,11 +326,7 @@ class _Run:
         """Warn about a skipped record and keep it with the reason. `record`: with the work done on it so far."""
         name = item.record_id or f"line {item.line.number}"
         streams.warn(f"{self.job.name}: skipped {name}: {reason}")
-        raw = item.line.raw.decode(errors="replace").rstrip("\n")[:10_000]
-        entry: Record = {"line": item.line.number, "error": reason}
-        record = record or item.line.record
-        entry |= {"record": record} if record is not None else {"text": raw}
-        item.skipped, item.done, item.program = [entry], True, None
+        item.skipped, item.done, item.program = [skipped_entry(item.line, reason, record)], True, None
 
     def place(self, key: Key, result: Result) -> None:
         """Store a finished result, and continue its record's program when no result is missing."""

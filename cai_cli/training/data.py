@@ -1,7 +1,8 @@
 """Training files: read, check and weight them, and hold some of their records out.
 
 Every trainer reads several files, each `FILE` or `FILE=WEIGHT`. Rows are checked line by line before any model is
-loaded. Rows that are valid but cannot be trained on (too long, empty) are skipped with a reason; nothing is truncated.
+loaded; --skip-bad skips bad lines. Rows that are valid but cannot be trained on (too long, empty) are skipped with a reason;
+nothing is truncated.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from cai_cli import streams
-from cai_cli.data import jsonl, records
+from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Ids
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
+from cai_cli.pipeline.inputs import SKIP_BAD, line_error, skipped_entry
 from cai_cli.pipeline.seeds import draw, draw_uniform
 from cai_cli.training.settings import InputEntry, Settings
 
@@ -78,9 +81,8 @@ class Data(Generic[T]):
 
     def skip(self, row: Row, reason: str) -> None:
         """Record a skipped row with its reason; the first NAMED are also named in warnings."""
-        self.skipped.append({"file": row.path, "line": row.line, "error": reason, "record": row.record})
-        if len(self.skipped) <= NAMED:
-            streams.warn(f"skipped {row.record['id']} ({row.path}:{row.line}): {reason}")
+        entry = {"file": row.path, "line": row.line, "error": reason, "record": row.record}
+        _add_skipped(self.skipped, entry, f"{row.record['id']} ({row.path}:{row.line})")
 
     def origins(self) -> list[str]:
         """The ids of the records trained on, each once."""
@@ -96,6 +98,12 @@ class Data(Generic[T]):
             streams.warn(f"--eval-fraction {fraction} of so few rows holds out none, so there is no eval_loss")
         # a weight above 1 repeats a file's examples, and an evaluation needs each only once
         self.held_out += {id(entry[1]): entry for entry in held}.values()
+
+
+def _add_skipped(skipped: list[Record], entry: Record, name: str) -> None:
+    skipped.append(entry)
+    if len(skipped) <= NAMED:
+        streams.warn(f"skipped {name}: {entry['error']}")
 
 
 def split_weight(entry: str) -> tuple[str, float | None]:
@@ -122,16 +130,20 @@ def weighted_files(entries: list[str]) -> list[WeightedFile]:
     return found
 
 
-def read(file: WeightedFile, check: Callable[[Record], str | None], limit: int | None) -> list[Row]:
-    """The rows of one file, with ids. The first bad line is an InputError that names file and line."""
-    rows, ids = [], records.Ids()
+def read(
+    file: WeightedFile, check: Callable[[Record], str | None], limit: int | None, skipped: list[Record] | None = None
+) -> list[Row]:
+    """The rows of one file, with ids. Bad lines are added to `skipped`; without it, the first one is an InputError."""
+    rows, ids = [], Ids()
     for line in islice(jsonl.read_lines(file.path), limit):
-        if line.record is None:
-            raise jsonl.bad_line(file.path, line.number, line.error or "")
-        record = line.record
-        if error := check(record) or ids.error(record, line.number):
-            raise jsonl.bad_line(file.path, line.number, error)
-        rows.append(Row(file.path, line.number, record))
+        error = line_error(line, check, ids)
+        if error is None:
+            assert line.record is not None
+            rows.append(Row(file.path, line.number, line.record))
+        elif skipped is None:
+            raise jsonl.bad_line(file.path, line.number, error, SKIP_BAD)
+        else:
+            _add_skipped(skipped, {"file": file.path, **skipped_entry(line, error)}, f"{file.path}:{line.number}")
     return rows
 
 
@@ -153,19 +165,25 @@ class Checked:
     training: list[tuple[WeightedFile, list[Row]]]
     held_out: list[tuple[WeightedFile, list[Row]]]
     """The rows of the files of --eval."""
+    bad: list[Record]
+    """The entries of the bad lines that --skip-bad skipped."""
 
 
 def read_all(settings: Settings, check: Callable[[Record], str | None]) -> Checked:
     """Read and check every file of a run, before anything slow is imported. InputError if they are empty."""
     if settings.eval and settings.eval_fraction:
         raise InputError("--eval and --eval-fraction both choose what is held out; give only one of them")
+    bad: list[Record] = []
+    skipped = bad if settings.skip_bad else None
     found = Checked(
-        [(file, read(file, check, settings.limit)) for file in weighted_files(settings.files)],
-        [(file, read(file, check, None)) for file in weighted_files(settings.eval)],
+        [(file, read(file, check, settings.limit, skipped)) for file in weighted_files(settings.files)],
+        [(file, read(file, check, None, skipped)) for file in weighted_files(settings.eval)],
+        bad,
     )
     for files, purpose in ((found.training, "train"), (found.held_out, "evaluate")):
         if files and not any(rows for _, rows in files):
-            raise InputError(f"{', '.join(file.path for file, _ in files)}: nothing to {purpose} on: the input is empty")
+            why = "every line is bad" if bad else "the input is empty"
+            raise InputError(f"{', '.join(file.path for file, _ in files)}: nothing to {purpose} on: {why}")
     return found
 
 
@@ -175,7 +193,7 @@ def prepare(checked: Checked, parts: Callable[[Record], list[P]], make: Callable
     `parts` lists the parts of a record, each of which becomes an example. `make` turns a part into an example, and raises
     `Skipped` if it cannot. InputError if no example is left.
     """
-    found: Data[T] = Data([], [], [])
+    found: Data[T] = Data([], list(checked.bad), [])
 
     def examples(files: list[tuple[WeightedFile, list[Row]]], inputs: list[InputEntry]) -> list[tuple[Row, T]]:
         made = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cai_cli.data.records import preference_error
-from cai_cli.training.examples import PreferenceExample, dpo_example, longest_side, turn_end
+from cai_cli.training.examples import AnswerMaker, PreferenceExample, dpo_example, longest_side, turn_end
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
@@ -17,15 +17,17 @@ from cai_cli.training.settings import Settings
 def train(settings: Settings, beta: float = 0.1) -> Any:
     """Train `settings.model` on the preferences of `settings.files` into the directory `settings.output`.
 
-    `beta`: how strongly the model is kept close to the starting model. Returns TRL's trainer.
+    `beta`: how strongly the model is kept close to the starting model. Returns TRL's trainer; None if it was done before.
     """
     run: Run[PreferenceExample] = Run(settings, preference_error)
     end = turn_end(run.renderer, run.format)
+    maker = AnswerMaker(run.renderer, run.format, end)
     run.prepare(
         lambda record: [record],
-        lambda record: dpo_example(run.renderer, run.format, end, record, run.longest),
+        lambda record: dpo_example(maker, record, run.longest),
     )
-    run.open(beta=beta)
+    if not run.open(beta=beta):
+        return None
 
     from datasets import Dataset
     from trl import DPOConfig

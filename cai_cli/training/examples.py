@@ -7,15 +7,15 @@ trained on exactly what it will be shown.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
-from cai_cli.data import records
+from cai_cli.data import preferences, records
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Messages, as_messages, assistant, user
+from cai_cli.data.records import Messages, as_messages
 from cai_cli.data.transcripts import inert
 from cai_cli.errors import Skipped
 from cai_cli.method import prompts
-from cai_cli.method.prompts import Prompt
 from cai_cli.method.tokens import Renderer, common_prefix
 
 
@@ -48,6 +48,8 @@ class RLExample(TypedDict):
     """For the preference models, which render it themselves."""
     ids: list[int]
     """The policy's own tokens."""
+    text: str
+    """The same as text."""
     held_out: NotRequired[bool]
     """Whether it is only evaluated on."""
 
@@ -55,17 +57,34 @@ class RLExample(TypedDict):
 # Supervised examples ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Answer:
+    """An answer to train on."""
+
+    prompt: Messages
+    text: str
+    reasoning: str | None = None
+    """What the model wrote before it."""
+    cut: bool = False
+    """Whether it was truncated at --max-tokens."""
+
+
 def sft_error(record: Record) -> str | None:
     """Why a record gives no supervised example, or None.
 
-    Accepts revision and response records, records with several responses, and TRL's `messages` and `prompt` + `completion`.
+    Accepts revision and response records, records with several responses, preferences, and TRL's `messages` and `prompt` +
+    `completion`.
     """
     if "messages" in record:
+        if records.has_tools(record):
+            return None  # skipped later, with a reason
         if error := records.messages_error(record["messages"], "messages"):
             return error
         turns = [message["role"] for message in record["messages"]]
         answered = turns[-1] == "assistant" and "user" in turns
         return None if answered else "'messages' must end with the assistant's answer to a user"
+    if "chosen" in record:
+        return records.preference_error({"rejected": record["chosen"], **record})
     if "completion" in record:
         completion = record["completion"]
         if not isinstance(completion, str):
@@ -83,50 +102,94 @@ def sft_error(record: Record) -> str | None:
     return "the last round has no revision yet: run `cai revise` first" if records.is_open(record) else None
 
 
-def conversations(record: Record, revisions: str) -> list[tuple[Messages, str]]:
-    """(prompt, answer) of each example of a record: every revision (section 3.2), or only the "last"; or every response."""
+def answers(record: Record, revisions: str) -> list[Answer]:
+    """The answers of a record: every revision (section 3.2), or only the "last"; or every response; or the chosen one.
+
+    Skipped if it has turns that cai does not train on.
+    """
+    kept = record.get("reasoning")
+    alone = kept if isinstance(kept, str) else None
     if "messages" in record:
-        return [(record["messages"][:-1], record["messages"][-1]["content"])]
+        if records.has_tools(record):
+            raise Skipped("it has tool calls or a tool's turn, which cai does not train on; use TRL's SFTTrainer for them")
+        return [Answer(record["messages"][:-1], record["messages"][-1]["content"], alone)]
+    if "chosen" in record:
+        return [_chosen(record)]
     prompt = as_messages(record["prompt"])
     if "completion" in record:
         completion = record["completion"]
-        return [(prompt, completion if isinstance(completion, str) else completion[0]["content"])]
+        return [Answer(prompt, completion if isinstance(completion, str) else completion[0]["content"], alone)]
     if "responses" in record and "response" not in record:
-        return [(prompt, text) for text in record["responses"]]
-    revised = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
+        thoughts = kept if isinstance(kept, list) else [None] * len(record["responses"])
+        return [Answer(prompt, *each) for each in zip(record["responses"], thoughts, records.truncated(record), strict=False)]
+    revised = [
+        Answer(prompt, entry["revision"], entry.get("reasoning", {}).get("revision"), "revision-cut" in entry.get("flags", []))
+        for entry in record.get("rounds") or []
+        if "revision" in entry
+    ]
     if not revised:
-        return [(prompt, record["response"])]
-    return [(prompt, text) for text in (revised if revisions == "all" else revised[-1:])]
+        return [Answer(prompt, record["response"], alone, records.truncated(record)[0])]
+    return revised if revisions == "all" else revised[-1:]
+
+
+def _chosen(record: Record) -> Answer:
+    """The chosen answer of a preference."""
+    try:
+        found = preferences.sides({"rejected": record["chosen"], **record})
+    except ValueError as problem:
+        raise Skipped(str(problem)) from None
+    *before, last = found.chosen
+    thoughts = record.get("reasoning")
+    thought = thoughts.get("chosen") if isinstance(thoughts, dict) else None
+    return Answer([*found.prompt, *before], last["content"], thought, is_cut(record, "chosen"))
 
 
 def turn_end(renderer: Renderer, format: str) -> list[int]:
-    """The tokens that end an assistant's turn: those after an answer, up to and including the first control token."""
+    """The tokens that end an assistant's turn: those after an answer, up to the end of the first row of control tokens."""
     tokenizer = renderer.tokenizer
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     if format != "chat":
         return end
-    closing = renderer.render(Prompt(messages=[user("question"), assistant("answer")]), complete=True)[1].rpartition("answer")[2]
-    ids = tokenizer(closing, add_special_tokens=False).input_ids
     control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    for i, token in enumerate(ids):
-        if token in control:
-            return ids[: i + 1]
-    return end
+    ids = renderer.closing()
+    first = next((i for i, token in enumerate(ids) if token in control), len(ids))
+    last = next((i for i in range(first, len(ids)) if ids[i] not in control), len(ids))
+    return ids[:last] if first < last else end
 
 
-def sft_example(renderer: Renderer, format: str, end: list[int], messages: Messages, answer: str, longest: int) -> SFTExample:
+@dataclass(frozen=True)
+class AnswerMaker:
+    """Makes the tokens of an answer."""
+
+    renderer: Renderer
+    format: str
+    """"chat" or "hh"."""
+    end: list[int]
+    """The tokens that end a turn (`turn_end`)."""
+    learn_reasoning: bool = False
+    """Whether an answer's reasoning is written before it, as the model's own."""
+
+    def ids(self, answer: Answer, end: list[int]) -> tuple[list[int], list[int]]:
+        """(ids of the prompt, ids of the answer and of `end`). A truncated answer gets no end. Skipped if it is empty."""
+        if not answer.text.strip():
+            raise Skipped("its answer is empty")
+        text = answer.text if self.format == "chat" else f" {inert(answer.text)}"
+        thought = answer.reasoning if self.learn_reasoning else None
+        prompt, ids = self.renderer.completion(prompts.answer({"prompt": answer.prompt}, self.format), text, thought)
+        return prompt, ids if answer.cut else ids + end
+
+
+def sft_example(maker: AnswerMaker, answer: Answer, longest: int, keep_cut: bool) -> SFTExample:
     """One supervised example: the loss is on the answer and the tokens that end its turn (paper, section 3.1).
 
-    The prompt is tokenised separately, exactly as it is for generation. Skipped if the answer is empty or the example is
+    The prompt has the tokens that it has for generation. Skipped if the answer is empty, truncated (without `keep_cut`), or
     longer than `longest` tokens.
     """
-    if not answer.strip():
-        raise Skipped("its answer is empty")
-    ids, _ = renderer.render(prompts.answer({"prompt": messages}, format))
-    text = answer if format == "chat" else f" {inert(answer)}"
-    completion = renderer.plain(text) + end
-    require_length(len(ids) + len(completion), longest)
-    return {"input_ids": ids + completion, "labels": [-100] * len(ids) + completion}
+    if answer.cut and not keep_cut:
+        raise Skipped("its answer was truncated at --max-tokens; --keep-cut trains on it without an end")
+    prompt, ids = maker.ids(answer, maker.end)
+    require_length(len(prompt) + len(ids), longest)
+    return {"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids}
 
 
 # Preferences --------------------------------------------------------------------------------------
@@ -143,29 +206,39 @@ def preference_example(renderer: Renderer, format: str, record: Record, longest:
     return {"chosen_ids": chosen, "rejected_ids": rejected, **_soft_label(record)}
 
 
-def dpo_example(renderer: Renderer, format: str, end: list[int], record: Record, longest: int) -> PreferenceExample:
+def dpo_example(maker: AnswerMaker, record: Record, longest: int) -> PreferenceExample:
     """One pair for DPO. The loss is on the tokens after the prompt.
 
-    A chat is rendered as a whole, and divided at the first token where either conversation differs from the prompt, as in
-    TRL. Skipped if it has no prompt or an empty answer, or if a conversation is longer than `longest` tokens.
+    The prompt ends at the first token where either side differs from it. Skipped if there is no prompt, if an answer is empty,
+    if both are the same, or if a conversation is longer than `longest` tokens.
     """
-    if "prompt" not in record:
-        raise Skipped("it has no prompt that both answers follow")
-    asked, _ = renderer.render(prompts.answer(record, format))
-    sides = []
-    for side in ("chosen", "rejected"):
-        value = record[side]
-        text = value if isinstance(value, str) else value[-1]["content"]
-        if not text.strip():
-            raise Skipped("one of its answers is empty")
-        if format == "chat":
-            sides.append(renderer.score_request(prompts.pm_input_side(record, side, format)).ids)
-        else:
-            sides.append(asked + renderer.plain(f" {inert(text)}") + end)
-    same = min(common_prefix(asked, ids) for ids in sides)
-    require_length(max(map(len, sides)), longest)
-    chosen, rejected = (ids[same:] for ids in sides)
+    try:
+        found = preferences.sides(record)
+    except ValueError as problem:
+        raise Skipped(str(problem)) from None
+    if found.chosen == found.rejected:
+        raise Skipped("both answers are the same")
+    asked, _ = maker.renderer.render(prompts.answer({"prompt": found.prompt}, maker.format))
+    # a chat's turn as a whole, with what the template puts after its end
+    end = (maker.renderer.closing() or maker.end) if maker.format == "chat" else maker.end
+    rows = []
+    for side, (*before, last) in (("chosen", found.chosen), ("rejected", found.rejected)):
+        prompt, ids = maker.ids(Answer([*found.prompt, *before], last["content"], cut=is_cut(record, side)), end)
+        rows.append(prompt + ids)
+    same = min(common_prefix(asked, ids) for ids in rows)
+    require_length(max(map(len, rows)), longest)
+    chosen, rejected = (ids[same:] for ids in rows)
     return {"prompt_ids": asked[:same], "chosen_ids": chosen, "rejected_ids": rejected, **_soft_label(record)}
+
+
+def is_cut(record: Record, side: str) -> bool:
+    """Whether a side of a preference that `cai label` made was truncated at --max-tokens."""
+    label = record.get("label")
+    if not isinstance(label, dict) or not (pair := label.get("pair")) or "responses" not in record:
+        return False
+    better = label["p_first"] >= 0.5
+    number = pair[0] if better == (side == "chosen") else pair[1]
+    return (records.truncated(record)[number:] or [False])[0]
 
 
 class _SoftLabel(TypedDict):
@@ -194,9 +267,9 @@ def longest_side(pairs: Sequence[PreferenceExample]) -> int:
 
 def rl_prompt(renderer: Renderer, format: str, record: Record, longest: int) -> RLExample:
     """One prompt. Skipped if it has more than `longest` of the policy's own tokens."""
-    ids, _ = renderer.render(prompts.answer(record, format))
+    ids, text = renderer.render(prompts.answer(record, format))
     require_length(len(ids), longest, "--max-length minus --max-tokens")
-    return {"id": record["id"], "messages": as_messages(record["prompt"]), "ids": ids}
+    return {"id": record["id"], "messages": as_messages(record["prompt"]), "ids": ids, "text": text}
 
 
 def require_pm_length(reader: Renderer, format: str, record: Record, longest: int) -> None:

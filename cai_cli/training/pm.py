@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cai_cli import streams
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import preference_error
 from cai_cli.engines import models
@@ -64,15 +63,16 @@ def padding(renderer: Renderer, format: str, folder: Path) -> str:
 def train(settings: Settings, measure: Measure | None = None) -> Any:
     """Train a preference model from `settings.model` on `settings.files` into the directory `settings.output`.
 
-    `measure` makes the report of the held-out pairs. Returns TRL's trainer.
+    `measure` makes the report of the held-out pairs. Returns TRL's trainer; None if it was done before.
     """
     run: Run[PreferenceExample] = Run(settings, preference_error, classifier=True)
     pad_token = padding(run.renderer, run.format, run.folder)
     run.prepare(
         lambda record: [record],
-        lambda record: preference_example(run.renderer, run.format, record, run.longest),
+        lambda record: preference_example(run.renderer, run.format, settings.shown(record), run.longest),
     )
-    run.open()
+    if not run.open():
+        return None
 
     from datasets import Dataset
     from trl import RewardConfig
@@ -94,10 +94,7 @@ def _report(run: Run[PreferenceExample], measure: Measure | None) -> Callable[[P
     held_out = run.data.held_out
     if not measure or not held_out:
         return None
-    if run.settings.keep_adapter:
-        streams.warn("no table of the held-out pairs: with --keep-adapter there is no whole model to score them with")
-        return None
-    return lambda saved: measure(scored_pairs(saved, run.settings.dtype, held_out))
+    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), run.settings.dtype, held_out))
 
 
 def scored_pairs(saved: Path, dtype: str, held_out: list[tuple[Row, PreferenceExample]]) -> list[ScoredPair]:

@@ -10,8 +10,10 @@ import torch
 from transformers import TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 
+from cai_cli.data import reasoning
 from cai_cli.data.records import Messages
 from cai_cli.engines import models
+from cai_cli.engines.base import Completion, Request
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.method import prompts
 from cai_cli.method.tokens import Renderer
@@ -103,6 +105,8 @@ class Sample(TypedDict, total=False):
     id: str
     prompt: Messages
     response: str
+    reasoning: str
+    """What the policy wrote before its answer, if it reasoned."""
     reward: float | None
     """The shaped score; None if a preference model gave no score."""
     score: float | None
@@ -112,6 +116,12 @@ class Sample(TypedDict, total=False):
     tokens: int
     finished: bool
     """Whether it ended before --max-tokens."""
+
+
+def no_signal(rewards: list[float | None], group: int) -> float:
+    """The share of prompts whose answers, `group` in a row, all have the same reward or none: they have no advantage."""
+    groups = [{*rewards[i : i + group]} - {None} for i in range(0, len(rewards), group)]
+    return sum(len(found) < 2 for found in groups) / len(groups)
 
 
 @dataclass
@@ -135,13 +145,19 @@ class Reward:
     """`samples.jsonl`."""
     every: int
     """Steps between the steps whose answers are logged."""
+    num_generations: int
+    """Answers per prompt. They come one after the other."""
+    show_reasoning: bool = False
+    """Whether the preference models see the answers' reasoning."""
 
     __name__ = "pm"  # the reward's name in TRL's logs
 
-    def text(self, ids: list[int]) -> str:
-        """The text of an answer, as `cai sample` would write it."""
+    def answer(self, example: RLExample, ids: list[int]) -> Completion:
+        """An answer as `cai sample` would write it. Its text is empty if it ended inside its reasoning."""
         text = str(self.policy.tokenizer.decode(ids, skip_special_tokens=True))
-        return text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))].strip()
+        text = text[: min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=len(text))].strip()
+        request = Request("generate", example["ids"], example["text"], stop=self.stops)
+        return self.policy.separate(request, Completion(text, "stop", 0, len(request.ids), len(ids), tokens=ids))
 
     def finished(self, ids: list[int]) -> bool:
         """Whether an answer ended before --max-tokens."""
@@ -160,8 +176,10 @@ class Reward:
     ) -> list[float | None]:
         """The reward of each answer, in the answers' order. TRL calls this; its `prompts` are the prompts' numbers."""
         examples = [self.examples[int(number)] for number in prompts]
-        texts = [self.text(ids) for ids in completion_ids]
-        by_model = [model.scores(examples, texts) for model in self.models]
+        answers = [self.answer(*each) for each in zip(examples, completion_ids, strict=True)]
+        texts = [answer.text for answer in answers]
+        read = [reasoning.join(answer.text, answer.reasoning) for answer in answers] if self.show_reasoning else texts
+        by_model = [model.scores(examples, read) for model in self.models]
         samples: list[Sample] = []
         for i, (example, text, ids) in enumerate(zip(examples, texts, completion_ids, strict=True)):
             found = [scores[i] for scores in by_model]
@@ -176,6 +194,8 @@ class Reward:
                 "reward": reward,
                 "score": score,
             }
+            if thought := answers[i].reasoning:
+                sample["reasoning"] = thought
             if len(found) > 1:
                 sample["scores"] = found
             sample["tokens"], sample["finished"] = len(ids), finished
@@ -187,8 +207,10 @@ class Reward:
         log_metric("unfinished", sum(not sample["finished"] for sample in samples) / len(samples))
         log_metric("empty", sum(map(is_empty, texts)) / len(texts))
         log_metric("boilerplate", boilerplate(prompts, texts))
+        rewards = [sample["reward"] for sample in samples]
+        log_metric("no_signal", no_signal(rewards, self.num_generations))
         self._log(trainer_state, prompts, samples)
-        return [sample["reward"] for sample in samples]
+        return rewards
 
     def _log(self, state: TrainerState, prompts: list[str], samples: list[Sample]) -> None:
         """Log the answers of every process at the first, the last and every `every`-th step; never held-out ones."""

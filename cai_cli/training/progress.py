@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -19,6 +20,8 @@ EVERY = 10
 """Steps between progress lines without a terminal; on a CPU also between returns of memory to the system."""
 SAVE_SECONDS = 120.0
 """Without --save-every, a checkpoint is written when this much time has passed since the last: a kill costs no more."""
+NO_SIGNAL_ROW, NO_SIGNAL_STEPS, NO_SIGNAL_SHARE = 3, 10, 0.5
+"""RL warns when no prompt of so many steps in a row gives a signal, or more than this share over this many steps gives none."""
 EVAL_SHARE = 0.2
 """Highest share of the run's time for evaluations."""
 NAMES = {
@@ -30,7 +33,7 @@ NAMES = {
 """TRL's names and ours."""
 KEPT = {
     *NAMES.values(), "loss", "learning_rate", "grad_norm", "epoch", "entropy", "accuracy", "margin",
-    "reward", "reward_std", "kl", "score", "unfinished", "refusals", "boilerplate", "empty",
+    "reward", "reward_std", "kl", "score", "unfinished", "refusals", "boilerplate", "empty", "no_signal",
 }  # fmt: skip
 """The names in `metrics.jsonl`, of all that TRL logs; each may also occur with `eval_` before it."""
 
@@ -54,6 +57,7 @@ class ProgressCallback(TrainerCallback):
         """
         self.rows, self.max_kl, self.stop_on_kl = rows, max_kl, stop_on_kl
         self.begun, self.interrupted, self.stopped, self.warned = False, False, "", False
+        self.no_signal: deque[float] | None = deque(maxlen=NO_SIGNAL_STEPS)  # None once its warning is printed
         self.settings, self.workspace, self.interrupts = settings, workspace, interrupts
         self.eval_rows = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
         self.metrics = workspace.log("metrics.jsonl")
@@ -121,6 +125,7 @@ class ProgressCallback(TrainerCallback):
         if "loss" not in logs:
             return
         self._check_kl(state, control)
+        self._check_signal(state)
         new = max(0, int(logs.get("num_tokens", self.seen)) - self.seen)
         self.seen += new
         self.tokens += new
@@ -143,12 +148,31 @@ class ProgressCallback(TrainerCallback):
             )
             self.warned = True
 
+    def _check_signal(self, state: TrainerState) -> None:
+        """Warn if too few prompts of the last steps give a signal."""
+        share = self.line.get("no_signal")
+        if share is None or self.no_signal is None:
+            return
+        self.no_signal.append(share)
+        shares = list(self.no_signal)
+        mean = sum(shares) / len(shares)
+        none = len(shares) >= NO_SIGNAL_ROW and min(shares[-NO_SIGNAL_ROW:]) == 1.0
+        if none or (len(shares) == NO_SIGNAL_STEPS and mean > NO_SIGNAL_SHARE):
+            streams.warn(
+                f"step {state.global_step}: for {mean:.0%} of the last prompts all answers have the same reward, "
+                "so these prompts train nothing; read samples.jsonl, and consider a higher --temperature or --num-generations, "
+                "other prompts, a higher --reward-cap, or another --pm (warned once)"
+            )
+            self.no_signal = None
+
     def _show(self, state: TrainerState, tokens: int) -> None:
         """Show the step on the progress bar, or without a terminal every EVERY steps as a line."""
         assert self.progress is not None
         loss = self.line.get("loss")
         figures = [f"loss {loss:.4f}"] if loss is not None else ["loss is not a number"]
         figures += [f"{name} {self.line[name]:.3f}" for name in ("accuracy", "reward", "kl") if self.line.get(name) is not None]
+        if share := self.line.get("no_signal"):
+            figures.append(f"no signal {share:.0%}")
         quiet, self.progress.quiet = self.progress.quiet, True  # its own line per minute says less
         self.progress.advance(1, tokens)
         self.progress.quiet = quiet

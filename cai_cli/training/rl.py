@@ -71,11 +71,16 @@ class RewardPM:
     folder: Path
     weight: float
     """The factor of its score in the reward."""
+    template_arg: dict[str, Any]
+    fold_system: bool
 
     @cached_property
     def renderer(self) -> Renderer:
         """Turns conversations into its tokens."""
-        return Renderer(models.load_tokenizer(self.folder))
+        found = Renderer(models.load_tokenizer(self.folder), fold_system=self.fold_system)
+        # the policy's template may read variables that this one does not have
+        found.template.arguments = {k: v for k, v in self.template_arg.items() if k in found.template.variables}
+        return found
 
     @cached_property
     def context(self) -> int:
@@ -83,7 +88,7 @@ class RewardPM:
         return models.context_length(self.folder)
 
 
-def reward_pms(names: list[str]) -> list[RewardPM]:
+def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
     """The preference models, each given as MODEL or MODEL=WEIGHT. InputError if one of them cannot be used."""
     found = []
     for entry in names:
@@ -94,7 +99,8 @@ def reward_pms(names: list[str]) -> list[RewardPM]:
             raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
         folder = models.resolve(name)
         require_preference_model(folder)
-        found.append(RewardPM(name, folder, 1.0 if weight is None else weight))
+        weight = 1.0 if weight is None else weight
+        found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system))
     return found
 
 
@@ -123,15 +129,17 @@ def generator(engine: str, context: int) -> dict[str, Any]:
 def train(settings: Settings, rollout: Rollout) -> Any:
     """Train the policy `settings.model` on the prompts of `settings.files` into the directory `settings.output`.
 
-    `settings.batch_size` counts prompts; each gets `rollout.num_generations` answers. Returns TRL's trainer.
+    `settings.batch_size` counts prompts; each gets `rollout.num_generations` answers. Returns TRL's trainer; None if it was
+    done before.
     """
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
-    pms = reward_pms(rollout.pms)
+    pms = reward_pms(rollout.pms, settings)
     run: Run[RLExample] = Run(settings, prompt_error, *(pm.folder for pm in pms))
     run.prepare(lambda record: [record], _example_maker(run, rollout, pms))
     generation = generator(rollout.engine, run.longest)
-    _open(run, rollout, pms)
+    if not _open(run, rollout, pms):
+        return None
 
     from datasets import Dataset
 
@@ -173,12 +181,16 @@ def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -
     return make
 
 
-def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> None:
+def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> bool:
     """`Run.open`, with the preference models and the rollout's settings in the fingerprint and the manifest."""
     hashes = [manifest.hash_model(pm.folder) for pm in pms]
+    dtype = models.exact_dtype(run.settings.dtype, *(pm.folder for pm in pms))
     options = {name: value for name, value in asdict(rollout).items() if name not in _NOT_IN_FINGERPRINT}
-    run.open(pm=[[sha, pm.weight] for sha, pm in zip(hashes, pms, strict=True)], **options)
-    run.about["pm"] = [{"name": pm.name, "sha256": sha, "weight": pm.weight} for sha, pm in zip(hashes, pms, strict=True)]
+    todo = run.open(pm=[[sha, pm.weight] for sha, pm in zip(hashes, pms, strict=True)], pm_dtype=dtype, **options)
+    run.about["pm"] = [
+        {"name": pm.name, "sha256": sha, "weight": pm.weight, "dtype": dtype} for sha, pm in zip(hashes, pms, strict=True)
+    ]
+    return todo
 
 
 def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], steps: int) -> tuple[Any, Any]:
@@ -213,9 +225,12 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered
     format = run.settings.format
     reward_models = []
     for pm in pms:
-        model = PreferenceModel(pm.folder, run.settings.dtype)
+        model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"])
         reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
     log = run.workspace.log("samples.jsonl")
-    return Reward(reward_models, rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every)
+    return Reward(
+        reward_models, rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every,
+        rollout.num_generations, run.settings.show_reasoning,
+    )  # fmt: skip

@@ -4,7 +4,7 @@ Each trainer's `train` is a sequence of the steps of `Run`:
 
     run = Run(settings, check)          check the model and every row, before anything slow is imported
     run.prepare(parts, make)            turn rows into examples, in tokens
-    run.open(...)                       hash the model, take the output directory, list the records trained on
+    if not run.open(...): return        hash the model, take the output directory, list the records trained on
     trainer = run.build(TRLTrainer, TRLConfig(**run.arguments(...)), ...)
     run.train(trainer)                  train, save, and finish the directory
 """
@@ -30,7 +30,7 @@ from cai_cli.training import card, data, libraries, ranks
 from cai_cli.training.data import Data
 from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
-from cai_cli.training.workspace import Workspace, disk_errors, open_to_readers, require_elsewhere, require_replaceable
+from cai_cli.training.workspace import Workspace, disk_errors, finished, open_to_readers, require_elsewhere, require_replaceable
 
 if TYPE_CHECKING:
     from cai_cli.training.progress import ProgressCallback
@@ -47,7 +47,7 @@ class Counts(TypedDict):
     """What a run did, as its manifest holds it."""
 
     records_in: int
-    """Rows of the training files."""
+    """Rows of the training files, and bad lines."""
     records_out: int
     """Examples trained on."""
     skipped: int
@@ -79,7 +79,7 @@ class Run(Generic[T]):
         self.folder = starting_model(settings, *others, classifier=classifier)
         self.checked = data.read_all(settings, check)
         ranks.join()  # from here on the processes of the run work together
-        self.renderer = Renderer(models.load_tokenizer(self.folder))
+        self.renderer = Renderer(models.load_tokenizer(self.folder), settings.template_arg, settings.fold_system)
         self.format = self.renderer.format(settings.format)
         self.longest = min(settings.max_length, models.context_length(self.folder))
         self.about: dict[str, Any] = {}
@@ -89,9 +89,10 @@ class Run(Generic[T]):
         self.data = data.prepare(self.checked, parts, make, self.settings)
         return self.data
 
-    def open(self, **options: Any) -> None:
+    def open(self, **options: Any) -> bool:
         """Take the output directory, or the unfinished run in it, and write the lists of trained and skipped records.
 
+        Returns False, after a message, if a run with the same fingerprint has finished the directory: nothing is to be done.
         `options`: further entries of the fingerprint. InputError if an unfinished run has another fingerprint.
         """
         found, settings = self.data, self.settings
@@ -99,10 +100,16 @@ class Run(Generic[T]):
         self.fingerprint = settings.fingerprint(
             found.inputs, found.eval_inputs, model=self.model_hash, format=self.format, **options
         )
+        made = None if settings.restart else finished(settings.output, settings.step, self.fingerprint)
+        if made is not None:
+            how = f" (stopped at {made['stopped']})" if "stopped" in made else ""
+            streams.say(f"cai {settings.step}: already done: {settings.output}{how}; --restart trains again", settings.quiet)
+            return False
         self.about = {"model": {"name": settings.model, "sha256": self.model_hash}}
         self.workspace = Workspace(settings.output, self.fingerprint, settings.restart)
         self.workspace.note(found.origins(), found.skipped)
         libraries.calm(settings.debug)
+        return True
 
     def arguments(self, longest: int | None = None, warmup: float | None = None, scheduler: str = "cosine") -> dict[str, Any]:
         """The arguments of TRL's configuration; see `arguments.arguments`. `warmup`: None for the default share of the steps."""
@@ -192,7 +199,7 @@ class Run(Generic[T]):
 
     def _manifest(self, trainer: Any, callback: ProgressCallback, seconds: float) -> manifest.Manifest:
         counts: Counts = {
-            "records_in": sum(entry["records"] for entry in self.data.inputs),
+            "records_in": sum(entry["records"] for entry in self.data.inputs) + len(self.checked.bad),
             "records_out": len(self.data.examples),
             "skipped": len(self.data.skipped),
             "steps": trainer.state.global_step,
@@ -222,9 +229,10 @@ class Run(Generic[T]):
 
     def _say_finished(self, counts: Counts) -> None:
         skipped = f", {streams.plural(counts['skipped'], 'row')} skipped" if counts["skipped"] else ""
+        steps, examples = streams.plural(counts["steps"], "step"), streams.plural(counts["records_out"], "example")
         streams.say(
-            f"cai {self.settings.step}: {counts['steps']} steps, {counts['records_out']} examples, {counts['tokens']:,} tokens"
-            f"{skipped}, {counts['seconds']:.1f} s -> {self.settings.output}",
+            f"cai {self.settings.step}: {steps}, {examples}, {streams.plural(counts['tokens'], 'token')}{skipped}, "
+            f"{counts['seconds']:.1f} s -> {self.settings.output}",
             self.settings.quiet,
         )
 
@@ -239,11 +247,9 @@ def starting_model(settings: Settings, *others: Path, classifier: bool = False) 
     models.read_config(folder)
     require_elsewhere(settings.output, folder, *others)
     require_replaceable(Path(settings.output))
-    if models.is_preference_model(folder):
-        if not classifier:
-            raise InputError(
-                f"{folder}: a sequence classifier, not a language model; give the language model that it was trained from"
-            )
+    if not classifier:
+        models.require_language_model(folder)
+    elif models.is_preference_model(folder):
         require_preference_model(folder)
     return folder
 
@@ -267,6 +273,8 @@ def save(trainer: Any, settings: Settings, folder: Path, ends: list[int] | None 
         known = known if isinstance(known, list) else [known]
         model.generation_config.eos_token_id = [token for token in dict.fromkeys([*known, *ends[-1:]]) if token is not None]
     model.save_pretrained(folder, state_dict=weights)
+    if settings.keep_adapter and ends is not None:
+        model.generation_config.save_pretrained(folder)  # `adapters.merged` takes the end tokens from it
     trainer.processing_class.save_pretrained(folder)
     open_to_readers(folder)
 

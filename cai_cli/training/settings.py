@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from cai_cli.data import reasoning
+from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
 from cai_cli.errors import InputError
 from cai_cli.training import ranks
 
 LORA_RATE = 10.0
 """LoRA's default learning rate, as a multiple of that of full weights (Schulman et al. 2025, "LoRA without regret")."""
-_IN_FINGERPRINT = ("step", "lr", "batch_size", "grad_accum", "steps", "max_length", "limit", "seed", "eval_fraction", "lora")
+_IN_FINGERPRINT = ("step", "lr", "batch_size", "grad_accum", "steps", "max_length", "limit", "seed", "eval_fraction", "lora",
+                   "keep_adapter", "template_arg", "fold_system", "show_reasoning")  # fmt: skip
 
 
 class InputEntry(TypedDict):
@@ -46,17 +49,28 @@ class Settings:
     seed: int = 0
     dtype: str = "auto"
     format: str = "auto"
+    template_arg: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template."""
+    fold_system: bool = False
+    show_reasoning: bool = False
+    """Whether a preference model sees the answers' reasoning."""
     eval: list[str] = field(default_factory=list)
     eval_fraction: float = 0.0
     lora: bool = False
     lora_rank: int = 16
     keep_adapter: bool = False
+    skip_bad: bool = False
+    """Whether bad lines are skipped. The first one ends the run otherwise."""
     save_every: int | None = None
     """Steps between checkpoints; None: at intervals of time."""
     restart: bool = False
     report_to: str = "none"
     quiet: bool = False
     debug: bool = False
+
+    def shown(self, record: Record) -> Record:
+        """The record as a preference model sees it: with the answers' reasoning only if --show-reasoning asks for it."""
+        return reasoning.shown(record) if self.show_reasoning else record
 
     def per_step(self) -> int:
         """Examples (for RL: prompts) per optimizer step, over all processes."""
@@ -82,7 +96,7 @@ class Settings:
 def precision(dtype: str) -> str:
     """The type of the forward and backward passes; weights are always float32. InputError for float16 on a CPU."""
     if dtype == "auto":
-        return "bfloat16" if models.has_bf16() else "float32"
+        return models.dtype_name(dtype)
     if dtype == "float16" and models.device() == "cpu":
         raise InputError("--dtype float16 trains on a GPU only; use bfloat16 or float32")
     return dtype

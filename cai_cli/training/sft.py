@@ -10,25 +10,33 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cai_cli import streams
 from cai_cli.training import arguments, order
-from cai_cli.training.examples import SFTExample, conversations, sft_error, sft_example, turn_end
+from cai_cli.training.examples import AnswerMaker, SFTExample, answers, sft_error, sft_example, turn_end
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
 
-def train(settings: Settings, revisions: str = "all", packing: bool = False) -> Any:
+def train(
+    settings: Settings, revisions: str = "all", packing: bool = False, keep_cut: bool = False, learn_reasoning: bool = False
+) -> Any:
     """Fine-tune `settings.model` on `settings.files` into the directory `settings.output`; returns TRL's trainer.
 
     `revisions`: train on "all" revisions of a record, as in the paper (section 3.2), or only on the "last". `packing`: fill
     rows of --max-length with examples that do not see each other; otherwise a step's examples are of similar length.
+    `keep_cut`: also train on truncated answers, without an end. `learn_reasoning`: also train on the records' reasoning.
     """
     run: Run[SFTExample] = Run(settings, sft_error)
     end = turn_end(run.renderer, run.format)
+    maker = AnswerMaker(run.renderer, run.format, end, learn_reasoning)
     run.prepare(
-        lambda record: conversations(record, revisions),
-        lambda part: sft_example(run.renderer, run.format, end, *part, run.longest),
+        lambda record: answers(record, revisions),
+        lambda answer: sft_example(maker, answer, run.longest, keep_cut),
     )
-    run.open(revisions=revisions, packing=packing)
+    if pairs := sum("chosen" in row.record for _, rows in run.checked.training for row in rows):
+        streams.say(f"cai train-sft: {streams.plural(pairs, 'preference')}: training on the chosen answers only", settings.quiet)
+    if not run.open(revisions=revisions, packing=packing, keep_cut=keep_cut, learn_reasoning=learn_reasoning):
+        return None
 
     from trl import SFTConfig, SFTTrainer
 

@@ -171,6 +171,21 @@ class StepLog:
             self.stream.write(b"".join(map(jsonl.encode, records)))
 
 
+def finished(output: str, step: str, fingerprint: dict[str, Any]) -> manifest.Manifest | None:
+    """The manifest of the directory if a run with this fingerprint has finished it; None if it must be made.
+
+    Warns if a run with another fingerprint has finished it: it is replaced. Every process of the run must call this.
+    """
+    path, made = Path(output), None
+    # a directory whose weights were deleted is made again
+    if not (Path(f"{path}.partial") / RUNNING).exists() and any(path.glob("*.safetensors")):
+        made = manifest.of_same_run(path / "manifest.json", step, path, fingerprint)
+    if not any(ranks.any_of(made is not None)):  # all agree, even if their file systems show a change at different times
+        return None
+    manifest.touch(path / "manifest.json")
+    return made or {}
+
+
 def require_replaceable(path: Path) -> None:
     """InputError if -o names something that a finished run must not replace."""
     if path.exists() and not path.is_dir():

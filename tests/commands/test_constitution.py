@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from cai_cli.method import constitution
@@ -27,8 +28,21 @@ def test_the_papers_files_are_converted(here: Here, paper: list[str], tmp_path: 
     assert set(yaml.safe_load((tmp_path / "out.yaml").read_text())) == {"name", "principles", "examples"}
 
 
-def test_the_group_lists_shows_and_checks(here: Here, tmp_path: Path) -> None:
-    assert "seafarer" in here("constitution", "list").out
+def test_the_list_fits_a_terminal_and_a_pipe(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = here("constitution", "list").out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == list(constitution.packaged())
+    assert lines[-1].split("\t")[1] == "1"
+    assert "2022" in lines[0].split("\t")[3]  # the whole note, on one line
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # 80 columns, without styles
+    lines = here("constitution", "list").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *constitution.packaged()]
+    assert "16" in lines[1]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_group_shows_and_checks(here: Here, tmp_path: Path) -> None:
     shown = here("constitution", "show", "default", "--tags", "privacy").out
     assert "crime-avoidance" in shown
     assert "general-harm" not in shown.split("\n", 3)[3]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cai_cli.pipeline import manifest
 from tests.conftest import Here
 from tests.rows import asks, read_jsonl, write_jsonl
 
@@ -29,6 +30,22 @@ def test_models_are_compared_on_the_same_prompts(here: Here, tmp_path: Path) -> 
     assert "+0.50 to +0.50" in shown
     assert "write NAME=FILE" in here("eval", "scores", base, code=2).err
     fewer = write_jsonl(tmp_path / "fewer.jsonl", read_jsonl(base)[:30])
-    assert "10 records are not in every file, and are left out" in here("eval", "scores", f"base={base}", f"few={fewer}").err
+    assert "10 records left out: not in every file" in here("eval", "scores", f"base={base}", f"few={fewer}").err
     unscored = write_jsonl(tmp_path / "raw.jsonl", [{**asks(1)[0], "scores": None}])
     assert "run `cai score` on it first" in here("eval", "scores", f"a={unscored}", code=2).err
+
+
+def test_the_preference_model_and_its_dtype_are_named(here: Here, tiny_pm: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{**row, "response": "Yes."} for row in asks(4)])
+    for name, dtype in (("a", "auto"), ("b", "float32"), ("c", "bfloat16")):
+        here("score", source, "-m", tiny_pm, "--dtype", dtype, "-o", tmp_path / name)
+    done = here("eval", "scores", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}")
+    sha = manifest.hash_model(tiny_pm)[:8]
+    assert f"scored by {tiny_pm} (sha256 {sha}), float32" in done.out
+    assert "warning" not in done.err
+    other = here("eval", "scores", f"a={tmp_path / 'a'}", f"c={tmp_path / 'c'}")
+    assert "scored by the same preference model in the same dtype" in other.err
+    assert f"c by {tiny_pm} (sha256 {sha}), bfloat16" in other.out
+    (tmp_path / "a.manifest.json").unlink()
+    (tmp_path / "b.manifest.json").unlink()
+    assert "scored by an unknown preference model" in here("eval", "scores", f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}").out

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cai_cli.data.jsonl import Record
+from cai_cli.data.records import assistant, user
 from tests.conftest import Here
-from tests.rows import flagged, read_jsonl, write_jsonl
+from tests.rows import flagged, read_jsonl, revisions, write_jsonl
 
 
 def test_revisions_are_exported_and_flagged_ones_left_out_by_count(here: Here, tmp_path: Path) -> None:
@@ -21,7 +23,7 @@ def test_revisions_are_exported_and_flagged_ones_left_out_by_count(here: Here, t
 
     assert exported() == ["First.", "Second.", "Me.", ""]
     assert exported("--revisions", "last") == ["Second.", "Me.", ""]
-    assert exported("--drop-flags", "unchanged") == ["Second.", "Me.", "1 rounds left out (revision-unchanged 1)"]
+    assert exported("--drop-flags", "unchanged") == ["Second.", "Me.", "1 round left out (revision-unchanged 1)"]
     assert exported("--drop-flags", "revision-cut") == ["First.", "Second.", "Me.", ""]
     assert exported("--drop-flags", "all")[:-1] == ["Me."]
     assert "no flag 'unchaned'" in here("export", "sft", source, "--drop-flags", "unchaned", code=2).err
@@ -49,12 +51,53 @@ def test_exports_load_in_trl(here: Here, tmp_path: Path) -> None:
 
 def test_ties_are_dropped_or_weighted_at_export_and_counted(here: Here, tmp_path: Path) -> None:
     turn = [{"role": "assistant", "content": "x"}]
-    rows = [{"id": str(p), "prompt": "Hi", "chosen": turn, "rejected": turn, "p_chosen": p} for p in (0.5, 0.52, 0.6, 1.0)]
+    rows: list[Record] = [
+        {"id": str(p), "prompt": "Hi", "chosen": turn, "rejected": turn, "p_chosen": p} for p in (0.5, 0.52, 0.6, 1.0)
+    ]
     rows[-1]["weight"] = 0.5
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     done = here("export", "preferences", source, "--min-margin", 0.05, "--weigh", "-o", tmp_path / "out")
-    assert "2 preferences; 1 ties and 1 near-ties left out" in done.err
+    assert "2 preferences; 1 tie and 1 near-tie left out" in done.err
     assert [row["weight"] for row in read_jsonl(tmp_path / "out")] == [pytest.approx(0.2), 0.5]
     done = here("export", "preferences", source, "--min-margin", 0.1, "-o", tmp_path / "out")
     assert [row["p_chosen"] for row in read_jsonl(tmp_path / "out")] == [0.6, 1.0]
-    assert "1 ties have weight 0" in here("export", "preferences", source, "--weigh", "-o", tmp_path / "out").err
+    assert "1 tie with weight 0" in here("export", "preferences", source, "--weigh", "-o", tmp_path / "out").err
+
+
+def test_revisions_and_scores_become_preferences(here: Here, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [*revisions(2), {"id": "none", "prompt": "Hi", "response": "Yes."}])
+    done = here("export", "preferences", source, "--from", "revisions", "-o", tmp_path / "out")
+    first = read_jsonl(tmp_path / "out")[0]
+    assert first == {
+        "id": "s0/revisions", "source_id": "s0", "prompt": [user("What is 0 plus 0?")], "chosen": [assistant("It is 0, I think.")],
+        "rejected": [assistant("I will not say.")], "p_chosen": 1.0,
+    }  # fmt: skip
+    assert "2 preferences; 1 (no revision that differs from the response) left out" in done.err
+
+    scored = {"id": "a", "prompt": "Hi", "responses": ["bad", "best", "good"], "scores": {"responses": [-1.0, 2.5, 1.0]}}
+    even = {**scored, "id": "b", "scores": {"responses": [0.5, 0.5, 0.5]}}
+    done = here("export", "preferences", write_jsonl(tmp_path / "s.jsonl", [scored, even]), "--from", "scores")
+    [row] = [json.loads(line) for line in done.out.splitlines()]
+    assert (row["chosen"], row["rejected"], row["source_id"]) == ([assistant("best")], [assistant("bad")], "a")
+    unscored = write_jsonl(tmp_path / "u.jsonl", [{**scored, "scores": {"responses": [1.0]}}])
+    assert "run `cai score` first" in here("export", "preferences", unscored, "--from", "scores", code=2).err
+
+
+def test_every_form_of_a_preference_is_exported_with_its_prompt_once(here: Here, shared: Path) -> None:
+    for name in ("whole-conversations", "no-prompt"):
+        [line] = here("export", "preferences", shared / "cases" / f"{name}.jsonl").out.splitlines()
+        row = json.loads(line)
+        assert (row["prompt"], row["chosen"]) == ([user("What is 2+2?")], [assistant("Four.")])
+        assert row["rejected"] == [assistant("Five.")]
+
+
+def test_truncated_answers_and_tool_turns_are_left_out(here: Here, shared: Path) -> None:
+    done = here("export", "sft", shared / "cases" / "cut-answers.jsonl")
+    assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["b/1"]
+    assert "1 truncated answer left out (--keep-cut exports them)" in done.err
+    assert len(here("export", "sft", shared / "cases" / "cut-answers.jsonl", "--keep-cut").out.splitlines()) == 2
+    done = here("export", "sft", shared / "cases" / "tools.jsonl")
+    assert len(done.out.splitlines()) == 1
+    assert "it has tool calls" in done.err
+    reasoned = here("export", "sft", shared / "cases" / "reasoning.jsonl").out
+    assert "brief" not in reasoned

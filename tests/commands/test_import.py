@@ -42,7 +42,7 @@ def test_hh_pairs_become_prompts_and_odd_ones_are_named(here: Here, tmp_path: Pa
     assert {row["kind"] for row in got} == {"red-team"}
     assert "skipped line 4: the prompts of 'chosen' and 'rejected' differ" in done.err
     assert "skipped line 5: not a transcript" in done.err
-    assert "3 prompts of 6 lines; 1 repeated prompts left out; 2 skipped" in done.err
+    assert "3 prompts of 6 lines; 1 repeated prompt left out; 2 skipped" in done.err
     assert json.loads((tmp_path / "prompts.jsonl.manifest.json").read_text())["counts"]["skipped"] == 2
     other = write_jsonl(tmp_path / "other.jsonl", asks(3))
     assert "use the subcommand for the file's form" in here("import", "hh-rlhf", other, code=2).err

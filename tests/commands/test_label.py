@@ -38,7 +38,8 @@ def test_any_number_of_answers_and_identical_ones(here: Here, tiny: str, tmp_pat
     assert [row["id"] for row in got] == [f"q1/{i}-{j}" for i, j in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))] + ["q2/0-1"]
     assert [row["label"].get("identical", False) for row in got] == [False, False, True, False, False, False, True]
     assert all(row["p_chosen"] == 0.5 for row in (got[2], got[6]))
-    assert "2 of identical answers, labelled 0.5" in done.err
+    assert "2 pairs of identical answers, labelled 0.5" in done.err
+    assert "in 5 of 5 labels both letters together have under 1%" in done.err  # a tiny model knows no letters
     here("label", source, *TRANSFORMERS, "-m", tiny, "--pairs", "first", "-o", tmp_path / "first")
     assert [row["id"] for row in read_jsonl(tmp_path / "first")] == ["q1/0-1", "q2/0-1"]
     here("label", source, *TRANSFORMERS, "-m", tiny, "--pairs", "random:2", "-o", tmp_path / "random")
@@ -53,7 +54,7 @@ def test_an_interrupted_run_with_reasoning_resumes(
 ) -> None:
     """Five of twelve records are finished before the interrupt, and the model is not asked about them again."""
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    command = ("label", pairs, *EXACT, "-m", tiny, "--cot", "--few-shot", 0, "-o")
+    command = ("label", pairs, *EXACT, "-m", tiny, "--cot", "--keep-cut", "--few-shot", 0, "-o")
     with monkeypatch.context() as patch:
         requests = count_requests(patch)
         here(*command, whole)

@@ -19,7 +19,9 @@ from tests.tiny import EXACT, TRANSFORMERS
 def test_new_prompts_are_new_and_as_many_as_requested(here: Here, tiny: str, tmp_path: Path) -> None:
     source, out = write_jsonl(tmp_path / "in.jsonl", [{**row, "kind": "k"} for row in asks(12)]), tmp_path / "out.jsonl"
     flags = (*TRANSFORMERS, "--dtype", "float32", "--format", "hh", "--max-tokens", 48)
-    here("prompts", source, "-m", tiny, *flags, "-n", 3, "-o", out)
+    err = here("prompts", source, "-m", tiny, *flags, "-n", 3, "-o", out).err
+    assert err.count("warning") == 1  # one count, and no warning for each
+    assert f"skipped {len(read_jsonl(f'{out}.skipped.jsonl'))} " in err
     rows = read_jsonl(out)
     assert len(rows) == 3
     assert len({row["prompt"] for row in rows}) == 3

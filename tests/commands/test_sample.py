@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
+from tests.templated import spy
 from tests.tiny import EXACT
 
 
@@ -28,3 +32,36 @@ def test_answered_records_are_refused_unless_resampled(here: Here, prompts: str,
     assert after["previous"] == [{"response": before["response"], "meta": before["meta"]}]
     assert len(after["responses"]) == 2
     assert "response" not in after
+
+
+def test_turns_are_answered_one_after_the_other(
+    here: Here, tiny: str, tmp_path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each turn sees the answers to the earlier ones; the record becomes a response record of the whole conversation."""
+    [row] = read_jsonl(shared / "cases" / "mt-bench-form.jsonl")
+    record = {"id": str(row["question_id"]), "prompt": row["turns"][0], "turns": row["turns"], "category": row["category"]}
+    source, seen = write_jsonl(tmp_path / "in.jsonl", [record]), spy(monkeypatch)
+    assert "--turns answers them" in here("sample", source, "-m", tiny, *EXACT, code=2).err
+    here("sample", source, "-m", tiny, *EXACT, "--turns", "-o", tmp_path / "out")
+    [found] = read_jsonl(tmp_path / "out")
+    first, second = row["turns"]
+    assert [m["role"] for m in found["prompt"]] == ["user", "assistant", "user"]
+    assert [found["prompt"][0]["content"], found["prompt"][2]["content"]] == [first, second]
+    reply = found["prompt"][1]["content"]
+    assert seen.requests[1].text == (
+        f"<|im_start|>user\n{first}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n"
+        f"<|im_start|>user\n{second}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert found["category"] == "writing"
+    assert isinstance(found["response"], str)
+    other = write_jsonl(tmp_path / "other.jsonl", [{**record, "prompt": "Another."}])
+    assert "must begin with the message of 'prompt'" in here("sample", other, "-m", tiny, *EXACT, "--turns", code=2).err
+
+
+def test_truncated_answers_are_reported(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    err = here("sample", prompts, "-m", tiny, *EXACT, "-n", 2, "-o", tmp_path / "out").err
+    cut = sum(entry["finish"] == "length" for row in read_jsonl(tmp_path / "out") for entry in row["meta"]["responses"])
+    assert cut > 3
+    assert f"warning: sample: {cut} of 24 answers ({cut / 24:.0%}) truncated at --max-tokens" in err
+    made = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert made["summary"] == {"answers": 24, "truncated": cut}

@@ -6,9 +6,14 @@ import random
 import re
 from pathlib import Path
 
+import pytest
+
 from cai_cli.commands.show import word_diff
+from cai_cli.data.jsonl import Record
+from cai_cli.method import constitution
 from tests.conftest import Here
-from tests.rows import flagged, write_jsonl
+from tests.rows import flagged, read_jsonl, write_jsonl
+from tests.tiny import EXACT
 
 
 def test_show_prints_texts_and_spells_out_control_characters(here: Here, tmp_path: Path) -> None:
@@ -68,3 +73,64 @@ def test_the_difference_of_two_texts_holds_both() -> None:
         assert re.sub(r"\{\+|\+\}", "", re.sub(r"\[-.*?-\]", "", shown)) == " ".join(new)
         assert re.sub(r"\[-|-\]", "", re.sub(r"\{\+.*?\+\}", "", shown)) == " ".join(old)
     assert word_diff("one two three", "all of this is new").plain == "all of this is new"
+
+
+def test_a_preference_shows_each_answer_once(here: Here, tmp_path: Path) -> None:
+    row = {"id": "a/1-2", "prompt": "Hello?", "responses": ["No.", "Yes.", "Maybe."], "p_chosen": 0.75,
+           "chosen": [{"role": "assistant", "content": "Maybe."}], "rejected": [{"role": "assistant", "content": "Yes."}],
+           "label": {"pair": [1, 2], "principles": ["kind"], "p_first": 0.25, "orders": {"ab": 0.25}}}  # fmt: skip
+    out = here("show", write_jsonl(tmp_path / "x.jsonl", [row])).out
+    assert out.count("Yes.") == out.count("Maybe.") == 1
+    assert "response 0\nNo." in out
+    assert "response 1, rejected\nYes." in out
+    assert "response 2, chosen, p 0.750\nMaybe." in out
+    same = {**row, "responses": ["Same.", "Same.", "Same."], "label": {"pair": [1, 2], "identical": True}}
+    same |= {side: [{"role": "assistant", "content": "Same."}] for side in ("chosen", "rejected")}
+    out = here("show", write_jsonl(tmp_path / "same.jsonl", [same])).out
+    assert "response 0\nSame.\n\nresponse 1, chosen, p 0.750\nSame." in out
+    assert "response 2, rejected\nSame." in out
+    assert "chosen, p 0.750\nOther." in here("show", write_jsonl(tmp_path / "y.jsonl", [{
+        **row, "chosen": [{"role": "assistant", "content": "Other."}]}])).out  # fmt: skip
+
+
+def test_reasoning_is_shown_before_its_text_and_marked_if_cut(here: Here, tmp_path: Path) -> None:
+    rows: list[Record] = [
+        {"id": "a", "prompt": "x", "response": "Yes.", "reasoning": "Why not.",
+         "rounds": [{"principle": "kind", "critique": "Bad.", "reasoning": {"critique": "Rude?"}}]},
+        {"id": "b", "prompt": "x", "responses": ["", "Two."], "reasoning": ["Hm", None],
+         "meta": {"responses": [{"finish": "length", "reasoning": "cut"}, {}]}},
+        {"id": "c", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>Me?</think>Me."}]},
+        {"id": "d", "prompt": "x", "responses": ["1", "2"],
+         "label": {"principles": ["kind"], "p_first": 0.6, "orders": {"ab": 0.6}, "cut": 2, "reasoning": [
+             {"principle": "kind", "order": "ab", "text": "Because", "p_first": 0.6, "meta": {"finish": "length"}}]}},
+    ]  # fmt: skip
+    out = here("show", write_jsonl(tmp_path / "x.jsonl", rows)).out
+    for shown in (
+        "response: reasoning\nWhy not.\n\nresponse\nYes.",
+        "critique 1: reasoning\nRude?\n\ncritique 1, by kind\nBad.",
+        "response 0: reasoning [cut]\nHm\n\nresponse 0 [cut]\n",
+        "response 1\nTwo.",
+        "assistant: reasoning\nMe?\n\nassistant\nMe.",
+        "p of the first 0.600 [cut]\nBecause",
+        "label, by kind [2 cut]",
+    ):
+        assert shown in out
+
+
+def test_the_principles_text_is_shown_from_any_directory(
+    here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "r.jsonl", [{"id": "a", "prompt": "x", "response": "y"}])
+    rules = tmp_path / "mine.yaml"
+    rules.write_text("name: mine\nprinciples:\n- {id: kind, critique: Say if it is kind., revision: Make it kind.}\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    here("critique", source, "-m", tiny, "-c", "mine.yaml", *EXACT, "-o", "c.jsonl")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert "critique 1, by kind\nkind: Say if it is kind.\n" in re.sub(r" \[.*\]", "", here("show", "../c.jsonl").out)
+    rules.write_text(rules.read_text().replace("if it is kind", "if it is true"))
+    assert "kind:" not in here("show", "../c.jsonl").out
+    here("critique", source, "-m", tiny, *EXACT, "-o", "c.jsonl")
+    identity = read_jsonl("c.jsonl")[0]["rounds"][0]["principle"]
+    text = constitution.load("default").get(identity).critique
+    assert f"{identity}: {text}" in here("show", "c.jsonl").out

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from cai_cli.data.jsonl import Record
 from tests.conftest import Here
-from tests.rows import asks, flagged, write_jsonl
+from tests.rows import asks, flagged, preference, write_jsonl
 from tests.tiny import EXACT
 
 
@@ -50,3 +51,47 @@ def test_statistics_show_where_a_file_came_from(here: Here, tiny: str, tmp_path:
     tree = here("stats", tmp_path / "c.jsonl").out.split("\n\n")[-1]
     for part in ("c.jsonl  critique", "constitution default", "r.jsonl  sample", "p.jsonl  no manifest", f"{tiny}  model"):
         assert part in tree
+
+
+def test_the_lineage_is_the_same_from_any_directory(
+    here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "run/p.jsonl", asks(2))
+    here("sample", "run/p.jsonl", "-m", tiny, *EXACT, "-o", "run/r.jsonl")
+    here("critique", "run/r.jsonl", "-m", tiny, *EXACT, "-o", "run/c.jsonl")
+
+    def tree(path: str) -> list[str]:
+        return here("stats", path).out.split("\n\n")[-1].splitlines()[1:]
+
+    expected = tree("run/c.jsonl")
+    assert any("run/r.jsonl  sample" in line for line in expected)
+    monkeypatch.chdir(tmp_path / "run")
+    assert tree("c.jsonl") == expected
+    monkeypatch.chdir("/")
+    assert tree(str(tmp_path / "run/c.jsonl")) == expected
+
+
+def test_truncated_texts_and_reasoning_are_counted(here: Here, tmp_path: Path) -> None:
+    cut = {"finish": "length", "reasoning": "cut"}
+    rows: list[Record] = [{"prompt": f"{n}", "response": "" if n < 2 else "Yes.", "reasoning": "a b c",
+             "meta": {"response": cut if n < 2 else {"finish": "stop"}}} for n in range(10)]  # fmt: skip
+    rows.append({"prompt": "pair", "responses": ["1", "2"], "reasoning": [None, "because"]})
+    done = here("stats", write_jsonl(tmp_path / "in.jsonl", rows))
+    lines = {line.split("  ")[0]: line.split()[-1] for line in done.out.splitlines() if line}
+    assert lines["response"] == lines["response: reasoning"] == "20%"
+    assert [line.split()[2] for line in done.out.splitlines() if line.startswith("responses: reasoning")] == ["1"]
+    assert "truncated at --max-tokens: response 20%" in done.err
+    fewer = rows[1:]
+    assert "warning" in here("stats", write_jsonl(tmp_path / "few.jsonl", fewer)).err
+    assert here("stats", write_jsonl(tmp_path / "none.jsonl", rows[2:])).err == ""
+    assert here("stats", write_jsonl(tmp_path / "one.jsonl", rows[:1])).out.startswith("1 record\n")
+
+
+def test_labels_say_what_they_are_worth(here: Here, tmp_path: Path) -> None:
+    label = {"principles": ["p"], "p_first": 0.5, "orders": {"ab": 0.8, "ba": 0.2}, "mass": 0.001}
+    rows = [{**preference(n, 0.5), "label": label} for n in range(3)] + [{"id": "x", "prompt": "y", "label": {"other": 1}}]
+    done = here("stats", write_jsonl(tmp_path / "in.jsonl", rows))
+    assert "the order decides 100% of pairs: this judge cannot tell them apart" in done.out
+    assert "in 3 of 3 labels both letters together have under 1%" in done.err

@@ -53,7 +53,7 @@ def test_tables_and_texts_are_read(here: Here, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("  One?  \n\nTwo?\nOne?\n")
     done = here("import", "text", tmp_path / "p.txt")
     assert [json.loads(line)["prompt"] for line in done.out.splitlines()] == ["One?", "Two?"]
-    assert "1 repeated prompts left out" in done.err
+    assert "1 repeated prompt left out" in done.err
     (tmp_path / "bad.txt").write_bytes(b"One?\n\xff\n")
     assert "bad.txt:2: not UTF-8" in here("import", "text", tmp_path / "bad.txt", code=2).err
     (tmp_path / "many.csv").write_text("id,prompt\n1,Hello, how are you?\n2,Hi\n")

@@ -6,8 +6,10 @@ Runs last (tests/conftest.py), because vLLM binds this process's threads to core
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ import torch
 from cai_cli.data import records
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
+from cai_cli.engines.base import Request
 from cai_cli.engines.select import pick
 from cai_cli.engines.transformers import TransformersEngine
+from cai_cli.errors import CaiError
 from cai_cli.method import constitution, feedback, prompts
 from cai_cli.method.constitution import ROUND
 from cai_cli.method.prompts import OPTIONS
@@ -99,6 +103,27 @@ def test_results_come_as_they_finish(engines: tuple[Any, Any], real_renderer: Re
     assert next(iter(engines[1].generate(feed(asked))))[0] == 2
 
 
+def test_a_request_that_vllm_gives_up_is_no_answer() -> None:
+    from cai_cli.engines.vllm import VllmEngine
+
+    class GivesUp:
+        """vLLM's engine, which ends every request at once."""
+
+        def add_request(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def step(self) -> list[Any]:
+            output = SimpleNamespace(text="Half an", token_ids=[1], finish_reason="abort", logprobs=[])
+            return [SimpleNamespace(finished=True, request_id=self.name, outputs=[output], num_cached_tokens=0)]
+
+    for kind in ("generate", "choose"):
+        engine = VllmEngine.__new__(VllmEngine)
+        engine.engine, engine.serial = cast(Any, GivesUp()), count()
+        request = Request(kind, [1, 2], "", max_tokens=4, options={"A": 1})
+        with pytest.raises(CaiError, match="finish reason 'abort'"):
+            list(getattr(engine, kind)(feed([request])))
+
+
 def test_what_we_train_loads_in_vllm(here: Here, tiny: str, tmp_path: Path) -> None:
     """The SFT model generates, and the preference model gives its raw score."""
     from vllm import LLM, PoolingParams, TokensPrompt
@@ -111,12 +136,12 @@ def test_what_we_train_loads_in_vllm(here: Here, tiny: str, tmp_path: Path) -> N
     assert len(done.out.splitlines()) == 2
 
     pairs = [{"id": f"q{i}", "prompt": f"Question {i}?", "chosen": f"Answer {i}.", "rejected": "No."} for i in range(8)]
-    source, exact = write_jsonl(tmp_path / "b.jsonl", pairs), ("--dtype", "float32")
-    here("train-pm", source, "-m", tiny, "--steps", 2, *exact, "-o", tmp_path / "pm")
-    here("score", source, "-m", tmp_path / "pm", *exact, "-o", tmp_path / "scored.jsonl")
+    source = write_jsonl(tmp_path / "b.jsonl", pairs)
+    here("train-pm", source, "-m", tiny, "--steps", 2, "-o", tmp_path / "pm")
+    here("score", source, "-m", tmp_path / "pm", "-o", tmp_path / "scored.jsonl")  # in float32 by default
     renderer = Renderer(models.load_tokenizer(tmp_path / "pm"))
     rendered = [renderer.score_request(prompts.pm_input_side(row, "chosen", "chat")).ids for row in pairs]
-    here("score", source, "-m", tmp_path / "pm", *exact, "--engine", "vllm", "-o", tmp_path / "v.jsonl")
+    here("score", source, "-m", tmp_path / "pm", "--engine", "vllm", "-o", tmp_path / "v.jsonl")
     by_vllm = [row["scores"]["chosen"] for row in read_jsonl(tmp_path / "v.jsonl")]
     assert by_vllm == pytest.approx([row["scores"]["chosen"] for row in read_jsonl(tmp_path / "scored.jsonl")], abs=1e-3)
     llm = LLM(str(tmp_path / "pm"), runner="pooling", dtype="float32", enforce_eager=True, kv_cache_memory_bytes=2**28)

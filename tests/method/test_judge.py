@@ -80,7 +80,7 @@ def test_reasoned_labels_keep_their_reasoning_and_are_clamped(
 ) -> None:
     """The option is read after the model's own reasoning: a plain forward pass over the whole text gives the same."""
     model = (*TRANSFORMERS, "-m", tiny, "--format", format, "--dtype", "float32")
-    how = (*model, "--cot", "--few-shot", 1, "--max-tokens", 8, "--limit", 3)
+    how = (*model, "--cot", "--keep-cut", "--few-shot", 1, "--max-tokens", 8, "--limit", 3)
     here("label", pairs, *how, "--clamp", "0,1", "-o", tmp_path / "free")
     plain, found = AutoModelForCausalLM.from_pretrained(tiny).eval(), constitution.load(constitution.DEFAULT)
     free = read_jsonl(tmp_path / "free")
@@ -133,6 +133,7 @@ def test_each_pair_draws_its_own_principle_and_not_that_of_the_critique(
     """Three pairs of a record, over many ids: their principles agree with each other, and with the critique's, only by chance."""
     from dataclasses import dataclass
 
+    from cai_cli.data.jsonl import Record
     from cai_cli.engines.base import Request
     from cai_cli.method.constitution import ROUND
     from cai_cli.method.judge import Judge, JudgeSettings
@@ -145,6 +146,9 @@ def test_each_pair_draws_its_own_principle_and_not_that_of_the_critique(
 
         def request(self, prompt: prompts.Prompt, *parts: str | int) -> Request:
             raise AssertionError("a principle is drawn without a request")
+
+        def shown(self, record: Record) -> Record:
+            return record
 
     found = constitution.load(constitution.DEFAULT)
     judge = Judge(OnlyDraws(renderer), found, JudgeSettings())

@@ -78,7 +78,7 @@ def test_finished_rounds_are_kept_when_a_later_one_does_not_fit(here: Here, tiny
     [row] = (json.loads(line) for line in here("revise", responses, "-m", tiny, *exact, "--from-response").out.splitlines())
     used = row["rounds"][0]["meta"]["revision"]["prompt_tokens"] + 100
     (small / "config.json").write_text(json.dumps({**config, "max_position_embeddings": used + 20}))
-    here("revise", responses, "-m", small, *exact, "--from-response", "--rounds", 6, "-o", tmp_path / "out.jsonl")
+    here("revise", responses, "-m", small, *exact, "--from-response", "--rounds", 6, "-o", tmp_path / "out.jsonl", code=1)
     [skipped] = read_jsonl(tmp_path / "out.jsonl.skipped.jsonl")
     assert "exceed the model's context" in skipped["error"]
     assert skipped["record"]["rounds"][0] == row["rounds"][0]

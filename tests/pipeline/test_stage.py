@@ -165,7 +165,9 @@ def test_an_empty_input_gives_an_empty_output_and_a_warning(here: Here, broken_m
 def test_limit_takes_the_first_records(here: Here, prompts: str, tiny: str) -> None:
     done = here("sample", prompts, "-m", tiny, *EXACT, "--limit", 2)
     assert [json.loads(line)["id"] for line in done.out.splitlines()] == ["q0", "q1"]
-    assert here("sample", prompts, "-m", tiny, *EXACT, "--limit", 1, "--quiet").err == ""
+    err = here("sample", prompts, "-m", tiny, *EXACT, "--limit", 1, "--quiet").err
+    assert err.startswith("cai: warning: sample: 1 of 1 answer (100%) truncated"), "--quiet leaves only warnings"
+    assert err.count("\n") == 1
 
 
 def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:

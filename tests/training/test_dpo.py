@@ -70,6 +70,6 @@ def test_plain_transcripts_and_adapters(tiny: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
-    no_prompt = {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes.", "rejected": "\n\nHuman: Hi\n\nAssistant: No."}
+    no_prompt = {"chosen": "Hi. Yes.", "rejected": "Hi. No."}
     with pytest.raises(InputError, match="every row was skipped"):
         dpo.train(settings("train-dpo", [write_jsonl(tmp_path / "b.jsonl", [no_prompt])], tiny, tmp_path / "out2"))

@@ -30,7 +30,7 @@ def test_bad_models_and_outputs_are_named(tiny: str, tiny_pm: str, tmp_path: Pat
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     for files, model, output, message in [
         ([good], str(tmp_path / "not-a-model"), "out", "not a model directory"),
-        ([good], tiny_pm, "out", "a sequence classifier, not a language model"),
+        ([good], tiny_pm, "out", "a preference model, not a language model"),
         ([good], tiny, tiny, "is a model that this run starts from"),
         ([good], tiny, "full", "exists and holds other files"),
         ([good], tiny, "in.jsonl", "is a file; -o takes a directory"),
@@ -137,6 +137,42 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
         assert [line[key] for line in resumed] == [line[key] for line in whole], key
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "whole")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("step", ["train-sft", "train-pm", "train-dpo", "rl"])
+def test_a_finished_model_is_trained_again_only_if_something_changed(
+    step: str, tiny: str, tiny_pm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = {"train-sft": revisions(8), "rl": rl_prompts(4)}.get(step, preferences())
+    source, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out"
+    rollout = Rollout([tiny_pm], max_tokens=4) if step == "rl" else None
+    run = settings(step, [source], tiny, out, steps=1, quiet=False, lora=True)
+
+    def again(**changed: Any) -> tuple[Any, str]:
+        for name, value in changed.items():
+            setattr(run, name, value)
+        capsys.readouterr()
+        return train(run, rollout), capsys.readouterr().err
+
+    assert again()[0] is not None
+    (out / "mine.txt").touch()
+    done, said = again()
+    assert done is None
+    assert f"cai {step}: already done: {out}; --restart trains again\n" in said
+    assert (out / "mine.txt").exists()
+    assert not Path(f"{out}.partial").exists()
+    if step == "train-sft":
+        changes: list[tuple[dict[str, Any], str]] = [
+            ({"seed": 1}, "seed (0 before, 1 now)"),
+            ({"keep_adapter": True}, "keep_adapter (false before, true now)"),
+        ]
+        for change, phrase in changes:
+            done, said = again(**change)
+            assert done is not None
+            assert f"replaces {out}, a finished output of another run; changed: {phrase}\n" in said
+        assert again(restart=True)[0] is not None
+        (out / "adapter_model.safetensors").unlink()
+        assert again(restart=False)[0] is not None
 
 
 def test_a_damaged_checkpoint_is_one_sentence(tiny: str, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Published benchmarks as records: prompts, or preferences for RewardBench.
+
+A file is read in the form in which its authors publish it: CSV, JSON, JSONL or parquet. Every column is kept under its own
+name; one that is a field of our records with another meaning is kept as `original_NAME`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cai_cli.data import importers
+from cai_cli.data.importers import Item
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class Form:
+    """The columns of a benchmark that become fields of a record."""
+
+    prompt: str
+    """The column of the prompt."""
+    id: str | None = None
+    """The column of the id."""
+    context: str | None = None
+    """The column of a text that the prompt is about, and that precedes it."""
+
+
+FORMS = {
+    "xstest": Form("prompt", "id"),  # Röttger et al. 2024
+    "harmbench": Form("Behavior", "BehaviorID", "ContextString"),  # Mazeika et al. 2024
+    "strongreject": Form("forbidden_prompt"),  # Souly et al. 2024
+    "jailbreakbench": Form("Goal", "Index"),  # Chao et al. 2024
+    "or-bench": Form("prompt"),  # Cui et al. 2024
+    "mt-bench": Form("turns", "question_id"),  # Zheng et al. 2023
+    "alpaca-eval": Form("instruction"),  # Li et al. 2023
+    "rewardbench": Form("prompt", "id"),  # Lambert et al. 2024
+}
+"""By the name that `cai import bench` takes."""
+
+
+def read(name: str, path: str) -> Iterator[Item]:
+    """The entries of a benchmark's file. `kind` is the benchmark's name. InputError if the file has none of its columns."""
+    form = FORMS[name]
+    for number, row in _rows(path):
+        if isinstance(row, Item):
+            yield row
+        elif not isinstance(row, dict):
+            yield Item(number, error="not an object")
+        elif row.get(form.prompt) is None:
+            yield Item(number, error=f"no '{form.prompt}': is this {name}'s file?")
+        else:
+            yield _item(number, name, form, row)
+
+
+def _item(number: int, name: str, form: Form, row: Record) -> Item:
+    own = {**(importers.identity(row, form.id) if form.id else {}), "kind": name}
+    if name == "rewardbench":
+        return importers.preference_row(number, {**row, **own}, p_chosen=1.0)
+    others = importers.kept(row, *filter(None, (form.prompt, form.id, form.context)))
+    prompt: Any = row[form.prompt]
+    if name == "mt-bench":
+        if not isinstance(prompt, list) or not prompt or not all(isinstance(turn, str) for turn in prompt):
+            return Item(number, error="'turns' must be a list of strings")
+        own["turns"], prompt = prompt, prompt[0]
+    if form.context and (context := row.get(form.context)):
+        prompt = f"{context}\n\n{prompt}"
+        others[form.context] = context
+    return importers.item(number, {**own, "prompt": prompt, **others})
+
+
+def _rows(path: str) -> Iterator[tuple[int, Any]]:
+    """(number, row) for each entry: of CSV or parquet by the file's name, else of a JSON array or JSONL."""
+    name = Path(path).name.removesuffix(".gz")
+    if name.endswith(".csv"):
+        return importers.table_rows(path, ",")
+    if name.endswith(".parquet"):
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file")
+        return iter(enumerate(importers.load_dataset(path), 1))
+    return importers.array_or_lines(path)

@@ -1,0 +1,146 @@
+"""Reasoning is not an answer: it is taken out of a text, and kept beside it.
+
+A model that reasons writes its reasoning first, between two tags: `<think>` and `</think>`, or those of its own template.
+Its answer follows. The reasoning goes into the field `reasoning`:
+
+    response            a string
+    responses           a list, with null for an answer without reasoning
+    chosen, rejected    an object, {"chosen": ..., "rejected": ...}
+    rounds[i]           an object, {"critique": ..., "revision": ...}, in the round
+    messages            a string: that of the last message
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+OPEN, CLOSE = "<think>", "</think>"
+TAGS = [(OPEN, CLOSE)]
+_LONE_CLOSE = re.compile(r"(?s)(?:(.*?)\n)?[^\S\n]*</think>[^\S\n]*(?:\n|$)")
+"""Reasoning whose opening tag is in the prompt: only the closing tag is in the text, on a line of its own."""
+KEYS = ("reasoning_content", "reasoning", "thinking")
+"""The keys under which a chat message may hold its reasoning: DeepSeek's and Qwen's, OpenRouter's and vLLM's, Ollama's."""
+
+
+class Parts(NamedTuple):
+    """A text that a model wrote, divided."""
+
+    answer: str
+    reasoning: str | None = None
+    """None if it did not reason."""
+    cut: bool = False
+    """Whether the text ended inside the reasoning: there is no answer then."""
+
+
+def split(text: str, tags: Sequence[tuple[str, str]], opened: bool = False) -> Parts:
+    """A text's answer and reasoning. `tags`: the (opening, closing) pairs that may enclose it.
+
+    `opened`: the prompt ends with the first pair's opening tag, so that the text begins inside the reasoning.
+    """
+    text = text.strip()
+    for number, (start, end) in enumerate(tags):
+        if text.startswith(start) or (opened and number == 0):
+            reasoning, closed, answer = text.removeprefix(start).partition(end)
+            return Parts(answer.strip(), reasoning.strip() or None, cut=not closed)
+    return Parts(text)
+
+
+def inline(text: str) -> Parts:
+    """Splits a text from somebody else's file, where the prompt may have held the opening tag.
+
+    A text that only mentions the tags is an answer: reasoning is at the beginning, and if there is no opening tag, the closing
+    tag is alone on its line.
+    """
+    if OPEN not in text and (found := _LONE_CLOSE.match(text)):
+        return Parts(text[found.end() :].strip(), (found[1] or "").strip() or None)
+    return split(text, TAGS) if text.lstrip().startswith(OPEN) else Parts(text)
+
+
+def join(answer: str, reasoning: str | None) -> str:
+    """An answer with its reasoning in front of it, as plain text."""
+    return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}" if reasoning else answer
+
+
+def of_message(message: Any) -> str | None:
+    """The reasoning that a chat message holds under one of `KEYS`."""
+    return next((message[key] for key in KEYS if isinstance(message.get(key), str) and message[key].strip()), None)
+
+
+def separate(record: dict[str, Any]) -> None:
+    """Move reasoning that a record's answers begin with into its field `reasoning`, in place. Bad fields are left as they are."""
+    meta = record.get("meta") if isinstance(record.get("meta"), dict) else None
+    if isinstance(record.get("response"), str):
+        _store(record, "response", inline(record["response"]), meta)
+    if isinstance(record.get("responses"), list) and all(isinstance(text, str) for text in record["responses"]):
+        each = [inline(text) for text in record["responses"]]
+        if any(parts.reasoning or parts.cut for parts in each):
+            record["responses"] = [parts.answer for parts in each]
+            record.setdefault("reasoning", [parts.reasoning for parts in each])
+            entries = (meta or {}).get("responses")
+            for parts, entry in zip(each, entries if isinstance(entries, list) else [], strict=False):
+                if parts.cut and isinstance(entry, dict):
+                    entry["reasoning"] = "cut"
+    for side in ("chosen", "rejected"):
+        if thought := _last(record, side):
+            found = record.setdefault("reasoning", {})
+            if isinstance(found, dict):
+                found[side] = thought
+    for field in ("messages", "completion"):
+        if thought := _last(record, field):
+            record.setdefault("reasoning", thought)
+
+
+def _store(record: dict[str, Any], field: str, parts: Parts, meta: dict[str, Any] | None) -> None:
+    """Put the parts of a text into a record."""
+    if not (parts.reasoning or parts.cut):
+        return
+    record[field] = parts.answer
+    record.setdefault("reasoning", parts.reasoning)
+    if parts.cut:
+        made = record.setdefault("meta", {}) if meta is None else meta
+        entry = made.setdefault(field, {})
+        if isinstance(entry, dict):
+            entry["reasoning"] = "cut"
+
+
+def _last(record: dict[str, Any], field: str) -> str | None:
+    """The reasoning of a side: a string, or messages that end with the assistant's. Leaves only the answer in the record."""
+    value = record.get(field)
+    if isinstance(value, str) and "prompt" in record:  # without a prompt it is a whole conversation as plain text
+        parts = inline(value)
+        record[field] = parts.answer
+        return parts.reasoning
+    if not isinstance(value, list) or not value or not isinstance(last := value[-1], dict):
+        return None
+    if last.get("role") != "assistant" or not isinstance(last.get("content"), str):
+        return None
+    parts, kept = inline(last["content"]), of_message(last)
+    if kept or parts.reasoning or parts.cut:
+        bare = {key: text for key, text in last.items() if key not in KEYS}
+        record[field] = [*value[:-1], {**bare, "content": parts.answer}]
+    return kept or parts.reasoning
+
+
+def shown(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with each answer's reasoning in front of it as text, for --show-reasoning."""
+    found, kept = dict(record), record.get("reasoning")
+    if isinstance(kept, str) and "response" in record:
+        found["response"] = join(record["response"], kept)
+    if isinstance(kept, list) and "responses" in record:
+        found["responses"] = [join(*pair) for pair in zip(record["responses"], kept, strict=False)]
+    if isinstance(kept, dict):
+        for side in ("chosen", "rejected"):
+            if side in record and kept.get(side):
+                value = record[side]
+                whole = join(value if isinstance(value, str) else value[-1]["content"], kept[side])
+                found[side] = whole if isinstance(value, str) else [*value[:-1], {**value[-1], "content": whole}]
+    if "rounds" in record:
+        found["rounds"] = [_shown_round(entry) for entry in record["rounds"] or []]
+    return found
+
+
+def _shown_round(entry: dict[str, Any]) -> dict[str, Any]:
+    why = (entry.get("reasoning") or {}).get("revision")
+    return {**entry, "revision": join(entry["revision"], why)} if why and "revision" in entry else entry

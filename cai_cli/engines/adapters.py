@@ -1,0 +1,71 @@
+"""Adapters as models: an adapter is merged into its base model once, into a cache, and the result is an ordinary model.
+
+The cache is `cai/merged` in XDG_CACHE_HOME, or in `~/.cache`. It may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+from cai_cli import streams
+
+
+def merged(name: str, adapter: Path, base: Path) -> Path:
+    """The directory of the model in `base` with the adapter in `adapter` merged into it. It is made at its first use.
+
+    `name`: what the user calls the adapter. Raises whatever peft and transformers raise.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai" / "merged"
+    target = cache / _identity(adapter, base)
+    if target.exists():
+        return target
+    from filelock import FileLock
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):  # the commands of a pipe, or the processes of a trainer, start together
+        if not target.exists():
+            streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
+            partial = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))
+            try:
+                _merge(adapter, base, partial)
+                os.replace(partial, target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _identity(adapter: Path, base: Path) -> str:
+    """A hash of the adapter's files and of the names, sizes and times of the base's."""
+    digest = sha256(str(base.resolve()).encode())
+    for path in sorted(base.iterdir()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0{path.stat().st_mtime_ns}\0".encode())
+    for path in sorted(adapter.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and not path.name.startswith("manifest."):
+            with path.open("rb") as stream:
+                digest.update(path.name.encode() + file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _merge(adapter: Path, base: Path, target: Path) -> None:
+    """Write the merged model into `target` in float32, as the trainers do, with the adapter's tokenizer if it has one."""
+    import torch
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+
+    classifier = PeftConfig.from_pretrained(str(adapter)).task_type == "SEQ_CLS"
+    kind: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    more = {"num_labels": 1} if classifier else {}
+    model = kind.from_pretrained(base, dtype=torch.float32, use_safetensors=True, **more)
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    tokenizer = AutoTokenizer.from_pretrained(adapter if (adapter / "tokenizer_config.json").exists() else base)
+    if classifier:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    elif (adapter / "generation_config.json").exists():  # the token that it was trained to end a turn with
+        model.generation_config = GenerationConfig.from_pretrained(adapter)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

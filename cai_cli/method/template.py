@@ -1,0 +1,144 @@
+"""A model's chat template: what it is given, and what it does around an answer.
+
+Models differ in what stands between the prompt and an answer: nothing, a space, an empty reasoning block, a channel. Nothing
+of this is looked up by the model's name. The template is asked, with short probes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import TemplateError
+
+from cai_cli.data import reasoning
+from cai_cli.data.records import Messages, assistant, user
+from cai_cli.errors import InputError, Skipped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_QUESTION, _ANSWER, _REASON = "qzqz", "azaz", "rzrz"
+"""Texts of the probes: words that no template holds."""
+
+
+class Template:
+    """The chat template of a tokenizer, with the arguments of --template-arg."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None, fold_system: bool = False
+    ) -> None:
+        self.tokenizer, self.arguments, self.fold_system = tokenizer, dict(arguments or {}), fold_system
+
+    @cached_property
+    def variables(self) -> set[str]:
+        """The names that the template reads. Empty if it cannot be parsed."""
+        from jinja2 import Environment, ext, meta
+
+        text: Any = self.tokenizer.chat_template or ""
+        text = text if isinstance(text, str) else text.get("default", "")
+        try:
+            return meta.find_undeclared_variables(Environment(extensions=[ext.loopcontrols]).parse(text))
+        except TemplateError:  # it has tags of transformers' own
+            return set()
+
+    def require_arguments(self) -> None:
+        """InputError if the template reads no variable of the name that --template-arg sets."""
+        for name in self.arguments:
+            if self.variables and name not in self.variables:
+                near = difflib.get_close_matches(name, self.variables, 1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise InputError(f"--template-arg: this model's chat template has no variable '{name}'{hint}")
+
+    def render(self, messages: Messages, turn: Literal["open", "whole"]) -> str:
+        """A conversation as text: with the assistant's turn opened, or as a whole. Skipped if the template refuses it."""
+        if self.fold_system:
+            messages = folded(messages)
+        given: list[dict[str, Any]] = [{"role": m["role"], "content": m["content"]} for m in messages]
+        if self._takes_parts:
+            given = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in given]
+        return self._apply(given, turn)
+
+    def _apply(self, messages: list[dict[str, Any]], turn: Literal["open", "whole"]) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=turn == "open", **self.arguments
+                )
+            )
+        except (TemplateError, TypeError) as problem:
+            refused = "; --fold-system puts a system message into the user's" if "ystem" in str(problem) else ""
+            raise Skipped(f"the model's chat template refuses it ({problem}){refused}") from None
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether a message's content must be a list of parts: such a template drops a string, or fails."""
+        try:
+            return _QUESTION not in self._apply([{"role": "user", "content": _QUESTION}], "open")
+        except Skipped:
+            return True
+
+    def _probe(self, **more: str) -> str:
+        """A finished exchange. `more`: keys of the assistant's message."""
+        content: Any = (lambda text: [{"type": "text", "text": text}]) if self._takes_parts else (lambda text: text)
+        question = {"role": "user", "content": content(_QUESTION)}
+        return self._apply([question, {"role": "assistant", "content": content(_ANSWER), **more}], "whole")
+
+    @cached_property
+    def opened(self) -> str:
+        """A question with the assistant's turn opened."""
+        return self.render([user(_QUESTION)], "open")
+
+    @cached_property
+    def closing(self) -> str:
+        """What the template puts after an answer."""
+        return self.render([user(_QUESTION), assistant(_ANSWER)], "whole").rpartition(_ANSWER)[2]
+
+    @cached_property
+    def reasoning(self) -> tuple[str, str]:
+        """What stands before and after reasoning in the assistant's turn, as control tokens; the answer follows.
+
+        If the opened turn has the opening tag already, the first is "". If the template does not say, `<think>` is assumed.
+        """
+        whole = self._probe(**dict.fromkeys(reasoning.KEYS, _REASON))
+        before, found, after = whole.removeprefix(self.opened).partition(_REASON)
+        if whole.startswith(self.opened) and found and _ANSWER in after:
+            return before, after.partition(_ANSWER)[0]
+        opened = self.opened.rstrip().endswith(reasoning.OPEN)
+        return "" if opened else f"{reasoning.OPEN}\n", f"\n{reasoning.CLOSE}\n\n"
+
+    @property
+    def opens_reasoning(self) -> bool:
+        """Whether the assistant's turn begins inside the reasoning."""
+        return not self.reasoning[0].strip() or self.opened.rstrip().endswith(reasoning.OPEN)
+
+    @cached_property
+    def before_answer(self) -> str:
+        """What stands between the opened turn and an answer without reasoning.
+
+        It closes reasoning that the turn opens. Some templates put an empty reasoning block, a channel or a space here.
+        """
+        whole = self._probe()
+        if whole.startswith(self.opened):
+            return whole.removeprefix(self.opened).partition(_ANSWER)[0]
+        return self.reasoning[1] if self.opens_reasoning else ""
+
+    @cached_property
+    def tags(self) -> list[tuple[str, str]]:
+        """The (opening, closing) tags that may enclose reasoning in a text of the model: its template's first, if it has any."""
+        start, end = self.reasoning
+        own = (start.strip() or reasoning.OPEN, end.strip())
+        return list(dict.fromkeys([own, *reasoning.TAGS]))
+
+
+def folded(messages: Messages) -> Messages:
+    """The messages with a system message at their beginning put into the first user's message, before its text."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    system, *rest = messages
+    for i, message in enumerate(rest):
+        if message["role"] == "user":
+            return [*rest[:i], user(f"{system['content']}\n\n{message['content']}"), *rest[i + 1 :]]
+    return rest

@@ -1,0 +1,44 @@
+"""A program's requests: whether they fit the model, and as --dry-run shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+from cai_cli.data.jsonl import Record
+from cai_cli.engines.base import Completion, Request, Steps
+from cai_cli.errors import Skipped
+
+
+def rehearse(program: Steps[list[Record]]) -> Iterator[tuple[list[Request], bool]]:
+    """A program's lists of requests, and whether each list depends on earlier texts, in place of which it gets placeholders."""
+    results: list[Completion] | None = None
+    for number in count(1):
+        try:
+            requests = program.send(results)  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        yield requests, number > 1
+        if any(request.kind != "generate" for request in requests):
+            return  # no placeholder can stand for a choice or a score
+        results = [Completion(f"<the text of request {number}>", "stop", request.seed, 0, 0) for request in requests]
+
+
+def require_context(requests: list[Request], context: int) -> None:
+    """Raise Skipped if a request and its answer have more tokens than the model's context."""
+    for request in requests:
+        room = 1 if request.kind == "choose" else request.max_tokens
+        if len(request.ids) + room > context:
+            raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
+
+
+def request_record(identity: str, request: Request, depends: bool = False) -> Record:
+    """A request as --dry-run shows it. `depends`: a placeholder stands for an earlier text in it."""
+    shown: Record = {"id": identity, "text": request.text}
+    if request.options:
+        shown["options"] = request.options
+    if depends:
+        shown["depends_on_earlier_text"] = True
+    if request.kind == "generate":
+        shown |= {"seed": request.seed, "max_tokens": request.max_tokens, "stop": list(request.stop)}
+    return shown
