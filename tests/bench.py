@@ -67,7 +67,7 @@ def cai(engine_name: str, engine: Any, out: Path, *args: str) -> dict[str, Any]:
     opened = select.open_engine
     select.open_engine = lambda *_: engine
     try:
-        app([*args, "--engine", engine_name, "-o", str(out), "--quiet"], standalone_mode=False)
+        app([*args, "--engine", engine_name, "-o", str(out), "--restart", "--quiet"], standalone_mode=False)
     except SystemExit as problem:
         raise RuntimeError(f"cai {args[0]} ended with {problem.code}") from None
     finally:

@@ -225,4 +225,5 @@ def test_template_arguments_reach_the_template_and_the_fingerprint(
     assert seen.policy[0] == seen.requests[0].ids
 
     for bad, why in (("enable_thinkin=false", "did you mean 'enable_thinking'?"), ("enable_thinking=False", "must be JSON")):
-        assert why in here(*command, "--template-arg", bad, code=2).err
+        assert why in here(*command, "--template-arg", bad, "-o", tmp_path / "bad", code=2).err
+        assert not list(tmp_path.glob("bad*"))

@@ -114,6 +114,7 @@ class Session:
             raise InputError(
                 f"--max-tokens {self.sampling.max_tokens} leaves no room for a prompt in the model's context of {context}"
             )
+        _ = self.format  # fails before the output is opened if --format or --template-arg does not suit the model
         if self.files.dry_run is None:
             _ = self.engine  # fails before any input is read if the engine cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}

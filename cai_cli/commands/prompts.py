@@ -91,7 +91,9 @@ def app(
     records = list(read_with_ids(files.input, files.limit, prompt_error))
     seeds = [(r["id"], as_messages(r["prompt"])[0]["content"]) for r in records if len(as_messages(r["prompt"])) == 1]
     if len(seeds) < SHOWN:
-        raise InputError(f"{files.input}: has {len(seeds)} single-turn prompts; give at least {SHOWN} to show to the model")
+        raise InputError(
+            f"{files.input}: has {streams.plural(len(seeds), 'single-turn prompt')}; give at least {SHOWN} to show to the model"
+        )
     kinds = {str(record.get("kind", "")) for record in records}
     kind = {"kind": kinds.pop()} if len(kinds) == 1 and "" not in kinds else {}
     s, source = sampling.seed, digest(seeds)

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -29,11 +29,12 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object, item
 from cai_cli.data.records import Label, Round, as_messages, read_with_ids, shape_error
 from cai_cli.errors import InputError
 from cai_cli.method import constitution
 from cai_cli.method.constitution import TEXTS, Principle
+from cai_cli.method.label_summary import label_of
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
 
@@ -93,7 +94,8 @@ def parts(record: Record, principles: Principles) -> list[Part]:
     if "response" not in record and ("messages" in record or "completion" in record):
         found[-1:-1] = reasoned(record.get("reasoning"), found[-1].heading)
     found += answer_parts(record) + round_parts(record, principles)
-    return found + label_parts(record["label"], principles) if isinstance(record.get("label"), dict) else found
+    label = label_of(record)
+    return found + label_parts(label, principles) if label else found
 
 
 def reasoned(text: object, name: str, meta: object = None) -> list[Part]:
@@ -107,14 +109,9 @@ def scored(name: str, score: float | None) -> str:
     return name if score is None else f"{name} (score {score:.2f})"
 
 
-def item(values: Any, i: int) -> Any:
-    """An item of a list; None if there is no such item, or no list."""
-    return values[i] if isinstance(values, list) and i < len(values) else None
-
-
 def answer_parts(record: Record) -> list[Part]:
     """The answers, each once: `response`, `responses`, and those of `chosen` and `rejected` that are not among `responses`."""
-    scores, why, made = record.get("scores") or {}, record.get("reasoning"), record.get("meta") or {}
+    scores, why, made = record.get("scores") or {}, record.get("reasoning"), as_object(record.get("meta"))
     sides = {side: as_messages(record[side])[-1]["content"] for side in ("chosen", "rejected") if side in record}
     names = {side: f"{side}, p {record['p_chosen']:.3f}" if side == "chosen" and "p_chosen" in record else side for side in sides}
     found: list[Part] = []
@@ -153,7 +150,7 @@ def round_parts(record: Record, principles: Principles) -> list[Part]:
 
     for i, entry in enumerate(record.get("rounds") or []):
         by = f", by {entry.get('principle', '?')}"
-        why, meta = entry.get("reasoning") or {}, entry.get("meta") or {}
+        why, meta = as_object(entry.get("reasoning")), as_object(entry.get("meta"))
         if "critique" in entry:
             name = f"critique {i + 1}"
             found += reasoned(why.get("critique"), name, meta.get("critique"))
@@ -217,9 +214,8 @@ def load(made: Manifest, output: Path) -> Iterable[Principle]:
 def marks(entry: Round, kind: str) -> str:
     """The flags of a round's "critique" or "revision" (`kind`), and what was stripped from it, for its heading."""
     named = [flag.removeprefix(f"{kind}-") for flag in entry.get("flags", []) if flag.startswith(f"{kind}-")]
-    meta = (entry.get("meta") or {}).get(kind)
-    stripped = (meta.get("stripped") or []) if meta else []
-    named += [f"{name} stripped" for name in stripped]
+    meta = as_object(as_object(entry.get("meta")).get(kind))
+    named += [f"{name} stripped" for name in meta.get("stripped") or []]
     return f" [{', '.join(named)}]" if named else ""
 
 

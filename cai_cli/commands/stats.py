@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, median, quantiles
 
@@ -22,10 +21,10 @@ from typer import echo
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object, item
 from cai_cli.data.records import as_messages, read_with_ids, shape_error
 from cai_cli.method import clean
-from cai_cli.method.label_summary import LabelSummary
+from cai_cli.method.label_summary import LabelSummary, label_of
 from cai_cli.pipeline import lineage
 from cai_cli.streams import plain_table, print_table
 
@@ -57,17 +56,16 @@ class Stats:
 
 def generated(record: Record) -> Iterator[tuple[str, str, Record, object]]:
     """(name, text, meta, reasoning before it) of every text after the prompt."""
-    meta, reasoning = record.get("meta", {}), record.get("reasoning")
+    meta, reasoning = as_object(record.get("meta")), record.get("reasoning")
     if "response" in record:
-        yield "response", record["response"], meta.get("response", {}), reasoning
-    answers = record.get("responses", [])
-    before = reasoning if isinstance(reasoning, list) else []
-    for text, entry, why in zip_longest(answers, meta.get("responses") or [], before[: len(answers)]):
-        yield "responses", text, entry or {}, why
+        yield "response", record["response"], as_object(meta.get("response")), reasoning
+    for n, text in enumerate(record.get("responses", [])):
+        yield "responses", text, as_object(item(meta.get("responses"), n)), item(reasoning, n)
     for i, entry in enumerate(record.get("rounds") or [], 1):
+        made, why = entry.get("meta", {}), as_object(entry.get("reasoning"))
         for kind in ("critique", "revision"):
             if kind in entry:
-                yield f"{kind} {i}", entry[kind], entry.get("meta", {}).get(kind, {}), (entry.get("reasoning") or {}).get(kind)
+                yield f"{kind} {i}", entry[kind], as_object(made.get(kind)), why.get(kind)
 
 
 def collect(records: Iterable[Record]) -> Stats:
@@ -90,14 +88,14 @@ def collect(records: Iterable[Record]) -> Stats:
             for flag in entry.get("flags", []):
                 stats.flags.setdefault(flag, Counter())[i] += 1
             for kind in ("critique", "revision"):
-                for name in entry.get("meta", {}).get(kind, {}).get("stripped", []):
+                for name in as_object(entry.get("meta", {}).get(kind)).get("stripped", []):
                     stats.flags.setdefault(f"{kind}-{name}, stripped", Counter())[i] += 1
         if isinstance(record.get("p_chosen"), int | float):
             stats.p_chosen.append(record["p_chosen"])
-        if isinstance(label := record.get("label"), dict) and isinstance(label.get("orders"), dict):
+        if label := label_of(record):
             stats.labels.reason(record)
             for query in label.get("reasoning") or []:
-                count_text(stats, "label: reasoning", query["text"], query["meta"])
+                count_text(stats, "label: reasoning", query["text"], as_object(query["meta"]))
     return stats
 
 

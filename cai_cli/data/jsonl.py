@@ -29,6 +29,16 @@ MAX_DEPTH = 64
 Record = dict[str, Any]
 
 
+def as_object(value: object) -> Record:
+    """A value if it is an object, else an empty one: for fields such as `meta`, which other tools fill in other ways."""
+    return value if isinstance(value, dict) else {}
+
+
+def item(values: Any, i: int) -> Any:
+    """An item of a list; None if there is no such item, or no list."""
+    return values[i] if isinstance(values, list) and i < len(values) else None
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 

@@ -5,6 +5,7 @@ The cache is `cai/merged` in XDG_CACHE_HOME, or in `~/.cache`. It may be deleted
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -24,10 +25,9 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
     target = cache / _identity(adapter, base)
     if target.exists():
         return target
-    from filelock import FileLock
-
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # the commands of a pipe, or the processes of a trainer, start together
+    with open(f"{target}.lock", "wb") as lock:  # the commands of a pipe, or the processes of a trainer, start together
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
             partial = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))

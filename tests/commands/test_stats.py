@@ -44,6 +44,20 @@ def test_odd_records_are_named_by_line(here: Here, tmp_path: Path, odd: dict[str
         assert f"{source}:1: '" in here("export", "sft", source, code=2).err
 
 
+OTHERS = [
+    {"meta": {"response": "human", "responses": 5}, "responses": ["a", "b"]},
+    {"reasoning": {"chosen": 5}, "label": {"orders": [1], "reasoning": "why"}},
+    {"rounds": [{"critique": "c", "reasoning": "why", "meta": {"critique": "human"}}]},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_fields_that_another_tool_fills_in_other_ways_are_left_alone(here: Here, tmp_path: Path, other: dict[str, Any]) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hello?", "response": "Hi.", **other}])
+    assert here("stats", source).out.startswith("1 record\n")
+    assert "Hi." in here("show", source).out
+
+
 def test_statistics_show_where_a_file_came_from(here: Here, tiny: str, tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(3))
     here("sample", prompts, "-m", tiny, *EXACT, "-o", tmp_path / "r.jsonl")
