@@ -151,13 +151,14 @@ def preference(record: Record, source: str) -> Record | str:
     `source`: "preferences", "revisions" (the last revision over the response), or "scores" (the best of the responses over the
     worst).
     """
+    about: Record = {name: record[name] for name in ("id", "source_id", "kind") if name in record}
     if source == "preferences":
         try:
             found = sides(record)
         except ValueError as problem:
             return str(problem)
         weight = {"weight": record["weight"]} if "weight" in record else {}
-        return {"id": record["id"], **found._asdict(), "p_chosen": record.get("p_chosen", 1.0), **weight}
+        return {**about, **found._asdict(), "p_chosen": record.get("p_chosen", 1.0), **weight}
     prompt, scores = as_messages(record["prompt"]), record.get("scores") or {}
     if source == "revisions":
         chosen, rejected = current_answer(record), record["response"]
@@ -170,8 +171,8 @@ def preference(record: Record, source: str) -> Record | str:
             return "all responses have the same score"
     if not chosen.strip() or not rejected.strip():
         return "an answer is empty"
-    identity = {"id": f"{record['id']}/{source}", "source_id": record["id"]}
-    return {**identity, "prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)], "p_chosen": 1.0}
+    about |= {"id": f"{record['id']}/{source}", "source_id": record.get("source_id", record["id"])}
+    return {**about, "prompt": prompt, "chosen": [assistant(chosen)], "rejected": [assistant(rejected)], "p_chosen": 1.0}
 
 
 def scored_error(record: Record) -> str | None:

@@ -7,11 +7,12 @@
 
 hh-rlhf's prompt is everything before the last assistant's turn. `hh-rlhf --preferences` keeps the pairs as
 preferences; `preferences` takes TRL's files. Their `p_chosen` is 1, or 1 minus --label-smoothing. `bench` reads
-published benchmarks, `messages` conversations in OpenAI's or ShareGPT's form.
+published benchmarks, `messages` conversations in OpenAI's or ShareGPT's form. These three read JSONL, one JSON
+array or a .parquet file; `bench` also reads CSV.
 
-Every column is kept. A column with the name of one of our fields (`response`, `meta`, ...) is kept as `original_NAME`.
-An entry that occurred before is left out. A malformed entry is skipped and named by its line, with what is wrong.
-Files that end in .gz are read through gzip.
+Every column is kept, except values of null. A column with the name of one of our fields (`response`, `meta`, ...) is
+kept as `original_NAME`. An entry that occurred before is left out. A malformed entry is skipped and named by its line,
+with what is wrong. Files that end in .gz are read through gzip.
 
 Departures from the paper: the data are yours to bring. The paper uses red-team prompts (section 3.2) and helpfulness
 comparisons (section 4.2) by people.
@@ -152,7 +153,7 @@ def hh_rlhf(
 def preferences(files: ImportFlags, label_smoothing: LabelSmoothing = 0.0) -> None:
     """Import preferences."""
     require_input(files.input)
-    run("line", "pr", importers.preferences(files.input, 1 - label_smoothing), files, "preference")
+    run("entry", "pr", importers.preferences(files.input, 1 - label_smoothing), files, "preference")
 
 
 @add_command(
@@ -169,7 +170,7 @@ def messages(
 ) -> None:
     """Import conversations."""
     require_input(files.input)
-    run("line", "ms", importers.messages(files.input, answers), files, "response" if answers else "prompt")
+    run("entry", "ms", importers.messages(files.input, answers), files, "response" if answers else "prompt")
 
 
 class Bench(str, Enum):

@@ -6,15 +6,14 @@ name; one that is a field of our records with another meaning is kept as `origin
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cai_cli.data import importers
 from cai_cli.data.importers import Item
 from cai_cli.data.jsonl import Record
-from cai_cli.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,10 @@ def _item(number: int, name: str, form: Form, row: Record) -> Item:
 
 
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
-    """(number, row) for each entry: of CSV or parquet by the file's name, else of a JSON array or JSONL."""
-    name = Path(path).name.removesuffix(".gz")
-    if name.endswith(".csv"):
-        return importers.table_rows(path, ",")
-    if name.endswith(".parquet"):
-        if not Path(path).is_file():
-            raise InputError(f"{path}: no such file")
-        return iter(enumerate(importers.load_dataset(path), 1))
-    return importers.array_or_lines(path)
+    """(number, row) for each entry: of parquet by the file's name, else of JSON or CSV by how it begins."""
+    if path.endswith(".parquet"):
+        return importers.entries(path)
+    data = importers.read_bytes(path)
+    if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
+        return importers.array_or_lines(path, data)
+    return importers.table_rows(path, ",", data=data)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
+from cai_cli import streams
 from cai_cli.data import jsonl, transcripts
 from cai_cli.data.jsonl import Record
 from cai_cli.data.preferences import sides
@@ -22,11 +25,11 @@ from cai_cli.errors import InputError
 
 ROLES_NOTE = "two turns in a row have the same role; they stay apart in transcripts, and are merged for chat templates"
 _FIELDS = {"prompt", "response", "responses", "reasoning", "rounds", "scores", "meta", "chosen", "rejected", "p_chosen",
-           "messages", "conversations", "completion", "turns", "previous", "source_id"}  # fmt: skip
+           "messages", "conversations", "completion", "turns", "previous", "source_id", "weight"}  # fmt: skip
 """Fields of our records. A column of this name means something else, and is kept as `original_NAME`."""
 _OF_PREFERENCES = ("p_chosen", "weight", "label", "source_id", "reasoning")
 """Fields of a preference that an import of preferences keeps under their own names."""
-_SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
+_SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "function_call": "tool", "observation": "tool"}
 """From ShareGPT's names of speakers to roles."""
 
 
@@ -107,12 +110,13 @@ def hh_rlhf_preferences(path: str, p_chosen: float) -> Iterator[Item]:
 
 def preferences(path: str, p_chosen: float) -> Iterator[Item]:
     """Preference rows in any form of `data/preferences.py`. A row's own `p_chosen` and its other fields are kept."""
-    for number, record in _records(path):
-        yield preference_row(number, record, p_chosen)
+    for number, row in entries(path):
+        yield preference_row(number, row, p_chosen) if isinstance(row, dict) else Item(number, error="not an object")
 
 
-def preference_row(number: int, record: Record, p_chosen: float, **more: Any) -> Item:
-    """An item with the preference of a row; `more` are further fields of its record."""
+def preference_row(number: int, row: Record, p_chosen: float) -> Item:
+    """An item with the preference of a row."""
+    record = {name: value for name, value in row.items() if value is not None}  # parquet has null for an absent prompt
     take_in(record)
     try:
         if error := preference_error(record):
@@ -122,7 +126,7 @@ def preference_row(number: int, record: Record, p_chosen: float, **more: Any) ->
         return Item(number, error=str(problem))
     own = {name: record[name] for name in _OF_PREFERENCES if record.get(name) is not None}
     others = kept(record, "prompt", "chosen", "rejected", *_OF_PREFERENCES)
-    return preference(number, *found, "", {"p_chosen": p_chosen, **more, **others, **own})
+    return preference(number, *found, "", {"p_chosen": p_chosen, **others, **own})
 
 
 def preference(number: int, prompt: Messages, chosen: Messages, rejected: Messages, note: str, others: Record) -> Item:
@@ -140,8 +144,8 @@ def messages(path: str, answers: bool) -> Iterator[Item]:
 
     Without, a record's prompt is everything before the last assistant's message.
     """
-    for number, row in _records(path):
-        record = dict(row)
+    for number, row in entries(path):
+        record = dict(row) if isinstance(row, dict) else {}
         if isinstance(record.get("conversations"), list):
             record["messages"] = [_spoken(turn) for turn in record.pop("conversations")]
         if has_tools(record):
@@ -162,7 +166,7 @@ def messages(path: str, answers: bool) -> Iterator[Item]:
         elif answers:
             yield Item(number, error="its last message is not the assistant's, so there is no answer")
             continue
-        yield item(number, {**identity(row), "prompt": prompt, **others})
+        yield item(number, {**identity(record), "prompt": prompt, **others})
 
 
 def _spoken(turn: Any) -> Any:
@@ -188,10 +192,19 @@ def red_team_attempts(path: str) -> Iterator[Item]:
         )
 
 
-def array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
-    """(number, value) for each entry if the file is one JSON array, else for each line."""
-    with jsonl.opened(path) as stream:
-        data = stream.read().removeprefix(codecs.BOM_UTF8)
+def entries(path: str) -> Iterator[tuple[int, Any]]:
+    """(number, value) for each entry: of a parquet file (by its name), of a file that is one JSON array, or of JSONL."""
+    if not path.endswith(".parquet"):
+        yield from array_or_lines(path)
+    elif not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    else:
+        yield from dataset_rows(load_dataset(path))
+
+
+def array_or_lines(path: str, data: bytes | None = None) -> Iterator[tuple[int, Any]]:
+    """(number, value) for each entry if the file is one JSON array, else for each line. `data`: the file's bytes."""
+    data = (read_bytes(path) if data is None else data).removeprefix(codecs.BOM_UTF8)
     if data.lstrip().startswith(b"["):
         try:
             yield from enumerate(jsonl.loads(data), 1)
@@ -201,9 +214,15 @@ def array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
     yield from _valid(path, jsonl.parse(io.BytesIO(data)))
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    """(number, text) for each line of a UTF-8 file, with its line ending, without a byte order mark."""
+def read_bytes(path: str) -> bytes:
+    """A whole file."""
     with jsonl.opened(path) as stream:
+        return stream.read()
+
+
+def _lines(path: str, data: bytes | None = None) -> Iterator[tuple[int, str]]:
+    """(number, text) for each line of a UTF-8 file, with its line ending, without a byte order mark."""
+    with jsonl.opened(path) if data is None else io.BytesIO(data) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -230,16 +249,17 @@ def table(path: str, column: str, delimiter: str) -> Iterator[Item]:
 def prompt_row(number: int, row: Record, column: str) -> Item:
     """An item with a prompt from one column of a row; the others are kept."""
     own = identity(row) if column != "id" else {}
-    return item(number, {**own, "prompt": row[column], **kept(row, column, "id")})
+    return item(number, {**own, "prompt": row.get(column), **kept(row, column, "id")})
 
 
-def table_rows(path: str, delimiter: str, *columns: str) -> Iterator[tuple[int, Record | Item]]:
+def table_rows(path: str, delimiter: str, *columns: str, data: bytes | None = None) -> Iterator[tuple[int, Record | Item]]:
     """(number, row) for each row of a CSV or TSV with a header. A malformed row is an Item with an error.
 
-    TSV has no quoting, so quotation marks are text there. InputError if one of `columns` is missing or the CSV is malformed.
+    TSV has no quoting, so quotation marks are text there. `data`: the file's bytes, if it has been read already. InputError if
+    one of `columns` is missing or the CSV is malformed.
     """
     csv.field_size_limit(jsonl.MAX_LINE)
-    lines = (line for _, line in _lines(path))
+    lines = (line for _, line in _lines(path, data))
     if delimiter == "\t":
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
     else:
@@ -269,8 +289,27 @@ def dataset(name: str, column: str, split: str, config: str | None) -> Iterator[
     found = load_dataset(name, split, config)
     if column not in found.column_names:
         raise InputError(f"{name}: no column '{column}' (columns: {', '.join(found.column_names)}); name one with --column")
-    for number, row in enumerate(found, 1):
+    for number, row in dataset_rows(found):
         yield prompt_row(number, row, column)
+
+
+def dataset_rows(found: Any) -> Iterator[tuple[int, Record]]:
+    """(number, row) for each row of a dataset. Times become text; what JSON cannot hold (bytes) is left out, with a warning."""
+    lost: set[str] = set()
+    for number, row in enumerate(found, 1):
+        good: Record = {}
+        for name, value in row.items():
+            if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for a missing number
+                continue
+            plain = value.isoformat() if isinstance(value, date | time) else value
+            try:
+                jsonl.dumps(plain)
+                good[name] = plain
+            except (TypeError, ValueError):
+                if name not in lost:
+                    streams.warn(f"import: column '{name}' is left out where JSON cannot hold it ({type(value).__name__})")
+                lost.add(name)
+        yield number, good
 
 
 def load_dataset(name: str, split: str = "train", config: str | None = None) -> Any:

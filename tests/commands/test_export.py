@@ -42,11 +42,11 @@ def test_exports_load_in_trl(here: Here, tmp_path: Path) -> None:
     data = load_dataset("json", data_files=str(tmp_path / "sft.jsonl"), split="train")
     assert is_conversational(data[0])
     pair = {"id": "a/0-1", "prompt": "Hello?", "chosen": [{"role": "assistant", "content": "Hi."}],
-            "rejected": [{"role": "assistant", "content": "No."}], "p_chosen": 0.7, "label": {"pair": [0, 1]}}  # fmt: skip
+            "rejected": [{"role": "assistant", "content": "No."}], "p_chosen": 0.7, "label": {"pair": [0, 1]}, "source_id": "a"}  # fmt: skip
     here("export", "preferences", write_jsonl(tmp_path / "p.jsonl", [pair]), "-o", tmp_path / "trl.jsonl")
     [row] = load_dataset("json", data_files=str(tmp_path / "trl.jsonl"), split="train")
     assert is_conversational(row)
-    assert set(row) == {"id", "prompt", "chosen", "rejected", "p_chosen"}
+    assert set(row) == {"id", "source_id", "prompt", "chosen", "rejected", "p_chosen"}
 
 
 def test_ties_are_dropped_or_weighted_at_export_and_counted(here: Here, tmp_path: Path) -> None:
@@ -65,11 +65,12 @@ def test_ties_are_dropped_or_weighted_at_export_and_counted(here: Here, tmp_path
 
 
 def test_revisions_and_scores_become_preferences(here: Here, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", [*revisions(2), {"id": "none", "prompt": "Hi", "response": "Yes."}])
+    made = [*revisions(2), {"id": "none", "prompt": "Hi", "response": "Yes."}]
+    source = write_jsonl(tmp_path / "in.jsonl", [{**made[0], "kind": "k"}, *made[1:]])
     done = here("export", "preferences", source, "--from", "revisions", "-o", tmp_path / "out")
     first = read_jsonl(tmp_path / "out")[0]
     assert first == {
-        "id": "s0/revisions", "source_id": "s0", "prompt": [user("What is 0 plus 0?")], "chosen": [assistant("It is 0, I think.")],
+        "id": "s0/revisions", "source_id": "s0", "kind": "k", "prompt": [user("What is 0 plus 0?")], "chosen": [assistant("It is 0, I think.")],
         "rejected": [assistant("I will not say.")], "p_chosen": 1.0,
     }  # fmt: skip
     assert "2 preferences; 1 (no revision that differs from the response) left out" in done.err

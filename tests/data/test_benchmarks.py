@@ -97,6 +97,7 @@ def test_preferences_of_rewardbench_and_prompts_of_or_bench(here: Here, tmp_path
     (tmp_path / "o.csv").write_text("prompt,category\nWhy?,deception\n")
     here("import", "bench", "or-bench", tmp_path / "o.csv", "-o", tmp_path / "out")
     assert read_jsonl(tmp_path / "out")[0]["category"] == "deception"
+    assert "deception" in here("import", "bench", "or-bench", stdin="prompt,category\nWhy?,deception\n").out
     err = here("import", "bench", "harmbench", tmp_path / "o.csv", code=2).err
     assert "no 'Behavior': is this harmbench's file?" in err
 
@@ -109,7 +110,7 @@ def test_every_name_has_a_form(here: Here) -> None:
     assert all(name in text for name in benchmarks.FORMS)
 
 
-def test_conversations_become_prompts_or_answers(here: Here, shared: Path, tiny: str) -> None:
+def test_conversations_become_prompts_or_answers(here: Here, shared: Path, tmp_path: Path, tiny: str) -> None:
     cases = shared / "cases"
 
     def imported(name: str, *flags: str) -> list[dict[str, Any]]:
@@ -124,16 +125,24 @@ def test_conversations_become_prompts_or_answers(here: Here, shared: Path, tiny:
     assert (answered["prompt"], answered["response"]) == ([user("hi")], "Hello.")
     done = here("import", "messages", cases / "tools.jsonl", "--answers")
     assert [json.loads(line)["response"] for line in done.out.splitlines()] == ["Hello."]
-    assert "skipped line 1: it has tool calls" in done.err
+    assert "skipped entry 1: it has tool calls" in done.err
+    (tmp_path / "share.json").write_text(json.dumps([
+        {"id": "x", "conversations": [{"from": "system", "value": "S"}, {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "function_call", "value": "f()"}, {"from": "gpt", "value": "A"}]},
+    ]))  # fmt: skip
+    done = here("import", "messages", tmp_path / "share.json")
+    system = {"role": "system", "content": "S"}
+    assert [json.loads(line) for line in done.out.splitlines()] == [{"id": "x", "prompt": [system, user("Q")]}]
+    assert "skipped entry 2: it has tool calls" in done.err
     for name in ("messages-for-prompt.jsonl", "sharegpt.jsonl"):
         assert "convert the file with `cai import messages`" in here("sample", cases / name, "-m", tiny, code=2).err
 
 
 def test_columns_are_kept_and_those_of_records_are_renamed(here: Here, tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("id,question,prompt,response,topic,empty\n1,Why?,other,Because.,x,\n")
+    (tmp_path / "p.csv").write_text("id,question,prompt,response,topic,empty,weight\n1,Why?,other,Because.,x,,2\n")
     [record] = [json.loads(line) for line in here("import", "csv", tmp_path / "p.csv", "--column", "question").out.splitlines()]
-    want = {"id": "1", "prompt": "Why?", "original_prompt": "other", "original_response": "Because.", "topic": "x", "empty": ""}
-    assert record == want
+    assert record == {"id": "1", "prompt": "Why?", "original_prompt": "other", "original_response": "Because.", "topic": "x",
+                      "empty": "", "original_weight": "2"}  # fmt: skip
     talk = {"messages": [user("Hi"), assistant("<think>w</think>Yes.")], "meta": "m", "source": "s"}
     [record] = [
         json.loads(line)

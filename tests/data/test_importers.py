@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,23 @@ def test_saved_datasets_are_read(here: Here, tmp_path: Path) -> None:
     )
 
 
+def test_a_column_of_a_dataset_that_json_cannot_hold_is_left_out_and_named(here: Here, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [
+        {"prompt": f"{i}?", "made": date(2026, 1, 2), "raw": b"x", "rating": rating} for i, rating in enumerate([0.5, math.nan])
+    ]
+    Dataset.from_list(rows).to_parquet(tmp_path / "d.parquet")
+    done = here("import", "dataset", tmp_path / "d.parquet")
+    got = [json.loads(line) for line in done.out.splitlines()]
+    assert [{**row, "id": ""} for row in got] == [
+        {"id": "", "prompt": "0?", "made": "2026-01-02", "rating": 0.5},
+        {"id": "", "prompt": "1?", "made": "2026-01-02"},
+    ]
+    assert done.err.count("column 'raw' is left out where JSON cannot hold it (bytes)") == 1
+    assert "'rating'" not in done.err
+
+
 def test_hh_rlhf_pairs_become_preferences(here: Here, tmp_path: Path) -> None:
     rows = [
         {"chosen": turns("How: are\n\nyou?", "Fine: thanks."), "rejected": turns("How: are\n\nyou?", "Go away.")},
@@ -121,6 +140,13 @@ def test_trls_forms_of_preferences_become_one(here: Here, tmp_path: Path) -> Non
     here("import", "preferences", write_jsonl(tmp_path / "in.jsonl", rows[1:2]), "-o", tmp_path / "out")
     assert read_jsonl(tmp_path / "out")[0]["p_chosen"] == 0.7
     assert read_jsonl(tmp_path / "out")[0]["source"] == "me"
+    from datasets import Dataset
+
+    talk = {"prompt": None, "chosen": [asked, good], "rejected": [asked, bad]}
+    Dataset.from_list([talk, {**talk, "prompt": "Hi", "rejected": [asked, good]}]).to_parquet(tmp_path / "in.parquet")
+    done = here("import", "preferences", tmp_path / "in.parquet", "-o", tmp_path / "out")
+    assert [row["prompt"] for row in read_jsonl(tmp_path / "out")] == [[asked]]
+    assert "skipped entry 2: both answers are the same" in done.err
 
 
 def test_preferences_that_differ_in_one_answer_alone_are_two(here: Here, tmp_path: Path) -> None:

@@ -20,13 +20,24 @@ WANT = Sides([ASK], [YES], [NO])
         {"prompt": "What is 2+2?", "chosen": "Four.", "rejected": "Five."},
         {"prompt": [ASK], "chosen": [YES], "rejected": [NO]},
         {"prompt": "What is 2+2?", "chosen": [ASK, YES], "rejected": [ASK, NO]},
+        {"prompt": "What is 2+2?\n", "chosen": [{**ASK, "name": "me"}, YES], "rejected": [ASK, NO]},
         {"chosen": [ASK, YES], "rejected": [ASK, NO]},
         {"chosen": "\n\nHuman: What is 2+2?\n\nAssistant: Four.", "rejected": "\n\nHuman: What is 2+2?\n\nAssistant: Five."},
     ],
 )
 def test_every_form_gives_the_same_sides(record: dict[str, object]) -> None:
     assert preference_error(record) is None
-    assert sides(record) == WANT
+    found = sides(record)
+    assert [m["content"] for m in found.prompt] == [ASK["content"]]
+    assert found[1:] == WANT[1:]
+
+
+def test_a_repeated_prompt_may_stand_after_other_messages() -> None:
+    """Some files give the last question as `prompt`, or no system message."""
+    system, again = {"role": "system", "content": "Be brief."}, user("Sure?")
+    for before in ([system], [ASK, NO], [system, ASK, NO]):
+        record = {"prompt": "Sure?", "chosen": [*before, again, YES], "rejected": [*before, again, NO]}
+        assert sides(record) == Sides([*before, again], [YES], [NO])
 
 
 def test_the_published_files(shared: Path) -> None:
@@ -47,6 +58,9 @@ def test_the_common_beginning_ends_with_a_users_message() -> None:
     parting = {"chosen": [ASK, YES, again, YES], "rejected": [ASK, YES, user("Why?"), YES]}
     assert sides(parting) == Sides([ASK], [YES, again, YES], [YES, user("Why?"), YES])
     assert sides({"chosen": [ASK, YES], "rejected": [ASK, YES]}) == Sides([ASK], [YES], [YES])
+    alike = {"prompt": [ASK], "chosen": [YES, again, YES], "rejected": [YES, again, NO]}
+    assert sides(alike) == Sides([ASK, YES, again], [YES], [NO])
+    assert sides(alike).answers() == ("Four.", "Five.")
 
 
 @pytest.mark.parametrize(
@@ -55,6 +69,11 @@ def test_the_common_beginning_ends_with_a_users_message() -> None:
         ({"chosen": "Four.", "rejected": "Five."}, "plain text without a 'prompt'"),
         ({"chosen": [YES], "rejected": [NO]}, "no user message"),
         ({"prompt": [ASK], "chosen": [user("So?"), YES], "rejected": [NO]}, "'chosen' must begin with the assistant's"),
+        ({"chosen": [ASK, user("So?"), YES], "rejected": [ASK, NO]}, "'chosen' must begin and end with the assistant's"),
+        (
+            {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c", "rejected": "\n\nHuman: a\n\nAssistant: d"},
+            "'chosen' must begin and end with the assistant's",
+        ),
     ],
 )
 def test_what_has_no_sides_is_explained(record: dict[str, object], why: str) -> None:
