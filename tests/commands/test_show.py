@@ -11,6 +11,7 @@ import pytest
 from cai_cli.commands.show import word_diff
 from cai_cli.data.jsonl import Record
 from cai_cli.method import constitution
+from cai_cli.pipeline import manifest
 from tests.conftest import Here
 from tests.rows import flagged, read_jsonl, write_jsonl
 from tests.tiny import EXACT
@@ -100,6 +101,8 @@ def test_reasoning_is_shown_before_its_text_and_marked_if_cut(here: Here, tmp_pa
         {"id": "b", "prompt": "x", "responses": ["", "Two."], "reasoning": ["Hm", None],
          "meta": {"responses": [{"finish": "length", "reasoning": "cut"}, {}]}},
         {"id": "c", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "<think>Me?</think>Me."}]},
+        {"id": "e", "response": "Last.", "prompt": [{"role": "user", "content": "q"},
+          {"role": "assistant", "content": "First.", "reasoning": "Early"}, {"role": "user", "content": "r"}]},
         {"id": "d", "prompt": "x", "responses": ["1", "2"],
          "label": {"principles": ["kind"], "p_first": 0.6, "orders": {"ab": 0.6}, "cut": 2, "reasoning": [
              {"principle": "kind", "order": "ab", "text": "Because", "p_first": 0.6, "meta": {"finish": "length"}}]}},
@@ -111,6 +114,7 @@ def test_reasoning_is_shown_before_its_text_and_marked_if_cut(here: Here, tmp_pa
         "response 0: reasoning [cut]\nHm\n\nresponse 0 [cut]\n",
         "response 1\nTwo.",
         "assistant: reasoning\nMe?\n\nassistant\nMe.",
+        "assistant: reasoning\nEarly\n\nassistant\nFirst.",
         "p of the first 0.600 [cut]\nBecause",
         "label, by kind [2 cut]",
     ):
@@ -134,3 +138,15 @@ def test_the_principles_text_is_shown_from_any_directory(
     identity = read_jsonl("c.jsonl")[0]["rounds"][0]["principle"]
     text = constitution.load("default").get(identity).critique
     assert f"{identity}: {text}" in here("show", "c.jsonl").out
+
+
+def test_a_text_that_two_constitutions_give_differently_is_not_shown(here: Here, tmp_path: Path) -> None:
+    rows: list[Record] = [{"prompt": "x", "response": "y", "rounds": [{"principle": "kind", "critique": "c"}]}]
+    for name, text in (("one", "Be kind."), ("two", "Be true.")):
+        rules = tmp_path / f"{name}.yaml"
+        rules.write_text(f"name: {name}\nprinciples:\n- {{id: kind, critique: {text}, revision: Better.}}\n")
+        made = {"name": str(rules), "sha256": constitution.load(str(rules)).sha256}
+        inputs = [{"path": "one.jsonl"}] if name == "two" else []
+        manifest.write(f"{write_jsonl(tmp_path / f'{name}.jsonl', rows)}.manifest.json", {"constitution": made, "inputs": inputs})
+    assert "kind: Be kind." in here("show", tmp_path / "one.jsonl").out
+    assert "kind: Be" not in here("show", tmp_path / "two.jsonl").out
