@@ -190,7 +190,7 @@ _TAKEN = {"messages", "conversation", "tokenize", "tools", "documents", "chat_te
 
 
 @dataclass
-class Reading(Prompting):
+class AnswerPrompting(Prompting):
     """How conversations become the input of a model that judges answers."""
 
     show_reasoning: Annotated[

@@ -13,7 +13,7 @@ leak around a critique is stripped or flagged (`cai_cli/method/clean.py`).
 from __future__ import annotations
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, FewShot, Model, Principles, Reading, Retry, Sampling
+from cai_cli.commands._flags import IO, AnswerPrompting, FewShot, Model, Principles, Retry, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error
@@ -29,7 +29,7 @@ def app(
     files: IO,
     model: Model,
     sampling: Sampling,
-    prompting: Reading,
+    prompting: AnswerPrompting,
     principles: Principles,
     few_shot: FewShot = None,
     retry: Retry = 0,

@@ -24,7 +24,7 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands import eval_judges
-from cai_cli.commands._flags import IO, Judging, Model, Principles, Reading, Sampling
+from cai_cli.commands._flags import IO, AnswerPrompting, Judging, Model, Principles, Sampling
 from cai_cli.commands._session import ScoringSession, Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.preferences import sides
@@ -111,7 +111,7 @@ class ChoiceIO(IO):
 
 
 def choice(
-    files: ChoiceIO, model: Model, sampling: Sampling, prompting: Reading, principles: Principles, judging: Judging
+    files: ChoiceIO, model: Model, sampling: Sampling, prompting: AnswerPrompting, principles: Principles, judging: Judging
 ) -> None:
     """Judge pairs, and print how well."""
     seen = Judged()
@@ -153,7 +153,7 @@ def _ask(session: Session, principles: Principles, judging: Judging, seen: Judge
     session.run("eval choice", check, program, constitution, observer=seen, **options)
 
 
-def _score(files: IO, model: Model, prompting: Reading, seen: Judged) -> None:
+def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) -> None:
     """Score both answers with a preference model."""
     m = model
     scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory)

@@ -14,6 +14,7 @@ Departures from the paper:
   --principles-per-pair asks by several.
 - The examples are drawn in sixteen sets per run, and pairs share a set, so that an engine computes each once.
 - If a record has more than two answers, all pairs are compared, unless --pairs says otherwise.
+- With --cot, reasoning that was cut by --max-tokens gives no letter, unless --keep-cut says otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Judging, Model, Principles, Reading, Sampling
+from cai_cli.commands._flags import IO, AnswerPrompting, Judging, Model, Principles, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import pair_error
@@ -42,7 +43,7 @@ def app(
     files: IO,
     model: Model,
     sampling: Sampling,
-    prompting: Reading,
+    prompting: AnswerPrompting,
     principles: Principles,
     judging: Judging,
     pairs: Annotated[

@@ -35,7 +35,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import EngineName, Reading
+from cai_cli.commands._flags import AnswerPrompting, EngineName
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
 
 RATE = 1e-6
@@ -54,7 +54,7 @@ class Algo(str, Enum):
 )
 def app(
     run: Run,
-    prompting: Reading,
+    prompting: AnswerPrompting,
     pm: Annotated[
         list[str],
         Option("--pm", metavar="PM=WEIGHT", help="A preference model (of `cai train-pm`), =WEIGHT if not 1; repeatable."),

@@ -22,15 +22,13 @@ from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Message, as_messages, assistant, prompt_error, texts_error, user
+from cai_cli.data.records import CUT_SHARE, Message, as_messages, assistant, prompt_error, texts_error, truncated, user
 from cai_cli.engines.base import Completion, Steps
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method import prompts
 
 _ANSWERS = ("response", "responses", "reasoning", "rounds", "scores")
 """The fields that hold answers or belong to them."""
-CUT_SHARE = 0.1
-"""Share of truncated answers above which there is a warning."""
 
 
 @dataclass
@@ -43,10 +41,9 @@ class Truncation:
 
     def reason(self, record: Record) -> None:
         """Count the answers of a record. Skips none."""
-        meta = record.get("meta", {})
-        for entry in [meta["response"]] if "response" in meta else meta.get("responses", []):
-            self.answers += 1
-            self.cut += entry["finish"] == "length"
+        cuts = truncated(record)
+        self.answers += len(cuts)
+        self.cut += sum(cuts)
 
     def summary(self) -> Record:
         """The counts, for the manifest."""
@@ -142,11 +139,11 @@ def answered(record: Record, answers: list[Completion]) -> Record:
         if "meta" in record:
             old["meta"] = grown.pop("meta")
         grown["previous"] = [*record.get("previous", []), old]
-    texts, thoughts, meta = zip(*((c.text.strip(), c.reasoning, c.meta()) for c in answers), strict=True)
+    texts, reasons, meta = zip(*((c.text.strip(), c.reasoning, c.meta()) for c in answers), strict=True)
     one = len(answers) == 1
     name = "response" if one else "responses"
     grown[name] = texts[0] if one else list(texts)
-    if any(thoughts):
-        grown["reasoning"] = thoughts[0] if one else list(thoughts)
+    if any(reasons):
+        grown["reasoning"] = reasons[0] if one else list(reasons)
     grown["meta"] = {**grown.get("meta", {}), name: meta[0] if one else list(meta)}
     return grown

@@ -16,7 +16,7 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Dtype, EngineName, GpuMemory, Reading
+from cai_cli.commands._flags import IO, AnswerPrompting, Dtype, EngineName, GpuMemory
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
@@ -70,7 +70,7 @@ def app(
     model: Annotated[
         str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],
-    prompting: Reading,
+    prompting: AnswerPrompting,
     engine: Annotated[
         EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,

@@ -22,14 +22,11 @@ from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
 from cai_cli.data.jsonl import Record, as_object, item
-from cai_cli.data.records import as_messages, read_with_ids, shape_error
+from cai_cli.data.records import CUT_SHARE, as_messages, read_with_ids, shape_error
 from cai_cli.method import clean
 from cai_cli.method.label_summary import LabelSummary, label_of
 from cai_cli.pipeline import lineage
 from cai_cli.streams import plain_table, print_table
-
-CUT_SHARE = 0.1
-"""Share of truncated texts above which there is a warning."""
 
 
 @dataclass

@@ -26,7 +26,7 @@ from typing import Annotated
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import Reading
+from cai_cli.commands._flags import AnswerPrompting
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 from cai_cli.data.jsonl import Record
 
@@ -39,7 +39,7 @@ RATE = 2e-5
 )
 def app(
     run: Run,
-    prompting: Reading,
+    prompting: AnswerPrompting,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,

@@ -59,7 +59,7 @@ def _item(number: int, name: str, form: Form, row: Record) -> Item:
     own = {**(importers.identity(row, form.id) if form.id else {}), "kind": name}
     if name == "rewardbench":
         return importers.preference_row(number, {**row, **own}, p_chosen=1.0)
-    others = importers.kept(row, *filter(None, (form.prompt, form.id, form.context)))
+    others = importers.kept(row, *filter(None, (form.prompt, form.id)))
     prompt: Any = row[form.prompt]
     if name == "mt-bench":
         if not isinstance(prompt, list) or not prompt or not all(isinstance(turn, str) for turn in prompt):
@@ -67,7 +67,6 @@ def _item(number: int, name: str, form: Form, row: Record) -> Item:
         own["turns"], prompt = prompt, prompt[0]
     if form.context and (context := row.get(form.context)):
         prompt = f"{context}\n\n{prompt}"
-        others[form.context] = context
     return importers.item(number, {**own, "prompt": prompt, **others})
 
 

@@ -161,8 +161,8 @@ def messages(path: str, answers: bool) -> Iterator[Item]:
         if turns[-1]["role"] == "assistant":
             prompt = turns[:-1]
             if answers:
-                thought = {"reasoning": record["reasoning"]} if record.get("reasoning") else {}
-                others = {"response": turns[-1]["content"], **thought, **others}
+                reason = {"reasoning": record["reasoning"]} if record.get("reasoning") else {}
+                others = {"response": turns[-1]["content"], **reason, **others}
         elif answers:
             yield Item(number, error="its last message is not the assistant's, so there is no answer")
             continue

@@ -53,7 +53,7 @@ def inline(text: str) -> Parts:
     A text that only mentions the tags is an answer: reasoning is at the beginning, and if there is no opening tag, the closing
     tag is alone on its line.
     """
-    if OPEN not in text and (found := _LONE_CLOSE.match(text)):
+    if CLOSE in text and OPEN not in text and (found := _LONE_CLOSE.match(text)):
         return Parts(text[found.end() :].strip(), (found[1] or "").strip() or None)
     return split(text, TAGS) if text.lstrip().startswith(OPEN) else Parts(text)
 
@@ -70,39 +70,36 @@ def of_message(message: Any) -> str | None:
 
 def separate(record: dict[str, Any]) -> None:
     """Move reasoning that a record's answers begin with into its field `reasoning`, in place. Bad fields are left as they are."""
-    meta = record.get("meta") if isinstance(record.get("meta"), dict) else None
-    if isinstance(record.get("response"), str):
-        _store(record, "response", inline(record["response"]), meta)
-    if isinstance(record.get("responses"), list) and all(isinstance(text, str) for text in record["responses"]):
-        each = [inline(text) for text in record["responses"]]
-        if any(parts.reasoning or parts.cut for parts in each):
-            record["responses"] = [parts.answer for parts in each]
-            record.setdefault("reasoning", [parts.reasoning for parts in each])
-            entries = (meta or {}).get("responses")
-            for parts, entry in zip(each, entries if isinstance(entries, list) else [], strict=False):
-                if parts.cut and isinstance(entry, dict):
-                    entry["reasoning"] = "cut"
+    for field in ("response", "responses"):
+        _separate_answers(record, field)
     for side in ("chosen", "rejected"):
-        if thought := _last(record, side):
+        if reason := _last(record, side):
             found = record.setdefault("reasoning", {})
             if isinstance(found, dict):
-                found[side] = thought
+                found[side] = reason
     for field in ("messages", "completion"):
-        if thought := _last(record, field):
-            record.setdefault("reasoning", thought)
+        if reason := _last(record, field):
+            record.setdefault("reasoning", reason)
 
 
-def _store(record: dict[str, Any], field: str, parts: Parts, meta: dict[str, Any] | None) -> None:
-    """Put the parts of a text into a record."""
-    if not (parts.reasoning or parts.cut):
+def _separate_answers(record: dict[str, Any], field: str) -> None:
+    """`separate` for `response` or `responses`. An answer that ended inside its reasoning is marked in the meta."""
+    one, value = field == "response", record.get(field)
+    texts = [value] if one else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         return
-    record[field] = parts.answer
-    record.setdefault("reasoning", parts.reasoning)
-    if parts.cut:
-        made = record.setdefault("meta", {}) if meta is None else meta
-        entry = made.setdefault(field, {})
-        if isinstance(entry, dict):
-            entry["reasoning"] = "cut"
+    each = [inline(text) for text in texts]
+    if not any(parts.reasoning or parts.cut for parts in each):
+        return
+    answers, reasons = [parts.answer for parts in each], [parts.reasoning for parts in each]
+    record[field] = answers[0] if one else answers
+    record.setdefault("reasoning", reasons[0] if one else reasons)
+    meta = record.setdefault("meta", {}) if any(parts.cut for parts in each) else None
+    if isinstance(meta, dict):
+        found = meta.setdefault(field, {} if one else [{} for _ in each])
+        for parts, entry in zip(each, [found] if one else found, strict=False):
+            if parts.cut and isinstance(entry, dict):
+                entry["reasoning"] = "cut"
 
 
 def _last(record: dict[str, Any], field: str) -> str | None:
@@ -123,6 +120,15 @@ def _last(record: dict[str, Any], field: str) -> str | None:
     return kept or parts.reasoning
 
 
+def of_side(record: dict[str, Any], side: str, answer: str) -> str | None:
+    """The reasoning before the answer of a preference's side: under its side, or that of the same text in `responses`."""
+    kept = record.get("reasoning")
+    if isinstance(kept, list):
+        pairs = zip(record.get("responses") or [], kept, strict=False)
+        return next((reason for text, reason in pairs if text == answer and reason), None)
+    return kept.get(side) if isinstance(kept, dict) else None
+
+
 def shown(record: dict[str, Any]) -> dict[str, Any]:
     """The record with each answer's reasoning in front of it as text, for --show-reasoning."""
     found, kept = dict(record), record.get("reasoning")
@@ -130,17 +136,17 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
         found["response"] = join(record["response"], kept)
     if isinstance(kept, list) and "responses" in record:
         found["responses"] = [join(*pair) for pair in zip(record["responses"], kept, strict=False)]
-    if isinstance(kept, dict):
-        for side in ("chosen", "rejected"):
-            if side in record and kept.get(side):
-                value = record[side]
-                whole = join(value if isinstance(value, str) else value[-1]["content"], kept[side])
-                found[side] = whole if isinstance(value, str) else [*value[:-1], {**value[-1], "content": whole}]
+    for side in ("chosen", "rejected"):
+        if side in record:
+            value = record[side]
+            text = value if isinstance(value, str) else value[-1]["content"]
+            whole = join(text, of_side(record, side, text))
+            found[side] = whole if isinstance(value, str) else [*value[:-1], {**value[-1], "content": whole}]
     if "rounds" in record:
         found["rounds"] = [_shown_round(entry) for entry in record["rounds"] or []]
     return found
 
 
 def _shown_round(entry: dict[str, Any]) -> dict[str, Any]:
-    why = (entry.get("reasoning") or {}).get("revision")
-    return {**entry, "revision": join(entry["revision"], why)} if why and "revision" in entry else entry
+    reason = (entry.get("reasoning") or {}).get("revision")
+    return {**entry, "revision": join(entry["revision"], reason)} if reason and "revision" in entry else entry

@@ -247,6 +247,10 @@ def rounds_error(record: Record) -> str | None:
     return None
 
 
+CUT_SHARE = 0.1
+"""Share of truncated texts above which a command warns."""
+
+
 def truncated(record: Record) -> list[bool]:
     """Whether each answer of a record was truncated at --max-tokens: of its `response`, or of its `responses`."""
     made = record.get("meta") or {}

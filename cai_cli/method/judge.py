@@ -76,10 +76,10 @@ class Judge:
         asked = [self._asked(record, query) for query in queries]
         if self.settings.cot:
             seeds = [(record["id"], *q.pair, q.principle.id, q.order, q.sample) for q in queries]
-            thoughts: list[Completion] = yield [self.asker.request(p, "label", *s) for p, s in zip(asked, seeds, strict=True)]
-            whole = [i for i, done in enumerate(thoughts) if done.finish == "stop" or self.settings.keep_cut]
-            asked = [prompts.after_reasoning(asked[i], thoughts[i].text) for i in whole]
-            queries, every = [replace(queries[i], reasoning=thoughts[i]) for i in whole], queries
+            reasons: list[Completion] = yield [self.asker.request(p, "label", *s) for p, s in zip(asked, seeds, strict=True)]
+            whole = [i for i, done in enumerate(reasons) if done.finish == "stop" or self.settings.keep_cut]
+            asked = [prompts.after_reasoning(asked[i], reasons[i].text) for i in whole]
+            queries, every = [replace(queries[i], reasoning=reasons[i]) for i in whole], queries
         else:
             every = queries
         choices: list[Choice] = yield [self.asker.renderer.choice(prompt, prompts.OPTIONS) for prompt in asked]

@@ -80,9 +80,9 @@ class Rounds:
         # the others are moved behind the new text, so that a person reads principle, critique, revision first
         whole = {key: value for key, value in last.items() if key not in ("reasoning", "flags", "meta")}
         whole["revision"] = found.text
-        thoughts = {**last.get("reasoning", {}), **({"revision": found.reasoning} if found.reasoning else {})}
-        if thoughts:
-            whole["reasoning"] = thoughts
+        reasons = {**last.get("reasoning", {}), **({"revision": found.reasoning} if found.reasoning else {})}
+        if reasons:
+            whole["reasoning"] = reasons
         merged = {**last.get("meta", {}), "revision": found.meta}
         whole |= {"flags": [*last.get("flags", []), *found.flags], "meta": merged}
         return {**record, "rounds": [*closed, whole]}

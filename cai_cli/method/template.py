@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
 from cai_cli.data import reasoning
-from cai_cli.data.records import Messages, assistant, user
+from cai_cli.data.records import Messages, user
 from cai_cli.errors import InputError, Skipped
 
 if TYPE_CHECKING:
@@ -52,21 +52,20 @@ class Template:
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise InputError(f"--template-arg: this model's chat template has no variable '{name}'{hint}")
 
-    def render(self, messages: Messages, turn: Literal["open", "whole"]) -> str:
-        """A conversation as text: with the assistant's turn opened, or as a whole. Skipped if the template refuses it."""
+    def render(self, messages: Messages, complete: bool) -> str:
+        """A conversation as text; unless `complete`, with the assistant's turn opened. Skipped if the template refuses it."""
         if self.fold_system:
             messages = folded(messages)
-        given: list[dict[str, Any]] = [{"role": m["role"], "content": m["content"]} for m in messages]
-        if self._takes_parts:
-            given = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in given]
-        return self._apply(given, turn)
+        return self._apply([{"role": m["role"], "content": self._content(m["content"])} for m in messages], complete)
 
-    def _apply(self, messages: list[dict[str, Any]], turn: Literal["open", "whole"]) -> str:
+    def _content(self, text: str) -> Any:
+        """A message's content, in the form that the template takes."""
+        return [{"type": "text", "text": text}] if self._takes_parts else text
+
+    def _apply(self, messages: list[dict[str, Any]], complete: bool) -> str:
         try:
             return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=turn == "open", **self.arguments
-                )
+                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete, **self.arguments)
             )
         except (TemplateError, TypeError) as problem:
             refused = "; --fold-system puts a system message into the user's" if "ystem" in str(problem) else ""
@@ -76,25 +75,24 @@ class Template:
     def _takes_parts(self) -> bool:
         """Whether a message's content must be a list of parts: such a template drops a string, or fails."""
         try:
-            return _QUESTION not in self._apply([{"role": "user", "content": _QUESTION}], "open")
+            return _QUESTION not in self._apply([{"role": "user", "content": _QUESTION}], complete=False)
         except Skipped:
             return True
 
     def _probe(self, **more: str) -> str:
         """A finished exchange. `more`: keys of the assistant's message."""
-        content: Any = (lambda text: [{"type": "text", "text": text}]) if self._takes_parts else (lambda text: text)
-        question = {"role": "user", "content": content(_QUESTION)}
-        return self._apply([question, {"role": "assistant", "content": content(_ANSWER), **more}], "whole")
+        question, answer = ({"role": r, "content": self._content(t)} for r, t in (("user", _QUESTION), ("assistant", _ANSWER)))
+        return self._apply([question, {**answer, **more}], complete=True)
 
     @cached_property
     def opened(self) -> str:
         """A question with the assistant's turn opened."""
-        return self.render([user(_QUESTION)], "open")
+        return self.render([user(_QUESTION)], complete=False)
 
     @cached_property
     def closing(self) -> str:
         """What the template puts after an answer."""
-        return self.render([user(_QUESTION), assistant(_ANSWER)], "whole").rpartition(_ANSWER)[2]
+        return self._probe().rpartition(_ANSWER)[2]
 
     @cached_property
     def reasoning(self) -> tuple[str, str]:

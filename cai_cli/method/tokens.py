@@ -179,21 +179,21 @@ class Renderer:
         if prompt.messages is None:
             return self._cut(prompt.text, mark)
         messages: Messages = [{"role": m["role"], "content": self._cut(m["content"], mark)} for m in prompt.messages]
-        shown = self.template.render(messages, "whole" if complete else "open")
+        shown = self.template.render(messages, complete)
         # the first words of an answer: no reasoning may be open before them
         return shown + self.template.before_answer + self._cut(prompt.prefill, mark) if prompt.prefill else shown
 
-    def completion(self, prompt: Prompt, answer: str, thought: str | None = None) -> tuple[list[int], list[int]]:
+    def completion(self, prompt: Prompt, answer: str, reason: str | None = None) -> tuple[list[int], list[int]]:
         """(ids of a prompt, ids of an answer to it): what the model gets, and what it should write, without the end of the turn.
 
-        The answer's ids are those that it has in the whole conversation. `thought`: reasoning that the model should write
+        The answer's ids are those that it has in the whole conversation. `reason`: reasoning that the model should write
         before it, between its own control tokens; without it, reasoning that the prompt opens is closed.
         """
-        mark = self._mark(*_texts(prompt), answer, thought or "")
+        mark = self._mark(*_texts(prompt), answer, reason or "")
         text, more = self._marked(prompt, mark), self._cut(answer, mark)
         if prompt.messages is not None:
             opening, closing = self.template.reasoning
-            more = (f"{opening}{self._cut(thought, mark)}{closing}" if thought else self.template.before_answer) + more
+            more = (f"{opening}{self._cut(reason, mark)}{closing}" if reason else self.template.before_answer) + more
         before, whole = self._encode(text, mark), self._encode(text + more, mark)
         if whole[: len(before)] != before:  # a token would join the two, but generation begins after the prompt's last token
             first, *others = more.split(mark)
@@ -208,21 +208,20 @@ class Renderer:
         """A completion of `request` with its reasoning apart from its answer, if the model reasoned."""
         if not done.completion_tokens:  # the placeholder of a dry run
             return done
-        template = self.template
-        text = done.text
-        if self._tags_are_special and done.tokens:
-            # the tags, or what precedes an answer, are special tokens, which `text` leaves out
+        template, text = self.template, done.text.strip()
+        # if the tags, or what precedes an answer, are special tokens, `done.text` leaves them out
+        whole = self._tags_are_special and bool(done.tokens)
+        if whole:
             text = str(self.tokenizer.decode(list(done.tokens)))
             text = text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=len(text))].strip()
         opened = self.has_template and template.opens_reasoning and request.text.endswith(template.opened[-16:])
         if self.has_template and not opened:
-            text = text.strip().removeprefix(template.before_answer.strip())
+            text = text.removeprefix(template.before_answer.strip())
         parts = reasoning.split(text, template.tags if self.has_template else reasoning.TAGS, opened)
-        if text is not done.text:
-            parts = parts._replace(answer=self._special.sub("", parts.answer).strip())
-        if parts == (done.text.strip(), None, False):
+        answer = self._special.sub("", parts.answer).strip() if whole else parts.answer
+        if (answer, parts.reasoning, parts.cut) == (done.text.strip(), None, False):
             return done
-        return replace(done, text=parts.answer, reasoning=parts.reasoning, answered=not parts.cut)
+        return replace(done, text=answer, reasoning=parts.reasoning, answered=not parts.cut)
 
     @cached_property
     def _special(self) -> re.Pattern[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
-from cai_cli.data import preferences, records
+from cai_cli.data import preferences, reasoning, records
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Messages, as_messages
 from cai_cli.data.transcripts import inert
@@ -120,8 +120,8 @@ def answers(record: Record, revisions: str) -> list[Answer]:
         completion = record["completion"]
         return [Answer(prompt, completion if isinstance(completion, str) else completion[0]["content"], alone)]
     if "responses" in record and "response" not in record:
-        thoughts = kept if isinstance(kept, list) else [None] * len(record["responses"])
-        return [Answer(prompt, *each) for each in zip(record["responses"], thoughts, records.truncated(record), strict=False)]
+        reasons = kept if isinstance(kept, list) else [None] * len(record["responses"])
+        return [Answer(prompt, *each) for each in zip(record["responses"], reasons, records.truncated(record), strict=False)]
     revised = [
         Answer(prompt, entry["revision"], entry.get("reasoning", {}).get("revision"), "revision-cut" in entry.get("flags", []))
         for entry in record.get("rounds") or []
@@ -139,9 +139,8 @@ def _chosen(record: Record) -> Answer:
     except ValueError as problem:
         raise Skipped(str(problem)) from None
     *before, last = found.chosen
-    thoughts = record.get("reasoning")
-    thought = thoughts.get("chosen") if isinstance(thoughts, dict) else None
-    return Answer([*found.prompt, *before], last["content"], thought, is_cut(record, "chosen"))
+    text = last["content"]
+    return Answer([*found.prompt, *before], text, reasoning.of_side(record, "chosen", text), is_cut(record, text))
 
 
 def turn_end(renderer: Renderer, format: str) -> list[int]:
@@ -174,8 +173,8 @@ class AnswerMaker:
         if not answer.text.strip():
             raise Skipped("its answer is empty")
         text = answer.text if self.format == "chat" else f" {inert(answer.text)}"
-        thought = answer.reasoning if self.learn_reasoning else None
-        prompt, ids = self.renderer.completion(prompts.answer({"prompt": answer.prompt}, self.format), text, thought)
+        reason = answer.reasoning if self.learn_reasoning else None
+        prompt, ids = self.renderer.completion(prompts.answer({"prompt": answer.prompt}, self.format), text, reason)
         return prompt, ids if answer.cut else ids + end
 
 
@@ -222,8 +221,9 @@ def dpo_example(maker: AnswerMaker, record: Record, longest: int) -> PreferenceE
     # a chat's turn as a whole, with what the template puts after its end
     end = (maker.renderer.closing() or maker.end) if maker.format == "chat" else maker.end
     rows = []
-    for side, (*before, last) in (("chosen", found.chosen), ("rejected", found.rejected)):
-        prompt, ids = maker.ids(Answer([*found.prompt, *before], last["content"], cut=is_cut(record, side)), end)
+    for *before, last in (found.chosen, found.rejected):
+        text = last["content"]
+        prompt, ids = maker.ids(Answer([*found.prompt, *before], text, cut=is_cut(record, text)), end)
         rows.append(prompt + ids)
     same = min(common_prefix(asked, ids) for ids in rows)
     require_length(max(map(len, rows)), longest)
@@ -231,14 +231,10 @@ def dpo_example(maker: AnswerMaker, record: Record, longest: int) -> PreferenceE
     return {"prompt_ids": asked[:same], "chosen_ids": chosen, "rejected_ids": rejected, **_soft_label(record)}
 
 
-def is_cut(record: Record, side: str) -> bool:
-    """Whether a side of a preference that `cai label` made was truncated at --max-tokens."""
-    label = record.get("label")
-    if not isinstance(label, dict) or not (pair := label.get("pair")) or "responses" not in record:
-        return False
-    better = label["p_first"] >= 0.5
-    number = pair[0] if better == (side == "chosen") else pair[1]
-    return (records.truncated(record)[number:] or [False])[0]
+def is_cut(record: Record, answer: str) -> bool:
+    """Whether an answer of a preference was truncated at --max-tokens, by the meta of the same text in `responses`."""
+    pairs = zip(record.get("responses") or [], records.truncated(record), strict=False)
+    return any(cut for text, cut in pairs if text == answer)
 
 
 class _SoftLabel(TypedDict):

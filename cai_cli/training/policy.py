@@ -194,8 +194,8 @@ class Reward:
                 "reward": reward,
                 "score": score,
             }
-            if thought := answers[i].reasoning:
-                sample["reasoning"] = thought
+            if reason := answers[i].reasoning:
+                sample["reasoning"] = reason
             if len(found) > 1:
                 sample["scores"] = found
             sample["tokens"], sample["finished"] = len(ids), finished

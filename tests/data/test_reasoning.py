@@ -9,7 +9,8 @@ import pytest
 
 from cai_cli.data import reasoning
 from cai_cli.data.reasoning import Parts
-from cai_cli.data.records import take_in
+from cai_cli.data.records import require_answered, take_in
+from cai_cli.errors import Skipped
 from tests.rows import read_jsonl
 
 
@@ -41,6 +42,12 @@ def test_the_published_forms_of_reasoning(shared: Path) -> None:
     assert cut["meta"]["response"] == {"finish": "length", "reasoning": "cut"}
     assert pair["responses"] == ["Hello.", "Hi there."]
     assert pair["reasoning"] == ["a", "b"]
+    half: dict[str, Any] = {"prompt": "hi", "responses": ["Hello.", "<think>I must"]}
+    take_in(half)
+    assert half["responses"] == ["Hello.", ""]
+    assert half["reasoning"] == [None, "I must"]
+    with pytest.raises(Skipped, match="cut by --max-tokens"):
+        require_answered(half)
 
 
 @pytest.mark.parametrize("key", reasoning.KEYS)

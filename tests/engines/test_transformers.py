@@ -81,7 +81,7 @@ def test_draws_of_a_request_depend_on_no_other_request(tiny: str) -> None:
     together = [done.text for done in by_number(engine_of(tiny, 4).generate(feed(entries)))]
     assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 9  # rounding may flip a draw at a boundary
     deterministic = engine_of(tiny, 4, deterministic=True)
-    assert torch.get_num_threads() == 1  # as it was told, not one for each core
+    assert torch.get_num_threads() == 1  # the number that was set, not one per core
     assert [d.text for d in by_number(deterministic.generate(feed(entries)))] == alone
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cai_cli.data.records import assistant, user
 from cai_cli.engines import models
+from cai_cli.engines.base import Completion
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.prompts import ANSWER, OPTIONS, Prompt
 from cai_cli.method.tokens import Renderer
@@ -73,3 +74,9 @@ def test_chat_without_a_template_says_what_to_do(tiny: str) -> None:
     assert Renderer(tokenizer).format("auto") == "hh"
     with pytest.raises(InputError, match="use --format hh"):
         Renderer(tokenizer).format("chat")
+
+
+def test_a_special_token_that_a_model_spells_stays_in_its_answer(renderer: Renderer) -> None:
+    request = renderer.request(chat("Hi"), 0, 8, 0.0, 1.0)
+    done = Completion("\nUse <|im_end|> here.", "stop", 0, 1, 5, tokens=[1, 2])
+    assert renderer.separate(request, done).text.strip() == "Use <|im_end|> here."
