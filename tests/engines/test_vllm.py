@@ -84,6 +84,7 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
     assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 15 * shared  # in whole blocks of the cache
 
 
+@pytest.mark.soak
 def test_seeded_prompts_that_are_more_than_one_pass_can_hold(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
     """Twenty prompts of more than a thousand tokens, sampled: each draws the same as it does alone."""
     rows = [{**record, "prompt": f"{record['prompt']} {'Take your time and tell me why. ' * 150}"} for record in questions(20)]

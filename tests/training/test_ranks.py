@@ -41,25 +41,25 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line]
 
 
-def test_losses_of_two_processes_equal_those_of_one(tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "step", ["train-sft", *(pytest.param(name, marks=pytest.mark.soak) for name in ("train-pm", "train-dpo"))]
+)
+def test_losses_of_two_processes_equal_those_of_one(tiny: str, tmp_path: Path, step: str) -> None:
     """Two processes of four rows or one of eight, over two passes: the same losses, to 1e-5, learning rates and tokens."""
-    answers = write_jsonl(tmp_path / "sft.jsonl", revisions(24))
-    pairs = write_jsonl(tmp_path / "pairs.jsonl", preferences(24))
+    source = write_jsonl(tmp_path / "in.jsonl", revisions(24) if step == "train-sft" else preferences(24))
     flags = ("--steps", 6, "--lr", 1e-3, "--dtype", "float32", "--grad-accum", 1, "--batch-size", 4, "--max-length", 512)
-    for step, source in (("train-sft", answers), ("train-pm", pairs), ("train-dpo", pairs)):
-        two, one = tmp_path / f"{step}-2", tmp_path / f"{step}-1"
-        done = cai(step, source, "-m", tiny, "-o", two, *flags, "--num-processes", "2", "--eval", source)
-        assert done.stdout == ""
-        assert done.stderr.count("6 steps") == 1  # only the first process reports
-        train(settings(step, [source], tiny, one, steps=6, batch_size=8, eval=[source], max_length=512))
-        assert json.loads((two / "manifest.json").read_text())["processes"] == 2
-        assert losses(two) == pytest.approx(losses(one), abs=1e-5), step
-        for key in ("learning_rate", "tokens", "grad_norm", "eval_loss"):
-            if (step, key) == ("train-sft", "eval_loss"):
-                continue  # a mean of batch means, and a batch has 4 rows or 8
-            found = [[line[key] for line in read_jsonl(folder / "metrics.jsonl") if key in line] for folder in (two, one)]
-            assert len(found[0]) >= 3
-            assert found[0] == pytest.approx(found[1], abs=1e-4), (step, key)
+    two, one = tmp_path / "2", tmp_path / "1"
+    done = cai(step, source, "-m", tiny, "-o", two, *flags, "--num-processes", "2", "--eval", source)
+    assert done.stdout == ""
+    assert done.stderr.count("6 steps") == 1  # only the first process reports
+    train(settings(step, [source], tiny, one, steps=6, batch_size=8, eval=[source], max_length=512))
+    assert json.loads((two / "manifest.json").read_text())["processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    keys = ("learning_rate", "tokens", "grad_norm", "eval_loss")
+    for key in keys[: 3 if step == "train-sft" else 4]:  # SFT's eval_loss is a mean of batch means, and a batch has 4 rows or 8
+        found = [[line[key] for line in read_jsonl(folder / "metrics.jsonl") if key in line] for folder in (two, one)]
+        assert len(found[0]) >= 3
+        assert found[0] == pytest.approx(found[1], abs=1e-4), key
 
 
 def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
