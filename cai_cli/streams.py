@@ -108,8 +108,8 @@ class Progress:
             self.bar.update(self.task, completed=self.done, rate=self.rate())
         elif not self.quiet and time.monotonic() - self.last > 60:
             self.last = time.monotonic()
-            of = f" of {self.total}" if self.total is not None else ""
-            say(f"{self.name}: {self.done}{of} records, {self.rate()}")
+            count = plural(self.done, "record") if self.total is None else f"{self.done:,} of {plural(self.total, 'record')}"
+            say(f"{self.name}: {count}, {self.rate()}")
 
     def close(self) -> None:
         """Remove the bar from the terminal."""

@@ -11,8 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import as_messages, read_with_ids
+from cai_cli.data.records import as_messages
 from cai_cli.method import clean, constitution
 from cai_cli.method.clean import Context
 

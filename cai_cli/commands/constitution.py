@@ -25,7 +25,7 @@ from cai_cli.data.transcripts import transcript
 from cai_cli.method import constitution as constitutions
 from cai_cli.method.constitution import TEXTS, Constitution
 from cai_cli.pipeline import outputs
-from cai_cli.streams import plain_table, print_table
+from cai_cli.streams import plain_table, plural, print_table
 
 app = group_app("List, show, check and convert constitutions.")
 WHAT = "Packaged names, or YAML or JSON files"
@@ -36,7 +36,7 @@ def summary(found: Constitution) -> str:
     counts = [f"{sum(getattr(p, text) is not None for p in found.principles)} {text}" for text in TEXTS]
     examples = found.examples
     shown = [f"{len(getattr(examples, kind))} {kind}" for kind in ("critique", "comparison", "reasoned")]
-    return f"{len(found.principles)} principles ({', '.join(counts)}), examples ({', '.join(shown)})"
+    return f"{plural(len(found.principles), 'principle')} ({', '.join(counts)}), examples ({', '.join(shown)})"
 
 
 @add_command(app, "list", "List the packaged constitutions; in a pipe, separated by tabs.", "cai constitution list")

@@ -18,8 +18,8 @@ from cai_cli import streams
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.commands.eval_scores import in_all, named
 from cai_cli.data import jsonl
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import read_with_ids
 from cai_cli.errors import InputError
 from cai_cli.evaluation import calibration
 from cai_cli.pipeline.outputs import source, write_file

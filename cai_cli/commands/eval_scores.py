@@ -21,8 +21,10 @@ from typer import Argument, Option
 
 from cai_cli import streams
 from cai_cli.commands._flags import BootstrapSeed
-from cai_cli.data import jsonl, records
+from cai_cli.data import jsonl
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import shape_error
 from cai_cli.errors import CaiError, InputError
 from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import manifest
@@ -60,7 +62,7 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
     InputError if a record has no score.
     """
     found = {}
-    for record in records.read_with_ids(path):
+    for record in read_with_ids(path, check=shape_error):
         scores = record.get("scores")
         score = (scores.get("rounds") or [scores.get("response")])[-1] if isinstance(scores, dict) else None
         if not isinstance(score, float | int):

@@ -22,18 +22,10 @@ from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
 from cai_cli.commands.train_sft import Revisions
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, encode
 from cai_cli.data.preferences import sides
-from cai_cli.data.records import (
-    Round,
-    as_messages,
-    assistant,
-    current_answer,
-    pair_error,
-    preference_error,
-    read_with_ids,
-    rounds_error,
-)
+from cai_cli.data.records import Round, as_messages, assistant, current_answer, pair_error, preference_error, rounds_error
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.clean import FLAGS
 from cai_cli.pipeline import outputs

@@ -32,9 +32,10 @@ from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Limit, Output, Quiet
 from cai_cli.data import benchmarks, importers, jsonl
+from cai_cli.data.ids import Ids
 from cai_cli.data.importers import Item
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Ids, digest
+from cai_cli.data.records import digest
 from cai_cli.errors import InputError
 from cai_cli.pipeline import outputs
 from cai_cli.pipeline.manifest import Manifest

@@ -23,8 +23,8 @@ from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import Limit, Output, Quiet, Seed
 from cai_cli.data import jsonl
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import read_with_ids
 from cai_cli.errors import InputError
 from cai_cli.pipeline import outputs
 from cai_cli.pipeline.manifest import Manifest

@@ -22,8 +22,9 @@ from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.commands._session import Session
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Line, Record, encode
-from cai_cli.data.records import as_messages, digest, prompt_error, read_with_ids
+from cai_cli.data.records import as_messages, digest, prompt_error
 from cai_cli.engines.base import Steps
 from cai_cli.errors import InputError
 from cai_cli.method import clean, prompts

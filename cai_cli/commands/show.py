@@ -29,12 +29,12 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, as_object, item
-from cai_cli.data.records import Label, Round, as_messages, read_with_ids, shape_error
+from cai_cli.data.records import Label, Round, as_messages, label_of, shape_error, stripped
 from cai_cli.errors import InputError
 from cai_cli.method import constitution
 from cai_cli.method.constitution import TEXTS, Principle
-from cai_cli.method.label_summary import label_of
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
 
@@ -214,8 +214,7 @@ def load(made: Manifest, output: Path) -> Iterable[Principle]:
 def marks(entry: Round, kind: str) -> str:
     """The flags of a round's "critique" or "revision" (`kind`), and what was stripped from it, for its heading."""
     named = [flag.removeprefix(f"{kind}-") for flag in entry.get("flags", []) if flag.startswith(f"{kind}-")]
-    meta = as_object(as_object(entry.get("meta")).get(kind))
-    named += [f"{name} stripped" for name in meta.get("stripped") or []]
+    named += [f"{name} stripped" for name in stripped(entry, kind)]
     return f" [{', '.join(named)}]" if named else ""
 
 

@@ -17,8 +17,8 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet, Seed
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import encode
-from cai_cli.data.records import read_with_ids
 from cai_cli.errors import InputError
 from cai_cli.pipeline import outputs
 from cai_cli.pipeline.seeds import draw_uniform

@@ -21,10 +21,11 @@ from typer import echo
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, as_object, item
-from cai_cli.data.records import CUT_SHARE, as_messages, read_with_ids, shape_error
+from cai_cli.data.records import CUT_SHARE, as_messages, label_of, shape_error, stripped
 from cai_cli.method import clean
-from cai_cli.method.label_summary import LabelSummary, label_of
+from cai_cli.method.label_summary import LabelSummary
 from cai_cli.pipeline import lineage
 from cai_cli.streams import plain_table, print_table
 
@@ -85,7 +86,7 @@ def collect(records: Iterable[Record]) -> Stats:
             for flag in entry.get("flags", []):
                 stats.flags.setdefault(flag, Counter())[i] += 1
             for kind in ("critique", "revision"):
-                for name in as_object(entry.get("meta", {}).get(kind)).get("stripped", []):
+                for name in stripped(entry, kind):
                     stats.flags.setdefault(f"{kind}-{name}, stripped", Counter())[i] += 1
         if isinstance(record.get("p_chosen"), int | float):
             stats.p_chosen.append(record["p_chosen"])
@@ -100,7 +101,8 @@ def count_text(stats: Stats, name: str, text: str, meta: Record) -> None:
     """Count one text: its words, its tokens, and whether it was truncated."""
     stats.texts.setdefault(name, []).append(len(clean.words(text)))
     stats.cut[name] += meta.get("finish") == "length"
-    stats.tokens[name] += meta.get("completion_tokens", 0)
+    tokens = meta.get("completion_tokens")
+    stats.tokens[name] += tokens if isinstance(tokens, int) else 0
 
 
 def lengths(stats: Stats) -> Table:

@@ -14,13 +14,12 @@ caller adds the file and the line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from itertools import islice
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from cai_cli.data import jsonl, reasoning
 from cai_cli.data.jsonl import Record
+from cai_cli.data.shapes import type_error
 from cai_cli.errors import Skipped
 
 ROLES = ("system", "user", "assistant")
@@ -48,21 +47,21 @@ def assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-class TextMeta(TypedDict):
-    """How a generated text was made."""
+class TextMeta(TypedDict, total=False):
+    """How a generated text was made. Other tools' records may hold less of it."""
 
     seed: int
     finish: str
     """"stop" (an end token or a stop string) or "length" (it ran to --max-tokens)."""
     prompt_tokens: int
     completion_tokens: int
-    stripped: NotRequired[list[str]]
+    stripped: list[str]
     """Names of the parts that `clean.strip` removed."""
-    raw: NotRequired[str]
+    raw: str
     """The text before `clean.strip`."""
-    attempt: NotRequired[int]
+    attempt: int
     """The number of the attempt that was kept, if --retry sampled again."""
-    reasoning: NotRequired[str]
+    reasoning: str
     """"cut" if the text ended inside its reasoning, so that there is no answer."""
 
 
@@ -265,6 +264,13 @@ def is_open(record: Record) -> bool:
     return bool(rounds) and "revision" not in rounds[-1]
 
 
+def stripped(entry: Round, kind: str) -> list[str]:
+    """The names of the parts that were removed from a round's "critique" or "revision" (`kind`)."""
+    made = (entry.get("meta") or {}).get(kind)
+    found = made.get("stripped") if isinstance(made, dict) else None
+    return found if isinstance(found, list) else []
+
+
 def critique_input_error(record: Record) -> str | None:
     """Why `cai critique` cannot open a round, or None."""
     if error := rounds_error(record):
@@ -328,13 +334,21 @@ def shape_error(record: Record) -> str | None:
     kept: Record = {field: record[field] for field in ("prompt", "response", "rounds", "meta") if field in record}
     if error := rounds_error({"prompt": "-", "response": "", **kept}) or texts_error(record.get("responses", []), "responses"):
         return error
-    if not isinstance(record.get("scores", {}), dict):
-        return "'scores' must be an object"
+    if error := type_error(record.get("scores", {}), Scores, "scores"):
+        return error
+    if (label := label_of(record)) and (error := type_error(label, Label, "label")):
+        return error
     for field in ("messages", "completion"):
         value = record.get(field, "")
         if not isinstance(value, str) and (error := messages_error(value, field)):
             return error
     return preference_error(record) if "chosen" in record or "rejected" in record else None
+
+
+def label_of(record: Record) -> Label | None:
+    """The label that `cai label` wrote; None if a record has none, or another tool's field of that name."""
+    found = record.get("label")
+    return cast(Label, found) if isinstance(found, dict) and {"principles", "p_first", "orders"} <= found.keys() else None
 
 
 def as_messages(prompt: str | Messages) -> Messages:
@@ -348,47 +362,3 @@ def current_answer(record: Record) -> str:
         if "revision" in entry:
             return entry["revision"]
     return record["response"]
-
-
-class Ids:
-    """Gives ids to records that have none, and finds duplicate ids.
-
-    A missing id is derived from the prompt's content, and a count is added if the prompt was seen before. So it is the same in
-    every run. Memory: one 8-byte digest and one line number per record.
-    """
-
-    def __init__(self) -> None:
-        self._lines: dict[int, int] = {}
-        self._counts: dict[int, int] = {}
-
-    def error(self, record: Record, number: int) -> str | None:
-        """What is wrong with a record's id, or None. Sets the id in place if it is missing, or a number."""
-        identity = record.get("id")
-        if identity is None:
-            name = digest(record.get("prompt", record.get("chosen", record.get("messages"))), 6)
-            count = self._counts[int(name, 16)] = self._counts.get(int(name, 16), 0) + 1
-            identity = f"p-{name}" if count == 1 else f"p-{name}-{count}"
-        elif isinstance(identity, int) and not isinstance(identity, bool):
-            identity = str(identity)
-        elif not isinstance(identity, str) or not identity:
-            return "'id' must be a non-empty string"
-        record["id"] = identity
-        key = int(digest(identity), 16)
-        if key in self._lines:
-            return f"duplicate id '{identity}'; first seen on line {self._lines[key]}"
-        self._lines[key] = number
-        return None
-
-
-def read_with_ids(
-    path: str, limit: int | None = None, check: Callable[[Record], str | None] = lambda record: None
-) -> Iterator[Record]:
-    """The first `limit` records of an input, each checked and with an id. InputError at the first bad line."""
-    ids = Ids()
-    for line in islice(jsonl.read_lines(path), limit):
-        if line.record is not None:
-            take_in(line.record)
-        error = line.error if line.record is None else check(line.record) or ids.error(line.record, line.number)
-        if error or line.record is None:
-            raise jsonl.bad_line(path, line.number, error or "")
-        yield line.record

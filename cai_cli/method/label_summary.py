@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import cast
 
 from cai_cli import streams
 from cai_cli.data.jsonl import Record
@@ -15,12 +14,6 @@ ORDER_DECIDES, ORDER_MATTERS = 0.5, 0.1
 below the second it hardly matters."""
 LOW_MASS = 0.01
 """Probability of both letters together below which the judge does not answer with a letter."""
-
-
-def label_of(record: Record) -> Label | None:
-    """The label that `cai label` wrote; None if a record has none, or another tool's field of that name."""
-    found = record.get("label")
-    return cast(Label, found) if isinstance(found, dict) and {"principles", "p_first", "orders"} <= found.keys() else None
 
 
 @dataclass
@@ -46,7 +39,7 @@ class LabelSummary:
         self.cut += label.get("cut", 0)
         if "mass" in label:
             self.masses.append(label["mass"])
-        if len(label["orders"]) == 2:
+        if {"ab", "ba"} <= label["orders"].keys():
             ab, ba = label["orders"]["ab"], label["orders"]["ba"]
             self.differences.append(ab - ba)
             self.flipped += (ab - 0.5) * (ba - 0.5) < 0

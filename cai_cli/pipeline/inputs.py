@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from cai_cli.data import jsonl
+from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
-from cai_cli.data.records import Ids, take_in
+from cai_cli.data.records import take_in
 from cai_cli.pipeline import manifest
 
 WINDOW = 1024

@@ -22,8 +22,8 @@ from typing import Protocol
 
 from cai_cli import streams
 from cai_cli.data import jsonl
+from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
-from cai_cli.data.records import Ids
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
 from cai_cli.errors import CaiError, InputError, Skipped
 from cai_cli.pipeline import manifest, outputs
@@ -261,7 +261,7 @@ class _Run:
                             return
         if self.finished and not self.failure and not self.full:
             raise InputError(
-                f"the input ended before the {len(self.output.done)} records that an earlier run finished; "
+                f"the input ended before the {streams.plural(len(self.output.done), 'record')} that an earlier run finished; "
                 "give the same input, or --restart"
             )
         if self.failure:

@@ -11,6 +11,7 @@ from typing import Any
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.pipeline import manifest
+from cai_cli.streams import plural
 from cai_cli.training.settings import Settings
 
 _KINDS = {
@@ -54,8 +55,8 @@ def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) 
     lines += ["", "## What it was trained on", "", "| file | rows | weight | SHA-256 |", "|---|---|---|---|"]
     for entry in content["inputs"]:
         lines.append(f"| {literal(entry['path'])} | {entry['records']} | {entry['weight']:g} | `{entry['sha256'][:16]}` |")
-    used = f"{counts['records_out']} examples, {counts['tokens']:,} tokens in {counts['steps']} steps"
-    lines += ["", f"{used}; {counts['skipped']} rows skipped (`skipped.jsonl`). `trained-ids.txt` names the records."]
+    used = f"{plural(counts['records_out'], 'example')}, {plural(counts['tokens'], 'token')} in {plural(counts['steps'], 'step')}"
+    lines += ["", f"{used}; {plural(counts['skipped'], 'row')} skipped (`skipped.jsonl`). `trained-ids.txt` names the records."]
     lines += ["", "## From which models", "", "| role | model | SHA-256 |", "|---|---|---|"]
     for role, found in models.items():
         for model in found if isinstance(found, list) else [found]:

@@ -16,8 +16,8 @@ from typing import Generic, TypeVar
 
 from cai_cli import streams
 from cai_cli.data import jsonl
+from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Ids
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.inputs import SKIP_BAD, line_error, skipped_entry
@@ -217,7 +217,8 @@ def prepare(checked: Checked, parts: Callable[[Record], list[P]], make: Callable
     if settings.eval_fraction:
         found.hold_out(settings.eval_fraction)
     if both := {row.origin for row, _ in found.examples} & {row.origin for row, _ in found.held_out}:
-        streams.warn(f"{len(both)} records of --eval are also trained on: results on them do not measure generalisation")
+        shared = streams.plural(len(both), "record")
+        streams.warn(f"--eval shares {shared} with the training data: results there do not measure generalisation")
     if len(found.skipped) > NAMED:
         streams.warn(f"{len(found.skipped)} rows skipped in total; skipped.jsonl beside the model lists them")
     return found

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from cai_cli.data import records
+from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
 from cai_cli.engines.base import Request
@@ -43,7 +43,7 @@ def engines(needs_vllm: None, real: Path, real_renderer: Renderer) -> tuple[Tran
 
 def questions(n: int) -> list[Record]:
     """Example prompts, red-team and helpful in turn."""
-    files = [list(records.read_with_ids(str(ROOT / f"examples/{name}.jsonl"), n)) for name in ("red-team", "helpful-prompts")]
+    files = [list(read_with_ids(str(ROOT / f"examples/{name}.jsonl"), n)) for name in ("red-team", "helpful-prompts")]
     return [record for pair in zip(*files, strict=True) for record in pair][:n]
 
 

@@ -69,6 +69,6 @@ def test_eval_records_that_are_trained_on_are_reported(tiny: str, tmp_path: Path
     source = write_jsonl(tmp_path / "in.jsonl", preferences()[:4])
     other = write_jsonl(tmp_path / "eval.jsonl", preferences()[2:6])
     pm.train(settings("train-pm", [source], tiny, tmp_path / "out", steps=1, eval=[other]))
-    assert "2 records of --eval are also trained on" in capsys.readouterr().err
+    assert "--eval shares 2 records with the training data" in capsys.readouterr().err
     with pytest.raises(InputError, match="give only one of them"):
         pm.train(settings("train-pm", [source], tiny, tmp_path / "out2", eval=[other], eval_fraction=0.1))
