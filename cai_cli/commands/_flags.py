@@ -58,6 +58,7 @@ FewShot = Annotated[
     int | None,
     Option("--few-shot", min=0, metavar="N", help="Show the model only the constitution's first N examples; by default all."),
 ]
+TrustRemoteCode = Annotated[bool, Option("--trust-remote-code", help="Run code that comes with the model.")]
 GpuMemory = Annotated[
     float | None,
     Option(
@@ -114,7 +115,7 @@ class Model:
         bool,
         Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),
     ] = False
-    trust_remote_code: Annotated[bool, Option("--trust-remote-code", help="Run code that comes with the model.")] = False
+    trust_remote_code: TrustRemoteCode = False
 
 
 @dataclass

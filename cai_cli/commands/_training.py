@@ -10,11 +10,26 @@ from typing import Annotated, Any
 from typer import Argument, Option
 from typer.models import OptionInfo
 
-from cai_cli.commands._flags import Debug, Dtype, Limit, Prompting, Quiet, Seed
+from cai_cli.commands._flags import Debug, Dtype, Limit, Prompting, Quiet, Seed, TrustRemoteCode
 from cai_cli.training.settings import LORA_RATE, Settings
 
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples that each process computes at once.")]
 GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches per optimizer step.")]
+
+
+class Choice(str, Enum):
+    """--gradient-checkpointing."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class SaveDtype(str, Enum):
+    """--save-dtype."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
 
 
 def learning_rate(default: float) -> OptionInfo:
@@ -38,14 +53,15 @@ class Run:
     output: Annotated[str, Option("--output", "-o", help="The directory for the trained model.")]
     steps: Annotated[int | None, Option("--steps", min=1, help="Optimizer steps; overrides --epochs.", metavar="N")] = None
     epochs: Annotated[float, Option("--epochs", min=0.01, help="Passes over the data.")] = 1.0
-    max_length: Annotated[int, Option("--max-length", min=8, help="Longest example, in tokens; longer ones are skipped.")] = 1024
+    max_length: Annotated[int, Option("--max-length", min=8, help="Longest example, in tokens; longer ones are skipped.")] = 2048
     limit: Limit = None
     skip_bad: Annotated[bool, Option("--skip-bad", help="Skip bad lines, write them to DIR/skipped.jsonl, and continue.")] = False
     seed: Seed = 0
     dtype: Annotated[
         Dtype,
         Option(
-            "--dtype", help="Type to compute in; weights stay float32. auto: bfloat16 if the processor supports it, else float32."
+            "--dtype",
+            help="Type to compute in; trained weights are float32. auto: bfloat16 if the processor supports it, else float32.",
         ),
     ] = Dtype.auto
     eval: Annotated[
@@ -59,13 +75,34 @@ class Run:
         bool, Option("--lora", help="Train low-rank adapters of all linear layers, and merge them into the model.")
     ] = False
     lora_rank: Annotated[int, Option("--lora-rank", min=1, help="Rank of the adapters; their alpha is twice the rank.")] = 16
+    load_in_4bit: Annotated[
+        bool, Option("--load-in-4bit", help="With --lora: quantise the base model to 4 bits (QLoRA; needs bitsandbytes).")
+    ] = False
     keep_adapter: Annotated[
         bool,
         Option("--keep-adapter", help="With --lora: save only the adapter; -m takes its directory, if the base model is there."),
     ] = False
+    optim: Annotated[
+        str | None,
+        Option("--optim", metavar="NAME", help="Optimizer by transformers' name: adamw_8bit, adafactor, ...; AdamW by default."),
+    ] = None
+    gradient_checkpointing: Annotated[
+        Choice, Option("--gradient-checkpointing", help="Save memory, at a quarter more time. auto: only if it is needed.")
+    ] = Choice.auto
+    trl: Annotated[
+        list[str] | None,
+        Option("--trl", metavar="KEY=VALUE", help="Set any other argument of TRL's configuration; repeatable."),
+    ] = None
+    trust_remote_code: TrustRemoteCode = False
+    save_dtype: Annotated[SaveDtype, Option("--save-dtype", help="Type of the saved weights.")] = SaveDtype.bfloat16
     save_every: Annotated[
         int | None,
-        Option("--save-every", min=1, metavar="N", help="Steps between checkpoints; by default one every two minutes."),
+        Option(
+            "--save-every",
+            min=1,
+            metavar="N",
+            help="Steps between checkpoints; by default at least two minutes, and a tenth of the time.",
+        ),
     ] = None
     restart: Annotated[
         bool, Option("--restart", help="Train again: discard an unfinished DIR.partial, and replace a finished DIR.")
@@ -73,7 +110,7 @@ class Run:
     report_to: Annotated[str, Option("--report-to", help="Also send metrics to wandb, tensorboard, ...")] = "none"
     num_processes: Annotated[
         int | None,
-        Option("--num-processes", min=1, metavar="N", help="Train in N processes: one per GPU, or on CPUs with torchrun."),
+        Option("--num-processes", min=1, metavar="N", help="Processes to train in; by default one per GPU, or one without GPUs."),
     ] = None
     accelerate: Annotated[
         str | None,
@@ -99,9 +136,10 @@ def settings(
     flags |= {
         **prompting.options(),
         "eval": run.eval or [],
+        "trl": run.trl or [],
         "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1),
     }
-    launched = ranks.launch(flags.pop("accelerate"), flags.pop("num_processes"))
+    launched = ranks.launch(step, flags.pop("accelerate"), flags.pop("num_processes"), run.quiet)
     if launched is not None:
         sys.exit(launched)
     return Settings(step=step, batch_size=batch_size, grad_accum=grad_accum, **flags)

@@ -69,8 +69,8 @@ def app(
     stop_on_kl: Annotated[
         bool, Option("--stop-on-kl", help="Stops at a step whose KL exceeds --max-kl, and saves the model.")
     ] = False,
-    num_generations: Annotated[int, Option("--num-generations", min=2, help="Answers per prompt.")] = 4,
-    max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 256,
+    num_generations: Annotated[int, Option("--num-generations", min=2, help="Answers per prompt.")] = 8,
+    max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 1024,
     temperature: Annotated[float, Option("--temperature", min=0.01, help="Sampling temperature of the answers.")] = 1.0,
     reward_cap: Annotated[float | None, Option("--reward-cap", help="A score above X counts as X.", metavar="X")] = None,
     length_penalty: Annotated[
@@ -85,11 +85,14 @@ def app(
     engine: Annotated[
         EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,
+    gpu_memory: Annotated[
+        float, Option("--gpu-memory", min=0.05, max=0.95, help="Share of the GPU's memory that vLLM uses while it generates.")
+    ] = 0.3,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: Annotated[
         int, Option("--batch-size", min=1, help="Prompts that each process takes at once, each with --num-generations answers.")
-    ] = 4,
-    grad_accum: GradAccum = 1,
+    ] = 2,
+    grad_accum: GradAccum = 8,
 ) -> None:
     """Train."""
     from cai_cli.training import rl
@@ -98,6 +101,6 @@ def app(
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         pm, algo.value, kl_coef, num_generations, max_tokens, temperature, Shaping(reward_cap, length_penalty, eos_penalty),
-        engine.value, samples_every, max_kl, stop_on_kl,
+        gpu_memory, engine.value, samples_every, max_kl, stop_on_kl,
     )  # fmt: skip
     rl.train(options, rollout)

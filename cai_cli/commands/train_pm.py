@@ -12,7 +12,8 @@ labels give better results than hard ones. Departures from the paper: the paper'
 pre-trained on other comparisons; this one starts from MODEL as it is. MODEL may be a preference model, so a
 first run on other comparisons does the same.
 
-The learning rate is 2e-5, with --lora 2e-4. With --eval or --eval-fraction the run ends with a table:
+The learning rate is 1e-5, with --lora 1e-4 (InstructGPT's preference model used 9e-6, Llama 2's 1e-5). With
+--eval or --eval-fraction the run ends with a table:
 accuracy, log loss and calibration on the held-out pairs, by source, and by which answer is longer.
 
 DIR holds the model (its pad token is not one that ends a turn), its tokenizer and template, README.md (the
@@ -30,7 +31,7 @@ from cai_cli.commands._flags import AnswerPrompting
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 from cai_cli.data.jsonl import Record
 
-RATE = 2e-5
+RATE = 1e-5
 
 
 @command(

@@ -32,7 +32,7 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
             streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
             partial = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))
             try:
-                _merge(adapter, base, partial)
+                merge(adapter, base, partial)
                 os.replace(partial, target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -51,8 +51,8 @@ def _identity(adapter: Path, base: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _merge(adapter: Path, base: Path, target: Path) -> None:
-    """Write the merged model into `target` in float32, as the trainers do, with the adapter's tokenizer if it has one."""
+def merge(adapter: Path, base: Path, target: Path, dtype: str = "float32", trust_remote_code: bool = False) -> None:
+    """Write the merged model into `target` in a dtype, with the adapter's tokenizer if it has one."""
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
@@ -60,9 +60,12 @@ def _merge(adapter: Path, base: Path, target: Path) -> None:
     classifier = PeftConfig.from_pretrained(str(adapter)).task_type == "SEQ_CLS"
     kind: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     more = {"num_labels": 1} if classifier else {}
-    model = kind.from_pretrained(base, dtype=torch.float32, use_safetensors=True, **more)
+    more |= {"trust_remote_code": trust_remote_code}
+    model = kind.from_pretrained(base, dtype=getattr(torch, dtype), use_safetensors=True, **more)
     model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(adapter if (adapter / "tokenizer_config.json").exists() else base)
+    tokenizer = AutoTokenizer.from_pretrained(
+        adapter if (adapter / "tokenizer_config.json").exists() else base, trust_remote_code=trust_remote_code
+    )
     if classifier:
         model.config.pad_token_id = tokenizer.pad_token_id
     elif (adapter / "generation_config.json").exists():  # the token that it was trained to end a turn with

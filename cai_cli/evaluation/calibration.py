@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from cai_cli.data.jsonl import Record
-from cai_cli.evaluation.intervals import RESAMPLES, mean_interval
+from cai_cli.evaluation.intervals import LARGE, RESAMPLES, mean_interval
 
 BINS = 10
 """Bins of equal width over the confidence, from 0.5 to 1."""
@@ -50,6 +50,23 @@ def reliability(p: np.ndarray) -> list[Record]:
     ]
 
 
+def _resampled_errors(p: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """`expected_calibration_error` of RESAMPLES / 10 resamples of the pairs.
+
+    Of many pairs, a resample takes a multinomial number from each bin, and the sum of the gaps in a bin is then normal.
+    """
+    size = RESAMPLES // 10
+    if len(p) <= LARGE:
+        return np.array([expected_calibration_error(p[random.integers(0, len(p), len(p))]) for _ in range(size)])
+    bins, confidence, correct = _sums(p)
+    gaps = confidence - correct
+    counts = np.bincount(bins, minlength=BINS)
+    means, squares = (np.bincount(bins, part, BINS) / np.maximum(counts, 1) for part in (gaps, gaps**2))
+    taken = random.multinomial(len(p), counts / len(p), size=size)
+    noise = random.standard_normal(taken.shape) * np.sqrt(taken * np.maximum(squares - means**2, 0))
+    return np.abs(taken * means + noise).sum(1) / len(p)
+
+
 def measures(values: list[float], seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """{measure: (value, low, high)}, with 95% bootstrap intervals over the pairs. ValueError if there are none."""
     p = np.asarray(values, dtype=float)
@@ -58,8 +75,7 @@ def measures(values: list[float], seed: int = 0) -> dict[str, tuple[float, float
         "log_loss": mean_interval((-np.log(np.maximum(p, LEAST))).tolist(), seed),
         "brier": mean_interval(((1 - p) ** 2).tolist(), seed),
     }
-    random = np.random.default_rng(seed)
-    errors = np.array([expected_calibration_error(p[random.integers(0, len(p), len(p))]) for _ in range(RESAMPLES // 10)])
+    errors = _resampled_errors(p, np.random.default_rng(seed))
     error = expected_calibration_error(p)
     # noise enlarges absolute gaps, so the resamples' mean is above the sample's value: subtract this bias
     low, high = np.quantile(errors - (errors.mean() - error), [0.025, 0.975])

@@ -14,12 +14,14 @@ from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
 
-def train(settings: Settings, beta: float = 0.1) -> Any:
+def train(settings: Settings, beta: float = 0.1, precompute_ref: bool = False) -> Any:
     """Train `settings.model` on the preferences of `settings.files` into the directory `settings.output`.
 
-    `beta`: how strongly the model is kept close to the starting model. Returns TRL's trainer; None if it was done before.
+    `beta`: how strongly the model is kept close to the starting model. `precompute_ref`: compute the starting model's log
+    probabilities once, before training, instead of keeping a second copy of it; with LoRA there is no copy anyway.
+    Returns TRL's trainer; None if it was done before.
     """
-    run: Run[PreferenceExample] = Run(settings, preference_error)
+    run: Run[PreferenceExample] = Run(settings, preference_error, "DPOConfig")
     end = turn_end(run.renderer, run.format)
     maker = AnswerMaker(run.renderer, run.format, end)
     run.prepare(
@@ -30,13 +32,13 @@ def train(settings: Settings, beta: float = 0.1) -> Any:
         return None
 
     from datasets import Dataset
-    from trl import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     from cai_cli.training.losses import SoftCollator, SoftDPOTrainer
 
     longest = longest_side([*run.data.training, *run.data.testing])
-    config = DPOConfig(**run.arguments(longest), beta=beta, max_length=None)  # longer rows were skipped
+    # longer rows were skipped
+    config = run.config(longest, beta=beta, max_length=None, precompute_ref_log_probs=precompute_ref and not settings.lora)
     tokenizer = run.renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collator = SoftCollator(DataCollatorForPreference(pad))

@@ -64,6 +64,7 @@ class SoftDPOTrainer(DPOTrainer):
     model: Any
     ref_model: Any
     args: Any
+    precompute_ref_logps: bool
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset  # it holds tokens already; TRL would tokenise text
@@ -82,8 +83,16 @@ class SoftDPOTrainer(DPOTrainer):
         )  # fmt: skip
         return outputs.log_probs.sum(1), outputs.entropy
 
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(chosen, rejected) [pairs]: log probabilities under the starting model. TRL calls it before training."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            chosen, rejected = self._log_probabilities(model, inputs)[0].chunk(2)
+        return chosen, rejected
+
     def _reference(self, inputs: dict[str, Any]) -> torch.Tensor:
         """The log probability of each answer under the starting model [2 x pairs]."""
+        if self.precompute_ref_logps:
+            return torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         from accelerate.utils import is_peft_model
         from trl.models.utils import disable_gradient_checkpointing
         from trl.trainer.utils import use_adapter

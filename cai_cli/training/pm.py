@@ -65,7 +65,7 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
 
     `measure` makes the report of the held-out pairs. Returns TRL's trainer; None if it was done before.
     """
-    run: Run[PreferenceExample] = Run(settings, preference_error, classifier=True)
+    run: Run[PreferenceExample] = Run(settings, preference_error, "RewardConfig", classifier=True)
     pad_token = padding(run.renderer, run.format, run.folder)
     run.prepare(
         lambda record: [record],
@@ -75,14 +75,13 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
         return None
 
     from datasets import Dataset
-    from trl import RewardConfig
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
     from cai_cli.training.losses import SoftCollator, SoftRewardTrainer
 
     longest = longest_side([*run.data.training, *run.data.testing])
     # max_length: longer rows were skipped; TRL would drop them silently
-    config = RewardConfig(**run.arguments(longest), max_length=None, pad_token=pad_token)
+    config = run.config(longest, max_length=None, pad_token=pad_token)
     collator = SoftCollator(DataCollatorForPreference(run.renderer.tokenizer.get_vocab()[pad_token]))
     trainer = run.build(SoftRewardTrainer, config, Dataset.from_list(run.data.training), data_collator=collator)
     run.train(trainer, report=_report(run, measure))

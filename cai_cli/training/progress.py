@@ -19,7 +19,9 @@ from cai_cli.training.workspace import Workspace
 EVERY = 10
 """Steps between progress lines without a terminal; on a CPU also between returns of memory to the system."""
 SAVE_SECONDS = 120.0
-"""Without --save-every, a checkpoint is written when this much time has passed since the last: a kill costs no more."""
+"""Without --save-every, a checkpoint is written when this much time has passed since the last, but see SAVE_SHARE."""
+SAVE_SHARE = 0.1
+"""Highest share of the run's time for checkpoints. The first one, whose time is not known before, may exceed it."""
 NO_SIGNAL_ROW, NO_SIGNAL_STEPS, NO_SIGNAL_SHARE = 3, 10, 0.5
 """RL warns when no prompt of so many steps in a row gives a signal, or more than this share over this many steps gives none."""
 EVAL_SHARE = 0.2
@@ -65,6 +67,8 @@ class ProgressCallback(TrainerCallback):
         self.tokens = int(self.metrics.last.get("tokens", 0))
         self.seconds_before = float(self.metrics.last.get("seconds", 0.0))
         self.progress: streams.Progress | None = None
+        self.saving, self.last_save = 0.0, 0.0
+        """Seconds that all checkpoints took so far, and the last one."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock and the progress display."""
@@ -86,17 +90,23 @@ class ProgressCallback(TrainerCallback):
         if every := self.settings.save_every:
             due = state.global_step % every == 0
         else:
-            due = time.monotonic() - self.saved > SAVE_SECONDS
+            due = self._save_is_due(time.monotonic())
         # all processes must decide the same, or they would wait for each other
         due, stopping = ranks.any_of(due, self.interrupts.asked)
         self.interrupted = stopping
         control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
 
+    def _save_is_due(self, now: float) -> bool:
+        """Whether enough time has passed for another checkpoint."""
+        affordable = self.saving + self.last_save <= SAVE_SHARE * (now - self.start)
+        return now - self.saved > SAVE_SECONDS and affordable
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave the evaluation's time out of the tokens per second and of the time left."""
         if self.progress:
             self.progress.start += time.monotonic() - self.busy
+        self.busy = time.monotonic()
 
     def _eval_every(self, steps: int) -> int:
         """Steps between evaluations: ten per run, or fewer so that they take at most EVAL_SHARE of the time."""
@@ -192,6 +202,8 @@ class ProgressCallback(TrainerCallback):
         self.flush()
         self.workspace.seal(state.global_step)
         self.saved = time.monotonic()
+        self.last_save = self.saved - self.busy
+        self.saving += self.last_save
 
     def flush(self) -> None:
         """Write the step's line."""

@@ -35,6 +35,17 @@ _LAUNCHES = {
 """Arguments of `accelerate launch` by --accelerate. fsdp2 shards the weights of each layer over the processes."""
 
 
+_LAUNCHED = "_CAI_LAUNCHED"
+"""The environment variable that marks the processes that `launch` started."""
+
+
+def visible_gpus() -> int:
+    """The number of GPUs that this process may use. It does not start CUDA, so that CUDA_VISIBLE_DEVICES may still change."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def world_size() -> int:
     """The number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
@@ -103,13 +114,26 @@ def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if models.device() == "cuda" else "cpu"
 
 
-def launch(accelerate: str | None, processes: int | None) -> int | None:
-    """Run this process's command in several processes, if asked to. Returns their exit code, or None if there are none to start.
+def launch(step: str, accelerate: str | None, processes: int | None, quiet: bool = False) -> int | None:
+    """Run this process's command in several processes, if asked to or if there are several GPUs.
 
-    `accelerate` and `processes`: --accelerate and --num-processes. InputError for an unusable `accelerate`.
+    `accelerate` and `processes`: --accelerate and --num-processes. Returns the processes' exit code, or None if there are none
+    to start. InputError for an unusable `accelerate`, or if a launcher has started this process and flags ask for more.
     """
-    if "RANK" in os.environ or (accelerate is None and (processes or 1) == 1):
-        return None  # this is one of the processes already, or the only one
+    if "RANK" in os.environ:  # this is one of the processes already
+        flag = "--accelerate" if accelerate else "--num-processes" if processes else None
+        if flag and _LAUNCHED not in os.environ:
+            raise InputError(f"{flag}: another launcher has started this process already (RANK is set); drop the flag, or it")
+        return None
+    gpus = visible_gpus()
+    if accelerate is None and processes is None and gpus > 1:
+        processes = gpus
+        streams.say(f"cai {step}: training on {gpus} GPUs, one process each; --num-processes 1 uses only one", quiet)
+    if accelerate is None and (processes or 1) == 1:
+        if gpus > 1:  # with several visible, transformers would use DataParallel, in which no trainer of TRL works
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        return None
+    os.environ[_LAUNCHED] = "1"
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "3600")  # seconds to finish a step and save after an interrupt
     command = ["-m", "cai_cli.main", *sys.argv[1:]]
     if accelerate is None and models.device() == "cpu":
@@ -117,6 +141,11 @@ def launch(accelerate: str | None, processes: int | None) -> int | None:
     if accelerate in _LAUNCHES or accelerate is None:
         if models.device() == "cpu":
             raise InputError(f"--accelerate {accelerate} needs GPUs; on CPUs give only --num-processes")
+        processes = processes or gpus
+        if processes > gpus:
+            raise InputError(
+                f"--num-processes {processes}: there is a process per GPU, and only {streams.plural(gpus, 'GPU')} here"
+            )
         flags = _LAUNCHES[accelerate or "multi-gpu"]
     elif Path(accelerate).is_file():
         flags = ["--config_file", accelerate]

@@ -32,9 +32,11 @@ from cai_cli.training.shaping import Shaping
 if TYPE_CHECKING:
     from cai_cli.training.policy import Reward
 
+_TRAINERS = {"grpo": ("GRPO", "GRPOConfig"), "rloo": ("RLOO", "RLOOConfig")}
+"""(our trainer, TRL's configuration) of each --algo."""
 VLLM_MEMORY = 0.3
-"""The share of a GPU's memory that vLLM uses beside the policy while it generates. It sleeps while the policy is trained."""
-_NOT_IN_FINGERPRINT = ("pms", "engine", "max_kl", "stop_on_kl")
+"""The default share of a GPU's memory that vLLM uses beside the policy while it generates. It sleeps during training."""
+_NOT_IN_FINGERPRINT = ("pms", "engine", "gpu_memory", "max_kl", "stop_on_kl")
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Rollout:
     """The longest answer, in tokens."""
     temperature: float = 1.0
     shaping: Shaping = field(default_factory=Shaping)
+    gpu_memory: float = VLLM_MEMORY
+    """The share of a GPU's memory that vLLM uses."""
     engine: str = "auto"
     """Where answers are sampled: "transformers", "vllm", or "auto"; see `generator`."""
     samples_every: int = 5
@@ -104,7 +108,7 @@ def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
     return found
 
 
-def generator(engine: str, context: int) -> dict[str, Any]:
+def generator(engine: str, context: int, gpu_memory: float = VLLM_MEMORY) -> dict[str, Any]:
     """TRL's arguments for sampling answers with vLLM in this process; none to sample with transformers.
 
     "auto" takes vLLM if it is installed and there is a GPU. `context`: the longest conversation, in tokens. InputError for
@@ -121,7 +125,7 @@ def generator(engine: str, context: int) -> dict[str, Any]:
         "use_vllm": True,
         "vllm_mode": "colocate",
         "vllm_enable_sleep_mode": True,
-        "vllm_gpu_memory_utilization": VLLM_MEMORY,
+        "vllm_gpu_memory_utilization": gpu_memory,
         "vllm_max_model_length": context,
     }
 
@@ -135,13 +139,15 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
     pms = reward_pms(rollout.pms, settings)
-    run: Run[RLExample] = Run(settings, prompt_error, *(pm.folder for pm in pms))
+    run: Run[RLExample] = Run(settings, prompt_error, _TRAINERS[rollout.algo][1], *(pm.folder for pm in pms))
     run.prepare(lambda record: [record], _example_maker(run, rollout, pms))
-    generation = generator(rollout.engine, run.longest)
+    generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
     if not _open(run, rollout, pms):
         return None
 
     from datasets import Dataset
+
+    from cai_cli.training import policy
 
     training = run.data.training
     held_out: list[RLExample] = [{**example, "held_out": True} for example in run.data.testing]
@@ -149,10 +155,10 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
     last = range(len(training), len(numbered))
-    trainer_class, config = _config(run, rollout, generation, steps)
+    config = _config(run, rollout, generation, steps)
     reward = _reward(run, rollout, pms, numbered)
     trainer = run.build(
-        trainer_class,
+        getattr(policy, _TRAINERS[rollout.algo][0]),
         config,
         Dataset.from_dict({"prompt": [str(number) for number in drawn]}),
         Dataset.from_dict({"prompt": [str(number) for number in last]}) if held_out else None,
@@ -193,21 +199,15 @@ def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> bool:
     return todo
 
 
-def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], steps: int) -> tuple[Any, Any]:
-    """TRL's (trainer class, configuration) of --algo."""
-    from trl import GRPOConfig, RLOOConfig
-
-    from cai_cli.training.policy import GRPO, RLOO
-
-    trainer_class, config_class = {"grpo": (GRPO, GRPOConfig), "rloo": (RLOO, RLOOConfig)}[rollout.algo]
+def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], steps: int) -> Any:
+    """TRL's configuration of --algo."""
     rows_at_once = run.settings.batch_size * rollout.num_generations
-    options = run.arguments(warmup=0, scheduler="constant") | {
-        "max_steps": steps,
-        "per_device_train_batch_size": rows_at_once,
-        "per_device_eval_batch_size": rows_at_once,
-    }
-    return trainer_class, config_class(
-        **options,
+    return run.config(
+        warmup=0,
+        scheduler="constant",
+        max_steps=steps,
+        per_device_train_batch_size=rows_at_once,
+        per_device_eval_batch_size=rows_at_once,
         **generation,
         num_generations=rollout.num_generations,
         max_completion_length=rollout.max_tokens,

@@ -26,11 +26,11 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import arguments as trl
-from cai_cli.training import card, data, libraries, ranks
+from cai_cli.training import card, data, libraries, ranks, saving
 from cai_cli.training.data import Data
 from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
-from cai_cli.training.workspace import Workspace, disk_errors, finished, open_to_readers, require_elsewhere, require_replaceable
+from cai_cli.training.workspace import Workspace, disk_errors, finished, require_elsewhere, require_replaceable
 
 if TYPE_CHECKING:
     from cai_cli.training.progress import ProgressCallback
@@ -68,18 +68,22 @@ class Run(Generic[T]):
     model_hash: str
 
     def __init__(
-        self, settings: Settings, check: Callable[[Record], str | None], *others: Path, classifier: bool = False
+        self, settings: Settings, check: Callable[[Record], str | None], config: str, *others: Path, classifier: bool = False
     ) -> None:
         """Find the starting model, check every row with `check`, and load the tokenizer. InputError says what is wrong.
 
-        `others`: further models that the run reads, which -o must not name either. `classifier`: whether the run trains a
-        preference model, and so may start from one.
+        `config`: the name of TRL's configuration class. `others`: further models that the run reads, which -o must not name
+        either. `classifier`: whether the run trains a preference model, and so may start from one.
         """
-        self.settings, self.classifier = settings, classifier
+        self.settings, self.classifier, self.config_class = settings, classifier, config
+        self.trl = trl.extra(settings.step, config, settings.trl)
+        trl.require_reporter(settings.report_to)
         self.folder = starting_model(settings, *others, classifier=classifier)
         self.checked = data.read_all(settings, check)
         ranks.join()  # from here on the processes of the run work together
-        self.renderer = Renderer(models.load_tokenizer(self.folder), settings.template_arg, settings.fold_system)
+        self.renderer = Renderer(
+            models.load_tokenizer(self.folder, settings.trust_remote_code), settings.template_arg, settings.fold_system
+        )
         self.format = self.renderer.format(settings.format)
         self.longest = min(settings.max_length, models.context_length(self.folder))
         self.about: dict[str, Any] = {}
@@ -98,7 +102,7 @@ class Run(Generic[T]):
         found, settings = self.data, self.settings
         self.model_hash = manifest.hash_model(self.folder)
         self.fingerprint = settings.fingerprint(
-            found.inputs, found.eval_inputs, model=self.model_hash, format=self.format, **options
+            found.inputs, found.eval_inputs, model=self.model_hash, format=self.format, trl=self.trl or None, **options
         )
         made = None if settings.restart else finished(settings.output, settings.step, self.fingerprint)
         if made is not None:
@@ -111,20 +115,35 @@ class Run(Generic[T]):
         libraries.calm(settings.debug)
         return True
 
-    def arguments(self, longest: int | None = None, warmup: float | None = None, scheduler: str = "cosine") -> dict[str, Any]:
-        """The arguments of TRL's configuration; see `arguments.arguments`. `warmup`: None for the default share of the steps."""
+    def config(self, longest: int | None = None, warmup: float | None = None, scheduler: str = "cosine", **own: Any) -> Any:
+        """TRL's configuration: the arguments of `arguments.arguments`, this trainer's `own`, and those of --trl.
+
+        `warmup`: None for the default share of the steps.
+        """
+        import trl as library
+
         if warmup is None:
             warmup = trl.warmup_steps(self.settings, len(self.data.examples))
-        return trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler)
+        options = trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler) | own
+        given = dict(self.trl)
+        loading = options["model_init_kwargs"] | (given.pop("model_init_kwargs", None) or {})
+        try:
+            return getattr(library, self.config_class)(**options | {"model_init_kwargs": loading} | given)
+        except (TypeError, ValueError) as problem:
+            if not given:
+                raise
+            raise InputError(f"--trl {' '.join(self.settings.trl)}: TRL does not accept this ({problem})") from None
 
     def build(self, trainer: Any, config: Any, train_dataset: Any, eval_dataset: Any = None, **more: Any) -> Any:
         """TRL's trainer with the model loaded. Without an `eval_dataset`, it evaluates on the held-out examples."""
         from datasets import Dataset
 
+        if quantization := trl.quantization(self.settings):
+            more["quantization_config"] = quantization
         if eval_dataset is None and self.data.held_out:
             eval_dataset = Dataset.from_list(self.data.testing)
         with models.loading(self.folder):
-            return trainer(
+            built = trainer(
                 model=str(self.folder),  # a path, not a model: TRL draws a new head right after it sets the seed
                 args=config,
                 train_dataset=train_dataset,
@@ -133,6 +152,10 @@ class Run(Generic[T]):
                 peft_config=trl.adapter(self.settings, self.classifier),
                 **more,
             )
+        for weight in built.model.parameters():
+            if weight.requires_grad:  # a step of the optimizer is often too small for 16 bits
+                weight.data = weight.data.float()
+        return built
 
     def train(
         self,
@@ -152,7 +175,7 @@ class Run(Generic[T]):
         self._set_up(trainer)
         with Interrupts() as interrupts, disk_errors(self.workspace.partial):
             callback = self._fit(trainer, interrupts, rows, max_kl, stop_on_kl)
-            save(trainer, self.settings, self.workspace.partial, ends)
+            saving.save(trainer, self.settings, self.folder, self.workspace.partial, ends)
         content = self._manifest(trainer, callback, time.monotonic() - start)
         if ranks.is_first():
             with disk_errors(self.workspace.partial):
@@ -241,8 +264,8 @@ def starting_model(settings: Settings, *others: Path, classifier: bool = False) 
     """The directory of the model that training starts from, checked before anything is loaded. InputError says what is wrong."""
     if settings.keep_adapter and not settings.lora:
         raise InputError("--keep-adapter needs --lora: there is no adapter to keep")
-    if settings.lora and ranks.is_sharded() and not settings.keep_adapter:
-        raise InputError("--lora with sharded weights needs --keep-adapter: an adapter cannot be merged into sharded weights")
+    if settings.load_in_4bit and not settings.lora:
+        raise InputError("--load-in-4bit needs --lora: quantised weights cannot be trained, only an adapter beside them")
     folder = models.resolve(settings.model)
     models.read_config(folder)
     require_elsewhere(settings.output, folder, *others)
@@ -252,31 +275,6 @@ def starting_model(settings: Settings, *others: Path, classifier: bool = False) 
     elif models.is_preference_model(folder):
         require_preference_model(folder)
     return folder
-
-
-def save(trainer: Any, settings: Settings, folder: Path, ends: list[int] | None = None) -> None:
-    """Save the model with its tokenizer and template. An adapter is merged into it, unless --keep-adapter.
-
-    `ends`: the tokens that end a turn, if answers were trained on.
-    """
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    # every process must give its part of sharded weights
-    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
-    if not ranks.is_first():
-        return
-    if settings.lora and not settings.keep_adapter:
-        model = model.merge_and_unload()
-    model.config.use_cache = True
-    if ends is not None and model.generation_config is not None:
-        # the token that it was trained to end a turn with must end generation
-        known = model.generation_config.eos_token_id
-        known = known if isinstance(known, list) else [known]
-        model.generation_config.eos_token_id = [token for token in dict.fromkeys([*known, *ends[-1:]]) if token is not None]
-    model.save_pretrained(folder, state_dict=weights)
-    if settings.keep_adapter and ends is not None:
-        model.generation_config.save_pretrained(folder)  # `adapters.merged` takes the end tokens from it
-    trainer.processing_class.save_pretrained(folder)
-    open_to_readers(folder)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ LORA_RATE = 10.0
 """LoRA's default learning rate, as a multiple of that of full weights (Schulman et al. 2025, "LoRA without regret")."""
 _IN_FINGERPRINT = ("step", "lr", "batch_size", "grad_accum", "steps", "max_length", "limit", "seed", "eval_fraction", "lora",
                    "keep_adapter", "template_arg", "fold_system", "show_reasoning")  # fmt: skip
+_IF_GIVEN = ("optim", "load_in_4bit")
+"""Entries of the fingerprint that are None unless they were asked for."""
 
 
 class InputEntry(TypedDict):
@@ -61,6 +63,17 @@ class Settings:
     keep_adapter: bool = False
     skip_bad: bool = False
     """Whether bad lines are skipped. The first one ends the run otherwise."""
+    load_in_4bit: bool = False
+    """Whether the base model of LoRA is quantised."""
+    optim: str | None = None
+    """transformers' name of the optimizer; None for its default, AdamW."""
+    gradient_checkpointing: str = "auto"
+    """"on", "off" or "auto": if the memory estimate says that the run does not fit without it."""
+    trl: list[str] = field(default_factory=list)
+    """Further arguments of TRL's configuration, each KEY=VALUE (`arguments.extra`)."""
+    trust_remote_code: bool = False
+    save_dtype: str = "bfloat16"
+    """The type of the saved weights: "bfloat16" or "float32"."""
     save_every: int | None = None
     """Steps between checkpoints; None: at intervals of time."""
     restart: bool = False
@@ -84,6 +97,8 @@ class Settings:
                 for name, entries in (("inputs", inputs), ("eval", eval_inputs))
             },
             **{name: getattr(self, name) for name in _IN_FINGERPRINT},
+            **{name: getattr(self, name) or None for name in _IF_GIVEN},
+            "save_dtype": self.save_dtype,
             "epochs": None if self.steps else self.epochs,
             "lora_rank": self.lora_rank if self.lora else None,
             "dtype": precision(self.dtype),
@@ -94,7 +109,7 @@ class Settings:
 
 
 def precision(dtype: str) -> str:
-    """The type of the forward and backward passes; weights are always float32. InputError for float16 on a CPU."""
+    """The type of the forward and backward passes; weights that are trained are float32. InputError for float16 on a CPU."""
     if dtype == "auto":
         return models.dtype_name(dtype)
     if dtype == "float16" and models.device() == "cpu":

@@ -26,7 +26,7 @@ def train(
     rows of --max-length with examples that do not see each other; otherwise a step's examples are of similar length.
     `keep_cut`: also train on truncated answers, without an end. `learn_reasoning`: also train on the records' reasoning.
     """
-    run: Run[SFTExample] = Run(settings, sft_error)
+    run: Run[SFTExample] = Run(settings, sft_error, "SFTConfig")
     end = turn_end(run.renderer, run.format)
     maker = AnswerMaker(run.renderer, run.format, end, learn_reasoning)
     run.prepare(
@@ -38,26 +38,26 @@ def train(
     if not run.open(revisions=revisions, packing=packing, keep_cut=keep_cut, learn_reasoning=learn_reasoning):
         return None
 
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    dataset, options = _packed(run) if packing else _grouped(run)
-    trainer = run.build(SFTTrainer, SFTConfig(**options), dataset)
+    dataset, config = _packed(run) if packing else _grouped(run)
+    trainer = run.build(SFTTrainer, config, dataset)
     run.train(trainer, rows=None if packing else len(run.data.examples), ends=end)
     return trainer
 
 
-def _packed(run: Run[SFTExample]) -> tuple[Any, dict[str, Any]]:
-    """(dataset, arguments) with --packing: TRL fills the rows."""
+def _packed(run: Run[SFTExample]) -> tuple[Any, Any]:
+    """(dataset, configuration) with --packing: TRL fills the rows."""
     from datasets import Dataset
 
     # the number of rows is not known yet, so the warm-up is a share of the steps
     warmup = None if run.settings.steps else arguments.WARMUP
-    options = run.arguments(warmup=warmup) | {"packing": True, "eval_packing": False, "max_length": run.longest}
-    return Dataset.from_list(run.data.training), options
+    config = run.config(warmup=warmup, packing=True, eval_packing=False, max_length=run.longest)
+    return Dataset.from_list(run.data.training), config
 
 
-def _grouped(run: Run[SFTExample]) -> tuple[Any, dict[str, Any]]:
-    """(dataset, arguments) with the examples of the whole run in their order, those of a step of similar length."""
+def _grouped(run: Run[SFTExample]) -> tuple[Any, Any]:
+    """(dataset, configuration) with the examples of the whole run in their order, those of a step of similar length."""
     from datasets import Dataset
 
     settings, training = run.settings, run.data.training
@@ -65,9 +65,10 @@ def _grouped(run: Run[SFTExample]) -> tuple[Any, dict[str, Any]]:
     per_step = settings.per_step()
     length = settings.steps * per_step if settings.steps else math.ceil(settings.epochs * len(training))
     drawn = order.grouped(sizes[: len(training)], length, per_step, settings.seed)
-    options = run.arguments(max(sizes)) | {
-        "max_length": None,  # longer rows were skipped; TRL would truncate them
-        "train_sampling_strategy": "sequential",
-        "max_steps": math.ceil(length / per_step),
-    }
-    return Dataset.from_list(training).select(drawn), options
+    config = run.config(
+        max(sizes),
+        max_length=None,  # longer rows were skipped; TRL would truncate them
+        train_sampling_strategy="sequential",
+        max_steps=math.ceil(length / per_step),
+    )
+    return Dataset.from_list(training).select(drawn), config

@@ -211,8 +211,8 @@ def open_to_readers(folder: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Flush a directory's files to the disk, so that a crash of the machine cannot lose finished work."""
-    for path in [*folder.iterdir(), folder]:
+    """Flush a directory's files and subdirectories to the disk: a crash of the machine then cannot lose finished work."""
+    for path in [*folder.rglob("*"), folder]:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from cai_cli.engines import models
+from cai_cli.errors import InputError
 from cai_cli.training import ranks
 from tests.processes import cai, count_lines, environment, start, wait_for_lines
 from tests.rows import preferences, read_jsonl, revisions, rl_prompts, write_jsonl
@@ -112,11 +115,64 @@ def test_a_bad_file_ends_every_process_with_one_sentence(tiny: str, tmp_path: Pa
     assert "neither multi-gpu nor fsdp2" in done.stderr
 
 
-def test_without_the_flags_one_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ranks.launch(None, None) is None
-    assert ranks.launch(None, 1) is None
-    monkeypatch.setitem(os.environ, "RANK", "1")
-    assert ranks.launch(None, 2) is None  # one of the processes already
+class Launched(Exception):
+    """Raised in place of the launcher, with its command."""
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Fakes a machine with so many GPUs."""
+
+    def launcher(_: str, command: list[str]) -> None:
+        raise Launched(" ".join(command[3:]))
+
+    def set_count(count: int) -> None:
+        monkeypatch.setattr(ranks, "visible_gpus", lambda: count)
+        monkeypatch.setattr(models, "device", lambda: "cuda" if count else "cpu")
+
+    monkeypatch.setattr(os, "execv", launcher)
+    monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in ("CUDA_VISIBLE_DEVICES", "RANK")})
+    monkeypatch.setattr(sys, "argv", ["cai", "train-pm", "x.jsonl"])
+    return set_count
+
+
+def test_a_trainer_uses_every_gpu_unless_told_otherwise(gpus: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+    for count in (0, 1):
+        gpus(count)
+        assert ranks.launch("train-pm", None, None) is None
+        assert capsys.readouterr().err == ""
+    gpus(4)
+    with pytest.raises(Launched, match=r"--multi_gpu --num_processes 4 -m cai_cli.main train-pm x.jsonl"):
+        ranks.launch("train-pm", None, None)
+    assert "training on 4 GPUs, one process each; --num-processes 1 uses only one" in capsys.readouterr().err
+    with pytest.raises(Launched, match=r"--fsdp_version 2 .* --num_processes 4"):
+        ranks.launch("train-pm", "fsdp2", None)
+    with pytest.raises(InputError, match="--num-processes 8: there is a process per GPU, and only 4 GPUs here"):
+        ranks.launch("train-pm", None, 8)
+
+
+@pytest.mark.parametrize(("visible", "used"), [(None, "0"), ("2,3", "2")])
+def test_one_process_sees_one_gpu(gpus: Callable[[int], None], visible: str | None, used: str) -> None:
+    """With several, transformers would use DataParallel, and TRL's trainers would refuse to run."""
+    gpus(2)
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    assert ranks.launch("rl", None, 1) is None
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == used
+
+
+def test_flags_that_start_processes_are_refused_in_a_process_that_a_launcher_started(
+    gpus: Callable[[int], None],
+) -> None:
+    gpus(2)
+    os.environ["RANK"] = "1"
+    assert ranks.launch("rl", None, None) is None
+    with pytest.raises(InputError, match=r"--num-processes: another launcher has started this process already \(RANK is set\)"):
+        ranks.launch("rl", None, 2)
+    with pytest.raises(InputError, match="--accelerate: another"):
+        ranks.launch("rl", "fsdp2", None)
+    os.environ[ranks._LAUNCHED] = "1"  # the processes that cai starts have the flags of the command that started them
+    assert ranks.launch("rl", "fsdp2", 2) is None
 
 
 @pytest.mark.parametrize(
