@@ -5,13 +5,12 @@ So `cai --help` answers at once and does not import torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from cai_cli import __version__
+from cai_cli.commands._lazy import LazyGroup
 
 COMMANDS = {
     "sample": "Answer prompts: one response per prompt, or -n 2 for pairs.",
@@ -22,6 +21,7 @@ COMMANDS = {
     "train-pm": "Train a preference model on soft labels.",
     "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
     "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
+    "plan": "Say how much memory a trainer's run needs, before it loads any weights.",
     "constitution": "List, show, check and convert constitutions.",
     "prompts": "Generate new prompts similar to those of a file, with few-shot examples.",
     "score": "Score every text of each record with a preference model.",
@@ -36,27 +36,14 @@ COMMANDS = {
 }
 
 
-class LazyGroup(TyperGroup):
-    """A group whose commands are stubs for the help; `resolve_command` imports the real one.
+class Commands(LazyGroup):
+    """All commands."""
 
-    A context is `Any` because typer's own copy of click is private.
-    """
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=text) for name, text in COMMANDS.items()}
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Import the command that is called."""
-        name, _, rest = super().resolve_command(ctx, args)
-        module = import_module(f"cai_cli.commands.{str(name).replace('-', '_')}")
-        command = typer.main.get_command(module.app)
-        command.name = name
-        return name, command, rest
+    stubs: ClassVar[dict[str, str]] = COMMANDS
 
 
 app = typer.Typer(
-    cls=LazyGroup,
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

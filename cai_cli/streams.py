@@ -12,11 +12,13 @@ import os
 import re
 import sys
 import time
-from typing import IO
+from collections.abc import Iterable, Iterator
+from typing import IO, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+T = TypeVar("T")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 process = int(os.environ.get("RANK", 0))
 """The number of this process, if a trainer runs in several. Only process 0 prints; the others print only errors."""
@@ -97,8 +99,9 @@ class Progress:
         self.start = time.monotonic()
 
     def rate(self) -> str:
-        """Tokens per second since the start, generated and read."""
-        return f"{self.tokens / max(time.monotonic() - self.start, 1e-6):,.0f} tokens/s"
+        """Tokens per second since the start, generated and read; records if there are no tokens."""
+        count, unit = (self.tokens, "tokens") if self.tokens else (self.done, "records")
+        return f"{count / max(time.monotonic() - self.start, 1e-6):,.0f} {unit}/s"
 
     def advance(self, records: int, tokens: int) -> None:
         """Count finished records and their tokens, and update the display."""
@@ -115,6 +118,18 @@ class Progress:
         """Remove the bar from the terminal."""
         if self.bar:
             self.bar.stop()
+
+
+def tracked(name: str, items: Iterable[T], quiet: bool) -> Iterator[T]:
+    """The items, with a display of the progress."""
+    progress = Progress(name, None, quiet)
+    try:
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % 100 == 0:
+                progress.advance(100, 0)
+    finally:
+        progress.close()
 
 
 def fail(message: str) -> None:

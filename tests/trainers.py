@@ -23,8 +23,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def settings(step: str, files: list[str], model: str | Path, output: Path, **more: Any) -> Settings:
-    """The settings of a short, quiet run of a step in float32; `more` adds to them or replaces them."""
-    given: dict[str, Any] = {**DEFAULTS[step], "dtype": "float32", "quiet": True, **more}
+    """The settings of a short, quiet run of a step, all in float32; `more` adds to them or replaces them."""
+    given: dict[str, Any] = {**DEFAULTS[step], "dtype": "float32", "save_dtype": "float32", "quiet": True, **more}
     return Settings(step=step, files=files, model=str(model), output=str(output), **given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -15,6 +16,10 @@ from cai_cli.training.settings import LORA_RATE, Settings
 
 BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples that each process computes at once.")]
 GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches per optimizer step.")]
+
+
+planning: ContextVar[bool] = ContextVar("planning", default=False)
+"""Whether a trainer's command is only asked for the memory that it needs (`cai plan`)."""
 
 
 class Choice(str, Enum):
@@ -139,7 +144,9 @@ def settings(
         "trl": run.trl or [],
         "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1),
     }
-    launched = ranks.launch(step, flags.pop("accelerate"), flags.pop("num_processes"), run.quiet)
+    accelerate, processes = flags.pop("accelerate"), flags.pop("num_processes")
+    flags["plan"] = planning.get()
+    launched = None if flags["plan"] else ranks.launch(step, accelerate, processes, run.quiet)
     if launched is not None:
         sys.exit(launched)
     return Settings(step=step, batch_size=batch_size, grad_accum=grad_accum, **flags)

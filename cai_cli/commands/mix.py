@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from typer import Argument, Option
 
@@ -25,6 +25,7 @@ from cai_cli.commands._flags import Limit, Output, Quiet, Seed
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
+from cai_cli.data.spool import Spool
 from cai_cli.errors import InputError
 from cai_cli.pipeline import outputs
 from cai_cli.pipeline.manifest import Manifest
@@ -37,26 +38,50 @@ def stem(path: str) -> str:
     return Path(path).name.split(".")[0]
 
 
-def named(parts: list[tuple[str, list[Record]]]) -> list[Record]:
-    """All records, each with its file in `mixed_from` and with a unique id. `parts`: (path, records taken) of each file."""
-    owners: dict[str, set[str]] = {}
+class Taken(NamedTuple):
+    """A record that is taken from a file."""
+
+    id: str
+    """Its id there."""
+    place: int
+    """Its number in the spool."""
+
+
+class Named(NamedTuple):
+    """A record of the mixture."""
+
+    id: str
+    """Its new id, which no other has."""
+    prefix: str
+    """The name of its file."""
+    taken: Taken
+
+    def line(self, spool: Spool) -> bytes:
+        """The record, with its id and the name of its file."""
+        record: Record = jsonl.loads(spool[self.taken.place])
+        origin = {"source_id": self.taken.id, **record} if self.id != self.taken.id else record
+        return jsonl.encode({**origin, "id": self.id, "mixed_from": record.get("mixed_from", self.prefix)})
+
+
+def named(parts: list[tuple[str, list[Taken]]]) -> list[Named]:
+    """All records, each with a unique id. `parts`: (path, records taken) of each file."""
+    owners: dict[str, str] = {}  # the file of each id, or "" if several have it
     for path, rows in parts:
-        for record in rows:
-            owners.setdefault(record["id"], set()).add(path)
+        for row in rows:
+            if owners.setdefault(row.id, path) != path:
+                owners[row.id] = ""
     stems = [stem(path) for path, _ in parts]
     prefixes = {path: stem(path) if stems.count(stem(path)) == 1 else path for path, _ in parts}
-    used = {identity for identity, paths in owners.items() if len(paths) == 1}
     taken: set[str] = set()
     found = []
     for path, rows in parts:
-        for record in rows:
-            identity = record["id"] if len(owners[record["id"]]) == 1 else f"{prefixes[path]}:{record['id']}"
+        for row in rows:
+            identity = row.id if owners[row.id] else f"{prefixes[path]}:{row.id}"
             free = (f"{identity}#{n}" for n in count(2))
             while identity in taken:
-                identity = next(name for name in free if name not in used)
+                identity = next(name for name in free if not owners.get(name))
             taken.add(identity)
-            origin = {"source_id": record["id"], **record} if identity != record["id"] else record
-            found.append({**origin, "id": identity, "mixed_from": record.get("mixed_from", prefixes[path])})
+            found.append(Named(identity, prefixes[path], row))
     return found
 
 
@@ -75,23 +100,27 @@ def app(
     quiet: Quiet = False,
 ) -> None:
     """Mix files."""
-    parts: list[tuple[str, list[Record]]] = []
+    parts: list[tuple[str, list[Taken]]] = []
+    spool = Spool()
     for place, (entry, source) in enumerate(zip(files, weighted_files(files), strict=True)):
-        rows = list(read_with_ids(source.path, limit))
+        rows = []
+        for record in streams.tracked(f"cai mix: {source.path}", read_with_ids(source.path, limit), quiet):
+            rows.append(Taken(record["id"], len(spool)))
+            spool.add(jsonl.encode(record))
         wanted = source.weight
         if by_count and source.path != entry:  # a file without a number is taken whole
             if wanted != int(wanted) or wanted > len(rows):
                 have = streams.plural(len(rows), "record")
                 raise InputError(f"{source.path}: has {have}, which is fewer than {wanted:g}; give a whole number up to that")
             wanted = wanted / len(rows)
-        parts.append((source.path, weigh(rows, wanted, draw(seed, "mix", place), lambda record: str(record["id"]))))
+        parts.append((source.path, weigh(rows, wanted, draw(seed, "mix", place), lambda row: row.id)))
     mixed = named(parts)
-    mixed.sort(key=lambda record: draw(seed, "mix", record["id"]))
+    mixed.sort(key=lambda entry: draw(seed, "mix", entry.id))
     about: Manifest = {
         "step": "mix",
         "seed": seed,
         "inputs": [{**outputs.source(path), "taken": len(rows)} for path, rows in parts],
     }
-    outputs.write_file(output, map(jsonl.encode, mixed), about)
+    outputs.write_file(output, (entry.line(spool) for entry in mixed), about)
     each = ", ".join(f"{len(rows)} of {path}" for path, rows in parts)
     streams.say(f"cai mix: {streams.plural(len(mixed), 'record')}: {each}", quiet)

@@ -15,13 +15,13 @@ import re
 from collections.abc import Iterator
 from typing import Annotated
 
-from rapidfuzz import fuzz, process
 from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.commands._session import Session
+from cai_cli.data.duplicates import NearDuplicates
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Line, Record, encode
 from cai_cli.data.records import as_messages, digest, prompt_error
@@ -44,7 +44,9 @@ class NoveltyFilter:
     """Keeps only new prompts, until there are enough. See `stage.Observer`."""
 
     def __init__(self, seeds: list[str], wanted: int) -> None:
-        self.seen, self.wanted, self.kept = [clean.words(seed) for seed in seeds], wanted, 0
+        self.seen, self.wanted, self.kept = NearDuplicates(SAME), wanted, 0
+        for seed in seeds:
+            self.seen.add(clean.words(seed))
 
     @property
     def full(self) -> bool:
@@ -58,9 +60,9 @@ class NoveltyFilter:
             return "cut off at --max-tokens"
         if not words:
             return "empty"
-        if found := process.extractOne(words, self.seen, scorer=fuzz.ratio, score_cutoff=SAME):
-            return f"nearly the same as: {' '.join(found[0])[:200]}"
-        self.seen.append(words)
+        if found := self.seen.find(words):
+            return f"nearly the same as: {found[:200]}"
+        self.seen.add(words)
         self.kept += 1
         return None
 
@@ -89,13 +91,16 @@ def app(
 ) -> None:
     """Generate prompts."""
     session = Session(files, model, sampling, prompting)
-    records = list(read_with_ids(files.input, files.limit, prompt_error))
-    seeds = [(r["id"], as_messages(r["prompt"])[0]["content"]) for r in records if len(as_messages(r["prompt"])) == 1]
+    seeds: list[tuple[str, str]] = []
+    kinds: set[str] = set()
+    for record in read_with_ids(files.input, files.limit, prompt_error):
+        kinds.add(str(record.get("kind", "")))
+        if len(messages := as_messages(record["prompt"])) == 1:
+            seeds.append((record["id"], messages[0]["content"]))
     if len(seeds) < SHOWN:
         raise InputError(
             f"{files.input}: has {streams.plural(len(seeds), 'single-turn prompt')}; give at least {SHOWN} to show to the model"
         )
-    kinds = {str(record.get("kind", "")) for record in records}
     kind = {"kind": kinds.pop()} if len(kinds) == 1 and "" not in kinds else {}
     s, source = sampling.seed, digest(seeds)
     novelty = NoveltyFilter([text for _, text in seeds], n)

@@ -39,6 +39,9 @@ from cai_cli.commands._flags import AnswerPrompting, EngineName
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
 
 RATE = 1e-6
+GPUShare = Annotated[
+    float, Option("--gpu-memory", min=0.05, max=0.95, help="Share of the GPU's memory that vLLM uses while it generates.")
+]
 
 
 class Algo(str, Enum):
@@ -85,9 +88,7 @@ def app(
     engine: Annotated[
         EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
     ] = EngineName.auto,
-    gpu_memory: Annotated[
-        float, Option("--gpu-memory", min=0.05, max=0.95, help="Share of the GPU's memory that vLLM uses while it generates.")
-    ] = 0.3,
+    gpu_memory: GPUShare = 0.3,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: Annotated[
         int, Option("--batch-size", min=1, help="Prompts that each process takes at once, each with --num-generations answers.")

@@ -19,6 +19,7 @@ from cai_cli.commands._command import command, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet, Seed
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import encode
+from cai_cli.data.spool import Spool
 from cai_cli.errors import InputError
 from cai_cli.pipeline import outputs
 from cai_cli.pipeline.seeds import draw_uniform
@@ -41,9 +42,9 @@ def app(
     require_input(input)
     if rest == output:
         raise InputError("-o and --rest name the same file; give two")
-    sides: tuple[list[bytes], list[bytes]] = ([], [])
-    for record in read_with_ids(input, limit):
-        sides[draw_uniform(seed, "split", record["id"]) >= fraction].append(encode(record))
+    sides = Spool(), Spool()
+    for record in streams.tracked("cai split", read_with_ids(input, limit), quiet):
+        sides[draw_uniform(seed, "split", record["id"]) >= fraction].add(encode(record))
     about = {"step": "split", "seed": seed, "fraction": fraction, "inputs": [outputs.source(input)]}
     for path, lines in zip((output, rest), sides, strict=True):
         if path is not None:

@@ -1,33 +1,35 @@
-"""Training files: read, check and weight them, and hold some of their records out.
+"""Training files: check and weight them, and hold some of their records out.
 
-Every trainer reads several files, each `FILE` or `FILE=WEIGHT`. Rows are checked line by line before any model is
-loaded; --skip-bad skips bad lines. Rows that are valid but cannot be trained on (too long, empty) are skipped with a reason;
-nothing is truncated.
+Every trainer reads several files, each `FILE` or `FILE=WEIGHT`. Lines are checked before any model is loaded; --skip-bad skips
+bad ones. Records that are valid but cannot be trained on (too long, empty) are skipped with a reason; nothing is truncated. The
+examples are on disk (`prepared`); only their places are in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from cai_cli import streams
 from cai_cli.data import jsonl
-from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
-from cai_cli.errors import InputError, Skipped
+from cai_cli.errors import InputError
 from cai_cli.pipeline import manifest
-from cai_cli.pipeline.inputs import SKIP_BAD, line_error, skipped_entry
+from cai_cli.pipeline.inputs import Check, preflight
 from cai_cli.pipeline.seeds import draw, draw_uniform
+from cai_cli.training.prepared import Source, fields_of
 from cai_cli.training.settings import InputEntry, Settings
 
 NAMED = 10
 """At most this many skipped rows are named on standard error; the rest are only counted."""
 T = TypeVar("T")
-P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -37,73 +39,6 @@ class WeightedFile:
     path: str
     weight: float = 1.0
     """How many times its rows are taken; for a fraction, a seeded subset of them."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A checked input record and its place in a file."""
-
-    path: str
-    line: int
-    """Its line number, from 1."""
-    record: Record
-
-    @property
-    def origin(self) -> str:
-        """The id of the record that it was made from: all preferences of one record of answers have the same."""
-        return str(self.record.get("source_id") or self.record["id"])
-
-
-@dataclass
-class Data(Generic[T]):
-    """What a trainer trains on and evaluates on."""
-
-    examples: list[tuple[Row, T]]
-    """Each example with its row. A row may give several examples, and a weight above 1 repeats them."""
-    skipped: list[Record]
-    """One entry per skipped row: its file, line, reason and record."""
-    inputs: list[InputEntry]
-    """One entry per training file."""
-    held_out: list[tuple[Row, T]] = field(default_factory=list)
-    """The examples of --eval or --eval-fraction."""
-    eval_inputs: list[InputEntry] = field(default_factory=list)
-    """One entry per file of --eval."""
-
-    @property
-    def training(self) -> list[T]:
-        """The examples, without their rows."""
-        return [example for _, example in self.examples]
-
-    @property
-    def testing(self) -> list[T]:
-        """The held-out examples, without their rows."""
-        return [example for _, example in self.held_out]
-
-    def skip(self, row: Row, reason: str) -> None:
-        """Record a skipped row with its reason; the first NAMED are also named in warnings."""
-        entry = {"file": row.path, "line": row.line, "error": reason, "record": row.record}
-        _add_skipped(self.skipped, entry, f"{row.record['id']} ({row.path}:{row.line})")
-
-    def origins(self) -> list[str]:
-        """The ids of the records trained on, each once."""
-        return list(dict.fromkeys(row.origin for row, _ in self.examples))
-
-    def hold_out(self, fraction: float) -> None:
-        """Move a share of the examples to `held_out`, by a hash of their origin. InputError if none is left to train on."""
-        held = [entry for entry in self.examples if draw_uniform("eval", entry[0].origin) < fraction]
-        self.examples = [entry for entry in self.examples if draw_uniform("eval", entry[0].origin) >= fraction]
-        if not self.examples:
-            raise InputError(f"--eval-fraction {fraction} leaves no row to train on")
-        if fraction and not held:
-            streams.warn(f"--eval-fraction {fraction} of so few rows holds out none, so there is no eval_loss")
-        # a weight above 1 repeats a file's examples, and an evaluation needs each only once
-        self.held_out += {id(entry[1]): entry for entry in held}.values()
-
-
-def _add_skipped(skipped: list[Record], entry: Record, name: str) -> None:
-    skipped.append(entry)
-    if len(skipped) <= NAMED:
-        streams.warn(f"skipped {name}: {entry['error']}")
 
 
 def split_weight(entry: str) -> tuple[str, float | None]:
@@ -130,95 +65,161 @@ def weighted_files(entries: list[str]) -> list[WeightedFile]:
     return found
 
 
-def read(
-    file: WeightedFile, check: Callable[[Record], str | None], limit: int | None, skipped: list[Record] | None = None
-) -> list[Row]:
-    """The rows of one file, with ids. Bad lines are added to `skipped`; without it, the first one is an InputError."""
-    rows, ids = [], Ids()
-    for line in islice(jsonl.read_lines(file.path), limit):
-        error = line_error(line, check, ids)
-        if error is None:
-            assert line.record is not None
-            rows.append(Row(file.path, line.number, line.record))
-        elif skipped is None:
-            raise jsonl.bad_line(file.path, line.number, error, SKIP_BAD)
-        else:
-            _add_skipped(skipped, {"file": file.path, **skipped_entry(line, error)}, f"{file.path}:{line.number}")
-    return rows
-
-
 def weigh(rows: list[T], weight: float, seed: int, name: Callable[[T], str]) -> list[T]:
     """`rows` taken `weight` times: whole copies, plus for the remaining fraction a subset drawn from (seed, name).
 
     The paper mixes revisions with helpful samples (section 3.2), and prompts of two kinds in RL (section 4.2).
     """
     whole, part = divmod(weight, 1)
+    if not part:
+        return rows * int(whole)
     ranked = sorted(range(len(rows)), key=lambda i: draw(seed, "weight", name(rows[i]), i))
     once_more = sorted(ranked[: round(part * len(rows))])
     return rows * int(whole) + [rows[i] for i in once_more]
 
 
-@dataclass
-class Checked:
-    """The checked rows of every file."""
+class Checked(NamedTuple):
+    """The files of a run, checked."""
 
-    training: list[tuple[WeightedFile, list[Row]]]
-    held_out: list[tuple[WeightedFile, list[Row]]]
-    """The rows of the files of --eval."""
-    bad: list[Record]
-    """The entries of the bad lines that --skip-bad skipped."""
+    training: list[WeightedFile]
+    held_out: list[WeightedFile]
+    """The files of --eval."""
+    sources: list[Source]
+    """Those of `training`, then those of `held_out`."""
+    records: int | None
+    """How many records there are, if they were counted."""
 
 
-def read_all(settings: Settings, check: Callable[[Record], str | None]) -> Checked:
-    """Read and check every file of a run, before anything slow is imported. InputError if they are empty."""
+def sources_of(settings: Settings) -> Checked:
+    """The files of a run. InputError if one does not exist, or if flags conflict."""
     if settings.eval and settings.eval_fraction:
         raise InputError("--eval and --eval-fraction both choose what is held out; give only one of them")
-    bad: list[Record] = []
-    skipped = bad if settings.skip_bad else None
-    found = Checked(
-        [(file, read(file, check, settings.limit, skipped)) for file in weighted_files(settings.files)],
-        [(file, read(file, check, None, skipped)) for file in weighted_files(settings.eval)],
-        bad,
-    )
-    for files, purpose in ((found.training, "train"), (found.held_out, "evaluate")):
-        if files and not any(rows for _, rows in files):
-            why = "every line is bad" if bad else "the input is empty"
-            raise InputError(f"{', '.join(file.path for file, _ in files)}: nothing to {purpose} on: {why}")
-    return found
+    training, held_out = weighted_files(settings.files), weighted_files(settings.eval)
+    limits = [(file, settings.limit) for file in training] + [(file, None) for file in held_out]
+    return Checked(training, held_out, [Source(f.path, manifest.hash_file(f.path), limit) for f, limit in limits], None)
 
 
-def prepare(checked: Checked, parts: Callable[[Record], list[P]], make: Callable[[P], T], settings: Settings) -> Data[T]:
-    """Turn checked rows into examples.
+def check_lines(found: Checked, check: Check, skip_bad: bool) -> Checked:
+    """Check every line, before anything slow is imported. InputError at the first bad one, or if there are none."""
+    counts = [preflight(source.path, check, source.limit, skip_bad)[1] or 0 for source in found.sources]
+    parts = (counts[: len(found.training)], "train"), (counts[len(found.training) :], "evaluate")
+    for (part, purpose), files in zip(parts, (found.training, found.held_out), strict=True):
+        if files and not any(part):
+            raise InputError(f"{_names(files)}: nothing to {purpose} on: the input is empty")
+    return found._replace(records=sum(counts))
 
-    `parts` lists the parts of a record, each of which becomes an example. `make` turns a part into an example, and raises
-    `Skipped` if it cannot. InputError if no example is left.
-    """
-    found: Data[T] = Data([], list(checked.bad), [])
 
-    def examples(files: list[tuple[WeightedFile, list[Row]]], inputs: list[InputEntry]) -> list[tuple[Row, T]]:
-        made = []
-        for file, rows in files:
-            usable: list[tuple[Row, T]] = []
-            for row in rows:
-                for number, part in enumerate(entries := parts(row.record), 1):
-                    try:
-                        usable.append((row, make(part)))
-                    except Skipped as reason:
-                        found.skip(row, f"round {number}: {reason}" if len(entries) > 1 else str(reason))
-            sha256 = manifest.hash_file(file.path)
-            inputs.append({"path": file.path, "sha256": sha256, "records": len(rows), "weight": file.weight})
-            made += weigh(usable, file.weight, settings.seed, lambda entry: str(entry[0].record["id"]))
-        if files and not made:
-            raise InputError(f"{', '.join(f.path for f, _ in files)}: nothing to train or evaluate on: every row was skipped")
-        return made
+def _names(files: list[WeightedFile]) -> str:
+    return ", ".join(file.path for file in files)
 
-    found.examples = examples(checked.training, found.inputs)
-    found.held_out = examples(checked.held_out, found.eval_inputs)
-    if settings.eval_fraction:
-        found.hold_out(settings.eval_fraction)
-    if both := {row.origin for row, _ in found.examples} & {row.origin for row, _ in found.held_out}:
-        shared = streams.plural(len(both), "record")
-        streams.warn(f"--eval shares {shared} with the training data: results there do not measure generalisation")
-    if len(found.skipped) > NAMED:
-        streams.warn(f"{len(found.skipped)} rows skipped in total; skipped.jsonl beside the model lists them")
-    return found
+
+class Data(Generic[T]):
+    """The examples of a run: which are trained on, and which are evaluated on. They stay on disk."""
+
+    def __init__(self, folder: Path, found: Checked, settings: Settings, kind: type) -> None:
+        """Choose among the examples in `folder` (`prepared.prepared`), of the TypedDict `kind`. InputError if none is left."""
+        from datasets import Dataset
+
+        self.paths = [source.path for source in found.sources]
+        self.table = Dataset.from_file(str(folder / "examples.arrow"))
+        self.fields = fields_of(kind)
+        self.counts = manifest.read(folder / "counts.json")
+        self.training = self._weighted(found.training, 0, settings)
+        """The numbers of the examples to train on, in order. A weight above 1 repeats them."""
+        self.held_out = self._weighted(found.held_out, len(found.training), settings)
+        """The numbers of the examples of --eval or --eval-fraction."""
+        entries: list[InputEntry] = [
+            {"path": file.path, "sha256": source.sha256, "records": records, "weight": file.weight}
+            for file, source, records in zip([*found.training, *found.held_out], found.sources, self.counts["lines"], strict=True)
+        ]
+        self.inputs, self.eval_inputs = entries[: len(found.training)], entries[len(found.training) :]
+        if settings.eval_fraction:
+            self._hold_out(settings.eval_fraction)
+        self._warn_of_overlap()
+        self._warn_of_skipped()
+
+    def column(self, name: str) -> Any:
+        """A column of the table, a pyarrow array in chunks."""
+        return self.table.data.column(name)
+
+    def __getitem__(self, number: int) -> T:
+        """An example."""
+        row = dict(self.table[number])
+        return cast(T, {name: json.loads(row[name]) if nested else row[name] for name, nested in self.fields.items()})
+
+    def dataset(self, numbers: Sequence[int]) -> Any:
+        """A `datasets.Dataset` of these examples."""
+        return self.table.select_columns(list(self.fields)).select(numbers)
+
+    def source(self, number: int) -> str:
+        """The name of the file that an example is from, or from which `cai mix` took it."""
+        return self.column("source")[number].as_py() or Path(self.paths[self.column("file")[number].as_py()]).name
+
+    def sizes(self, numbers: Sequence[int]) -> list[int]:
+        """The tokens of examples."""
+        return np.asarray(self.column("tokens").to_numpy())[np.asarray(numbers, dtype=int)].astype(int).tolist()
+
+    def longest(self) -> int:
+        """The tokens of the longest example of the run."""
+        return max(self.sizes([*self.training, *self.held_out]))
+
+    def _weighted(self, files: list[WeightedFile], first: int, settings: Settings) -> list[int]:
+        """The numbers of the examples of `files`, by their weights. `first`: the number of the first file."""
+        found: list[int] = []
+        place = self.column("file").to_numpy()
+        usable, ids = np.asarray(self.column("skipped").is_null()), self.column("record_id")
+        for number, file in enumerate(files, first):
+            rows = np.flatnonzero((place == number) & usable).tolist()
+            found += weigh(rows, file.weight, settings.seed, lambda row: str(ids[row].as_py()))
+        if files and not found:
+            why = "every row was skipped" if sum(self.counts["lines"]) else "every line is bad"
+            raise InputError(f"{_names(files)}: nothing to {'evaluate' if first else 'train'} on: {why}")
+        return found
+
+    def _hold_out(self, fraction: float) -> None:
+        """Move a share of the examples to `held_out`, by a hash of their origin. InputError if none is left to train on."""
+        origins = self.column("origin")
+        held = [draw_uniform("eval", origins[row].as_py()) < fraction for row in self.training]
+        chosen = [row for row, out in zip(self.training, held, strict=True) if out]
+        self.training = [row for row, out in zip(self.training, held, strict=True) if not out]
+        if not self.training:
+            raise InputError(f"--eval-fraction {fraction} leaves no row to train on")
+        if not chosen:
+            streams.warn(f"--eval-fraction {fraction} of so few rows holds out none, so there is no eval_loss")
+        # a weight above 1 repeats a file's examples, and an evaluation needs each only once
+        self.held_out += dict.fromkeys(chosen)
+
+    def _warn_of_overlap(self) -> None:
+        origins = self.column("origin")
+        held = {origins[row].as_py() for row in self.held_out}
+        if both := {origin for row in self.training if held and (origin := origins[row].as_py()) in held}:
+            shared = streams.plural(len(both), "record")
+            streams.warn(f"--eval shares {shared} with the training data: results there do not measure generalisation")
+
+    def origins(self) -> Iterator[str]:
+        """The ids of the records trained on, each once."""
+        seen, origins = set[int](), self.column("origin")
+        for row in self.training:
+            origin = origins[row].as_py()
+            if hash(origin) not in seen:
+                seen.add(hash(origin))
+                yield origin
+
+    @property
+    def skipped(self) -> int:
+        """How many rows were skipped."""
+        return len(self.table) - int(self.column("skipped").null_count)
+
+    def skips(self) -> Iterator[Record]:
+        """Why each skipped row was skipped, with its file, its line and its record."""
+        for number in np.flatnonzero(np.asarray(self.column("skipped").is_valid())).tolist():
+            path = self.paths[self.column("file")[number].as_py()]
+            yield {"file": path, **json.loads(self.column("skipped")[number].as_py())}
+
+    def _warn_of_skipped(self) -> None:
+        for entry in islice(self.skips(), NAMED):
+            where = f"{entry['file']}:{entry['line']}"
+            identity = entry.get("record", {}).get("id")
+            streams.warn(f"skipped {f'{identity} ({where})' if identity else where}: {entry['error']}")
+        if self.skipped > NAMED:
+            streams.warn(f"{self.skipped:,} rows skipped in total; skipped.jsonl beside the model lists them")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from cai_cli.data.records import preference_error
-from cai_cli.training.examples import AnswerMaker, PreferenceExample, dpo_example, longest_side, turn_end
+from cai_cli.training.examples import AnswerMaker, DPOExample, dpo_example, longest_side, turn_end
+from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
@@ -21,27 +22,30 @@ def train(settings: Settings, beta: float = 0.1, precompute_ref: bool = False) -
     probabilities once, before training, instead of keeping a second copy of it; with LoRA there is no copy anyway.
     Returns TRL's trainer; None if it was done before.
     """
-    run: Run[PreferenceExample] = Run(settings, preference_error, "DPOConfig")
+    run: Run[DPOExample] = Run(settings, preference_error, "DPOConfig")
     end = turn_end(run.renderer, run.format)
     maker = AnswerMaker(run.renderer, run.format, end)
     run.prepare(
         lambda record: [record],
         lambda record: dpo_example(maker, record, run.longest),
+        DPOExample,
+        longest_side,
     )
-    if not run.open(beta=beta):
+    copied = not (precompute_ref or settings.lora)
+    if not run.fit(Load(2 * settings.batch_size, run.data.longest(), reference=copied)) or not run.open(beta=beta):
         return None
 
-    from datasets import Dataset
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     from cai_cli.training.losses import SoftCollator, SoftDPOTrainer
 
-    longest = longest_side([*run.data.training, *run.data.testing])
     # longer rows were skipped
-    config = run.config(longest, beta=beta, max_length=None, precompute_ref_log_probs=precompute_ref and not settings.lora)
+    config = run.config(
+        run.data.longest(), beta=beta, max_length=None, precompute_ref_log_probs=precompute_ref and not settings.lora
+    )
     tokenizer = run.renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     collator = SoftCollator(DataCollatorForPreference(pad))
-    trainer = run.build(SoftDPOTrainer, config, Dataset.from_list(run.data.training), data_collator=collator)
+    trainer = run.build(SoftDPOTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
     run.train(trainer, ends=end)
     return trainer

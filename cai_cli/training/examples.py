@@ -6,9 +6,8 @@ trained on exactly what it will be shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from cai_cli.data import preferences, reasoning, records
 from cai_cli.data.jsonl import Record
@@ -28,16 +27,20 @@ class SFTExample(TypedDict):
 
 
 class PreferenceExample(TypedDict):
-    """A pair of whole conversations; for DPO, a prompt and the two answers that follow it."""
+    """A pair of whole conversations."""
 
-    prompt_ids: NotRequired[list[int]]
-    """Only for DPO."""
     chosen_ids: list[int]
     rejected_ids: list[int]
     p_chosen: float
     """The probability that the chosen answer is the better one."""
     weight: float
     """The factor of the pair's loss."""
+
+
+class DPOExample(PreferenceExample):
+    """A prompt, and the two answers that follow it."""
+
+    prompt_ids: list[int]
 
 
 class RLExample(TypedDict):
@@ -205,7 +208,7 @@ def preference_example(renderer: Renderer, format: str, record: Record, longest:
     return {"chosen_ids": chosen, "rejected_ids": rejected, **_soft_label(record)}
 
 
-def dpo_example(maker: AnswerMaker, record: Record, longest: int) -> PreferenceExample:
+def dpo_example(maker: AnswerMaker, record: Record, longest: int) -> DPOExample:
     """One pair for DPO. The loss is on the tokens after the prompt.
 
     The prompt ends at the first token where either side differs from it. Skipped if there is no prompt, if an answer is empty,
@@ -253,9 +256,9 @@ def require_length(tokens: int, longest: int, limit: str = "--max-length") -> No
         raise Skipped(f"its {tokens} tokens exceed the {longest} of {limit}")
 
 
-def longest_side(pairs: Sequence[PreferenceExample]) -> int:
-    """Tokens of the longest conversation of `pairs`, with the prompt if it is separate (DPO)."""
-    return max(len(p.get("prompt_ids", [])) + max(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs)
+def longest_side(pair: PreferenceExample | DPOExample) -> int:
+    """Tokens of a pair's longer conversation, with the prompt if it is separate (DPO)."""
+    return len(cast(DPOExample, pair).get("prompt_ids", [])) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
 
 
 # Prompts for RL -----------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.errors import InputError
 from cai_cli.method import prompts
 from cai_cli.method.tokens import Renderer
-from cai_cli.training.data import Row
+from cai_cli.training.data import Data
 from cai_cli.training.examples import PreferenceExample, longest_side, preference_example, turn_end
+from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
@@ -70,42 +71,42 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
     run.prepare(
         lambda record: [record],
         lambda record: preference_example(run.renderer, run.format, settings.shown(record), run.longest),
+        PreferenceExample,
+        longest_side,
     )
-    if not run.open():
+    if not run.fit(Load(2 * settings.batch_size, run.data.longest(), classifier=True)) or not run.open():
         return None
 
-    from datasets import Dataset
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
     from cai_cli.training.losses import SoftCollator, SoftRewardTrainer
 
-    longest = longest_side([*run.data.training, *run.data.testing])
     # max_length: longer rows were skipped; TRL would drop them silently
-    config = run.config(longest, max_length=None, pad_token=pad_token)
+    config = run.config(run.data.longest(), max_length=None, pad_token=pad_token)
     collator = SoftCollator(DataCollatorForPreference(run.renderer.tokenizer.get_vocab()[pad_token]))
-    trainer = run.build(SoftRewardTrainer, config, Dataset.from_list(run.data.training), data_collator=collator)
+    trainer = run.build(SoftRewardTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
     run.train(trainer, report=_report(run, measure))
     return trainer
 
 
 def _report(run: Run[PreferenceExample], measure: Measure | None) -> Callable[[Path], Record] | None:
     """A function that evaluates the saved model on the held-out pairs; None if there are none or it cannot be loaded."""
-    held_out = run.data.held_out
-    if not measure or not held_out:
+    if not measure or not run.data.held_out:
         return None
-    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), run.settings.dtype, held_out))
+    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), run.settings.dtype, run.data))
 
 
-def scored_pairs(saved: Path, dtype: str, held_out: list[tuple[Row, PreferenceExample]]) -> list[ScoredPair]:
+def scored_pairs(saved: Path, dtype: str, data: Data[PreferenceExample]) -> list[ScoredPair]:
     """The held-out pairs with the saved model's scores, the same as from `cai score`."""
     scorer = PreferenceModel(saved, dtype)
-    scores = scorer.score_ids([ids for _, pair in held_out for ids in (pair["chosen_ids"], pair["rejected_ids"])])
+    pairs = [data[number] for number in data.held_out]
+    scores = scorer.score_ids([ids for pair in pairs for ids in (pair["chosen_ids"], pair["rejected_ids"])])
     return [
         ScoredPair(
-            source=str(row.record.get("mixed_from") or Path(row.path).name),
+            source=data.source(number),
             p_chosen=pair["p_chosen"],
             margin=chosen - rejected,
             longer=len(pair["chosen_ids"]) - len(pair["rejected_ids"]),
         )
-        for (row, pair), chosen, rejected in zip(held_out, scores[::2], scores[1::2], strict=True)
+        for number, pair, chosen, rejected in zip(data.held_out, pairs, scores[::2], scores[1::2], strict=True)
     ]

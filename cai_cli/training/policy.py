@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from transformers import TrainerState
@@ -23,6 +23,13 @@ from cai_cli.training.shaping import Shaping, boilerplate, is_empty, is_refusal
 from cai_cli.training.workspace import StepLog
 
 
+class Numbered(Protocol):
+    """Prompts by their numbers."""
+
+    def __getitem__(self, number: int, /) -> RLExample:
+        """A prompt."""
+
+
 class TokenPrompts:
     """A mix-in for a trainer whose `prompt` column holds numbers: the prompt of number n is the tokens of `examples[n]`.
 
@@ -33,7 +40,7 @@ class TokenPrompts:
     args: Any
     _tokenizer: Any
 
-    def __init__(self, *args: Any, examples: list[RLExample], stops: tuple[str, ...], **more: Any) -> None:
+    def __init__(self, *args: Any, examples: Numbered, stops: tuple[str, ...], **more: Any) -> None:
         super().__init__(*args, **more)
         self.examples, self.stops = examples, stops
 
@@ -139,7 +146,7 @@ class Reward:
     """Strings that end an answer (plain transcripts only)."""
     ends: set[int]
     """Tokens that end an answer."""
-    examples: list[RLExample]
+    examples: Numbered
     """The prompts by their numbers: those of the training, then the held-out ones."""
     log: StepLog
     """`samples.jsonl`."""

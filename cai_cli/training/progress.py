@@ -87,18 +87,17 @@ class ProgressCallback(TrainerCallback):
         if models.device() == "cpu" and state.global_step % EVERY == 0:
             libraries.give_back_memory()
         control.should_evaluate = self.eval_rows > 0 and (last or state.global_step % self._eval_every(state.max_steps) == 0)
-        if every := self.settings.save_every:
-            due = state.global_step % every == 0
-        else:
-            due = self._save_is_due(time.monotonic())
+        due = self._save_is_due(state.global_step, time.monotonic())
         # all processes must decide the same, or they would wait for each other
         due, stopping = ranks.any_of(due, self.interrupts.asked)
         self.interrupted = stopping
         control.should_save = not last and (stopping or due)  # after the last step the model itself is saved
         control.should_training_stop = control.should_training_stop or stopping
 
-    def _save_is_due(self, now: float) -> bool:
-        """Whether enough time has passed for another checkpoint."""
+    def _save_is_due(self, step: int, now: float) -> bool:
+        """Whether a checkpoint is written after this step: by --save-every, or if enough time has passed."""
+        if every := self.settings.save_every:
+            return step % every == 0
         affordable = self.saving + self.last_save <= SAVE_SHARE * (now - self.start)
         return now - self.saved > SAVE_SECONDS and affordable
 

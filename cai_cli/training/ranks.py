@@ -40,7 +40,12 @@ _LAUNCHED = "_CAI_LAUNCHED"
 
 
 def visible_gpus() -> int:
-    """The number of GPUs that this process may use. It does not start CUDA, so that CUDA_VISIBLE_DEVICES may still change."""
+    """The number of GPUs that this process may use. It does not start CUDA, so that CUDA_VISIBLE_DEVICES may still change.
+
+    Without a GPU's driver it does not import torch, which takes seconds: bad input is to be reported first.
+    """
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):  # NVIDIA, AMD, WSL
+        return 0
     import torch
 
     return torch.cuda.device_count()

@@ -23,8 +23,9 @@ from cai_cli.errors import InputError
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import order
-from cai_cli.training.data import split_weight
+from cai_cli.training.data import Data, split_weight
 from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
+from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 from cai_cli.training.shaping import Shaping
@@ -65,6 +66,17 @@ class Rollout:
     """Mean KL per token above which a step causes a warning."""
     stop_on_kl: bool = False
     """Whether the run stops at such a step."""
+
+
+class Prompts:
+    """The prompts of a run by their numbers: those of the training, then the held-out ones."""
+
+    def __init__(self, data: Data[RLExample]) -> None:
+        self.data, self.places = data, [*data.training, *data.held_out]
+
+    def __getitem__(self, number: int) -> RLExample:
+        """A prompt."""
+        return {**self.data[self.places[number]], "held_out": number >= len(self.data.training)}
 
 
 @dataclass
@@ -139,22 +151,22 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
     pms = reward_pms(rollout.pms, settings)
-    run: Run[RLExample] = Run(settings, prompt_error, _TRAINERS[rollout.algo][1], *(pm.folder for pm in pms))
-    run.prepare(lambda record: [record], _example_maker(run, rollout, pms))
+    run: Run[RLExample] = Run(
+        settings, prompt_error, _TRAINERS[rollout.algo][1], *(pm.folder for pm in pms), max_tokens=rollout.max_tokens
+    )
+    run.prepare(lambda record: [record], _example_maker(run, rollout, pms), RLExample, lambda example: len(example["ids"]))
     generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
-    if not _open(run, rollout, pms):
+    if not run.fit(_load(run, rollout, pms, bool(generation))) or not _open(run, rollout, pms):
         return None
 
     from datasets import Dataset
 
     from cai_cli.training import policy
 
-    training = run.data.training
-    held_out: list[RLExample] = [{**example, "held_out": True} for example in run.data.testing]
-    numbered = training + held_out  # a prompt's number is its index here
+    training, held_out, numbered = run.data.training, run.data.held_out, Prompts(run.data)
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
-    last = range(len(training), len(numbered))
+    last = range(len(training), len(training) + len(held_out))
     config = _config(run, rollout, generation, steps)
     reward = _reward(run, rollout, pms, numbered)
     trainer = run.build(
@@ -185,6 +197,20 @@ def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -
         return found
 
     return make
+
+
+def _load(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], vllm: bool) -> Load:
+    """What a process computes at once. The preference models stay in memory beside the policy."""
+    settings = run.settings
+    size = 4 if models.exact_dtype(settings.dtype, *(pm.folder for pm in pms)) == "float32" else 2
+    return Load(
+        settings.batch_size * rollout.num_generations,
+        run.data.longest() + rollout.max_tokens,
+        reference=rollout.kl_coef > 0 and not settings.lora,
+        scorers=sum(size * models.parameters(pm.folder) for pm in pms),
+        vllm=int(rollout.gpu_memory * models.memory()) if vllm else 0,
+        generates=True,
+    )
 
 
 def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> bool:
@@ -218,7 +244,7 @@ def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], s
     )
 
 
-def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered: list[RLExample]) -> Reward:
+def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered: Prompts) -> Reward:
     """The reward, with the weights of the preference models loaded."""
     from cai_cli.training.policy import Reward, RewardModel
 

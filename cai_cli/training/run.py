@@ -2,10 +2,11 @@
 
 Each trainer's `train` is a sequence of the steps of `Run`:
 
-    run = Run(settings, check)          check the model and every row, before anything slow is imported
-    run.prepare(parts, make)            turn rows into examples, in tokens
+    run = Run(settings, check, ...)     check the model and every line, before anything slow is imported
+    run.prepare(parts, make, ...)       turn records into examples, in tokens
+    if not run.fit(...): return         decide whether it fits into memory, and how
     if not run.open(...): return        hash the model, take the output directory, list the records trained on
-    trainer = run.build(TRLTrainer, TRLConfig(**run.arguments(...)), ...)
+    trainer = run.build(TRLTrainer, run.config(...), ...)
     run.train(trainer)                  train, save, and finish the directory
 """
 
@@ -26,7 +27,7 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import arguments as trl
-from cai_cli.training import card, data, libraries, ranks, saving
+from cai_cli.training import card, data, libraries, memory, prepared, ranks, saving
 from cai_cli.training.data import Data
 from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
@@ -39,6 +40,8 @@ T = TypeVar("T")
 P = TypeVar("P")
 Report = Callable[[Path], Record]
 """Evaluates a saved model; its result goes into the manifest."""
+_SHOWN = ("step", "max_length", "format", "template_arg", "fold_system", "show_reasoning")
+"""The settings that examples depend on."""
 _CORRUPT = ("SafetensorError", "UnpicklingError", "PytorchStreamReader", "JSONDecodeError", "EOFError", "FileNotFoundError")
 """Words in the errors of torch, safetensors and json for a damaged or missing file."""
 
@@ -68,18 +71,29 @@ class Run(Generic[T]):
     model_hash: str
 
     def __init__(
-        self, settings: Settings, check: Callable[[Record], str | None], config: str, *others: Path, classifier: bool = False
+        self,
+        settings: Settings,
+        check: Callable[[Record], str | None],
+        config: str,
+        *others: Path,
+        classifier: bool = False,
+        **makes: Any,
     ) -> None:
-        """Find the starting model, check every row with `check`, and load the tokenizer. InputError says what is wrong.
+        """Find the starting model, check every line with `check`, and load the tokenizer. InputError says what is wrong.
 
         `config`: the name of TRL's configuration class. `others`: further models that the run reads, which -o must not name
-        either. `classifier`: whether the run trains a preference model, and so may start from one.
+        either. `classifier`: whether the run trains a preference model, and so may start from one. `makes`: the options of this
+        trainer that its examples depend on.
         """
         self.settings, self.classifier, self.config_class = settings, classifier, config
         self.trl = trl.extra(settings.step, config, settings.trl)
         trl.require_reporter(settings.report_to)
         self.folder = starting_model(settings, *others, classifier=classifier)
-        self.checked = data.read_all(settings, check)
+        self.check, self.files = check, data.sources_of(settings)
+        shown = [getattr(settings, name) for name in _SHOWN]
+        self.entry = prepared.key(self.files.sources, settings.skip_bad, [*shown, makes], [self.folder, *others])
+        if ranks.is_first() and not (prepared.cache() / self.entry).exists():
+            self.files = data.check_lines(self.files, check, settings.skip_bad)
         ranks.join()  # from here on the processes of the run work together
         self.renderer = Renderer(
             models.load_tokenizer(self.folder, settings.trust_remote_code), settings.template_arg, settings.fold_system
@@ -88,10 +102,31 @@ class Run(Generic[T]):
         self.longest = min(settings.max_length, models.context_length(self.folder))
         self.about: dict[str, Any] = {}
 
-    def prepare(self, parts: Callable[[Record], list[P]], make: Callable[[P], T]) -> Data[T]:
-        """Turn the checked rows into examples; see `data.prepare`."""
-        self.data = data.prepare(self.checked, parts, make, self.settings)
-        return self.data
+    def prepare(
+        self, parts: Callable[[Record], list[P]], make: Callable[[P], T], kind: type[T], size: Callable[[T], int]
+    ) -> None:
+        """Turn the records into examples, unless an earlier run has; see `prepared.Recipe`."""
+        settings, files = self.settings, self.files
+        recipe = prepared.Recipe(self.check, parts, make, kind, size)
+        folder = prepared.prepared(
+            self.entry,
+            files.sources,
+            recipe,
+            settings.skip_bad,
+            lambda: streams.Progress(f"cai {settings.step}: preparing", files.records, settings.quiet),
+        )
+        self.data = Data(folder, files, settings, kind)
+
+    def fit(self, load: memory.Load) -> bool:
+        """Decide on gradient checkpointing by what the run needs. InputError if it cannot fit.
+
+        Returns False, after a table, if only a plan was asked for (`cai plan`).
+        """
+        if self.settings.plan:
+            print("\n".join(memory.table(self.folder, self.settings, load)))
+            return False
+        self.checkpointing = memory.checkpointing(self.folder, self.settings, load)
+        return True
 
     def open(self, **options: Any) -> bool:
         """Take the output directory, or the unfinished run in it, and write the lists of trained and skipped records.
@@ -111,7 +146,7 @@ class Run(Generic[T]):
             return False
         self.about = {"model": {"name": settings.model, "sha256": self.model_hash}}
         self.workspace = Workspace(settings.output, self.fingerprint, settings.restart)
-        self.workspace.note(found.origins(), found.skipped)
+        self.workspace.note(found.origins(), found.skips() if found.skipped else None)
         libraries.calm(settings.debug)
         return True
 
@@ -123,8 +158,8 @@ class Run(Generic[T]):
         import trl as library
 
         if warmup is None:
-            warmup = trl.warmup_steps(self.settings, len(self.data.examples))
-        options = trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler) | own
+            warmup = trl.warmup_steps(self.settings, len(self.data.training))
+        options = trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler, self.checkpointing) | own
         given = dict(self.trl)
         loading = options["model_init_kwargs"] | (given.pop("model_init_kwargs", None) or {})
         try:
@@ -136,12 +171,10 @@ class Run(Generic[T]):
 
     def build(self, trainer: Any, config: Any, train_dataset: Any, eval_dataset: Any = None, **more: Any) -> Any:
         """TRL's trainer with the model loaded. Without an `eval_dataset`, it evaluates on the held-out examples."""
-        from datasets import Dataset
-
         if quantization := trl.quantization(self.settings):
             more["quantization_config"] = quantization
         if eval_dataset is None and self.data.held_out:
-            eval_dataset = Dataset.from_list(self.data.testing)
+            eval_dataset = self.data.dataset(self.data.held_out)
         with models.loading(self.folder):
             built = trainer(
                 model=str(self.folder),  # a path, not a model: TRL draws a new head right after it sets the seed
@@ -222,9 +255,9 @@ class Run(Generic[T]):
 
     def _manifest(self, trainer: Any, callback: ProgressCallback, seconds: float) -> manifest.Manifest:
         counts: Counts = {
-            "records_in": sum(entry["records"] for entry in self.data.inputs) + len(self.checked.bad),
-            "records_out": len(self.data.examples),
-            "skipped": len(self.data.skipped),
+            "records_in": sum(entry["records"] for entry in self.data.inputs) + self.data.counts["bad"],
+            "records_out": len(self.data.training),
+            "skipped": self.data.skipped,
             "steps": trainer.state.global_step,
             "tokens": callback.tokens,
             "seconds": round(callback.seconds_before + seconds, 3),

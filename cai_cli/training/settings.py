@@ -78,6 +78,8 @@ class Settings:
     """Steps between checkpoints; None: at intervals of time."""
     restart: bool = False
     report_to: str = "none"
+    plan: bool = False
+    """Whether only the memory that the run needs is asked for."""
     quiet: bool = False
     debug: bool = False
 

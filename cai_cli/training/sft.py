@@ -13,6 +13,7 @@ from typing import Any
 from cai_cli import streams
 from cai_cli.training import arguments, order
 from cai_cli.training.examples import AnswerMaker, SFTExample, answers, sft_error, sft_example, turn_end
+from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
@@ -26,15 +27,21 @@ def train(
     rows of --max-length with examples that do not see each other; otherwise a step's examples are of similar length.
     `keep_cut`: also train on truncated answers, without an end. `learn_reasoning`: also train on the records' reasoning.
     """
-    run: Run[SFTExample] = Run(settings, sft_error, "SFTConfig")
+    run: Run[SFTExample] = Run(
+        settings, sft_error, "SFTConfig", revisions=revisions, keep_cut=keep_cut, learn_reasoning=learn_reasoning
+    )
     end = turn_end(run.renderer, run.format)
     maker = AnswerMaker(run.renderer, run.format, end, learn_reasoning)
     run.prepare(
         lambda record: answers(record, revisions),
         lambda answer: sft_example(maker, answer, run.longest, keep_cut),
+        SFTExample,
+        lambda example: len(example["input_ids"]),
     )
-    if pairs := sum("chosen" in row.record for _, rows in run.checked.training for row in rows):
+    if pairs := run.data.counts["preferences"]:
         streams.say(f"cai train-sft: {streams.plural(pairs, 'preference')}: training on the chosen answers only", settings.quiet)
+    if not run.fit(Load(settings.batch_size, run.longest if packing else run.data.longest())):
+        return None
     if not run.open(revisions=revisions, packing=packing, keep_cut=keep_cut, learn_reasoning=learn_reasoning):
         return None
 
@@ -42,26 +49,22 @@ def train(
 
     dataset, config = _packed(run) if packing else _grouped(run)
     trainer = run.build(SFTTrainer, config, dataset)
-    run.train(trainer, rows=None if packing else len(run.data.examples), ends=end)
+    run.train(trainer, rows=None if packing else len(run.data.training), ends=end)
     return trainer
 
 
 def _packed(run: Run[SFTExample]) -> tuple[Any, Any]:
     """(dataset, configuration) with --packing: TRL fills the rows."""
-    from datasets import Dataset
-
     # the number of rows is not known yet, so the warm-up is a share of the steps
     warmup = None if run.settings.steps else arguments.WARMUP
     config = run.config(warmup=warmup, packing=True, eval_packing=False, max_length=run.longest)
-    return Dataset.from_list(run.data.training), config
+    return run.data.dataset(run.data.training), config
 
 
 def _grouped(run: Run[SFTExample]) -> tuple[Any, Any]:
     """(dataset, configuration) with the examples of the whole run in their order, those of a step of similar length."""
-    from datasets import Dataset
-
     settings, training = run.settings, run.data.training
-    sizes = [len(example["input_ids"]) for example in (*training, *run.data.testing)]
+    sizes = run.data.sizes([*training, *run.data.held_out])
     per_step = settings.per_step()
     length = settings.steps * per_step if settings.steps else math.ceil(settings.epochs * len(training))
     drawn = order.grouped(sizes[: len(training)], length, per_step, settings.seed)
@@ -71,4 +74,4 @@ def _grouped(run: Run[SFTExample]) -> tuple[Any, Any]:
         train_sampling_strategy="sequential",
         max_steps=math.ceil(length / per_step),
     )
-    return Dataset.from_list(training).select(drawn), config
+    return run.data.dataset([training[i] for i in drawn]), config

@@ -16,7 +16,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,14 +117,16 @@ class Workspace:
             self._keep(newest)
         self.checkpoint = newest
 
-    def note(self, origins: list[str], skipped: list[Record]) -> None:
-        """Write trained-ids.txt and skipped.jsonl."""
+    def note(self, origins: Iterable[str], skipped: Iterable[Record] | None) -> None:
+        """Write trained-ids.txt, and skipped.jsonl unless nothing was skipped."""
         if not ranks.is_first():
             return
         with disk_errors(self.partial):
-            manifest.write_atomic(self.partial / "trained-ids.txt", "".join(f"{origin}\n" for origin in origins).encode())
-            if skipped:
-                manifest.write_atomic(self.partial / "skipped.jsonl", b"".join(map(jsonl.encode, skipped)))
+            with open(self.partial / "trained-ids.txt", "wb") as stream:
+                stream.writelines(f"{origin}\n".encode() for origin in origins)
+            if skipped is not None:
+                with open(self.partial / "skipped.jsonl", "wb") as stream:
+                    stream.writelines(map(jsonl.encode, skipped))
 
     def log(self, name: str) -> StepLog:
         """A JSONL file of the run, without lines after the step that the run resumes from."""

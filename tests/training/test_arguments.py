@@ -31,5 +31,5 @@ def test_only_short_examples_use_eager_attention(tiny: str, tmp_path: Path) -> N
         run = settings("train-sft", [source], tiny, tmp_path / expected, steps=1, dtype="bfloat16", max_length=2000)
         assert sft.train(run).model.config._attn_implementation == expected
     pair: PreferenceExample = {"chosen_ids": [1] * 200, "rejected_ids": [1] * 90, "p_chosen": 1.0, "weight": 1.0}
-    assert examples.longest_side([pair]) == 200
-    assert examples.longest_side([{**pair, "prompt_ids": [1] * 70}]) == 270
+    assert examples.longest_side(pair) == 200
+    assert examples.longest_side({**pair, "prompt_ids": [1] * 70}) == 270

@@ -117,8 +117,8 @@ def test_a_killed_run_ends_like_an_undisturbed_one(
     rows = {"train-sft": revisions(30), "rl": rl_prompts(7)}.get(step, preferences())
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     command = [step, source, "-m", tiny, "-o", str(tmp_path / "out"), "--steps", "60", "--save-every", "8", "--lr", "1e-3"]
-    command += ["--dtype", "float32", "--batch-size", "4", "--grad-accum", "2", "--max-length", "512"]
-    command += ["--pm", tiny_pm, "--max-tokens", "8"] if step == "rl" else []
+    command += ["--dtype", "float32", "--save-dtype", "float32", "--batch-size", "4", "--grad-accum", "2", "--max-length", "512"]
+    command += ["--pm", tiny_pm, "--max-tokens", "8", "--num-generations", "4"] if step == "rl" else []
     given = {"lr": 1e-3, "batch_size": 4, "grad_accum": 2, "max_length": 512, "steps": 60, "save_every": 8}
 
     def run(output: str) -> list[Record]:

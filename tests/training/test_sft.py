@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cai_cli.training import data, examples, sft
+from cai_cli.data.ids import read_with_ids
+from cai_cli.training import sft
 from tests.rows import read_jsonl, revisions, write_jsonl
 from tests.trainers import settings
 
@@ -37,7 +38,7 @@ def test_trains_a_model_that_loads(tiny: str, tmp_path: Path, capsys: pytest.Cap
     assert [entry["line"] for entry in skipped] == list(range(7, 19))
     assert "--max-length" in skipped[0]["error"]
     trained = set((out / "trained-ids.txt").read_text().split())
-    ids = {row.record["id"] for row in data.read(data.WeightedFile(trl), examples.sft_error, None)}
+    ids = {record["id"] for record in read_with_ids(trl)}
     assert trained < {f"s{i}" for i in range(6)} | ids  # without those that are held out for evaluation
     metrics = read_jsonl(out / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [0, 1, 2, 3]  # held-out rows are evaluated before the first step too

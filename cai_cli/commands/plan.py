@@ -1,0 +1,54 @@
+"""Say how much memory a trainer's run needs, before any weights are loaded.
+
+    cai plan train-dpo preferences.jsonl -m MODEL -o dpo --lora
+
+Write `plan` before the command. It checks and tokenises the data as the run would, because the longest example matters, and the
+run then finds them made. It prints the bytes that each process needs, by what they are for, and the smallest usual GPU.
+
+One step of the real model runs on tensors without data (`training/memory.py`), so the estimate knows every architecture. The
+device is the one of this machine: without a GPU, --dtype auto is what this CPU computes in, and the program itself is counted.
+
+Not in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import typer
+
+from cai_cli.commands._lazy import LazyGroup
+from cai_cli.commands._training import planning
+
+
+class Trainers(LazyGroup):
+    """The trainers. A command that is called through this group only plans."""
+
+    stubs: ClassVar[dict[str, str]] = {
+        "train-sft": "The memory that fine-tuning needs.",
+        "train-pm": "The memory that training a preference model needs.",
+        "train-dpo": "The memory that DPO needs.",
+        "rl": "The memory that reinforcement learning needs.",
+    }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Import the command that is called, and tell it to plan."""
+        token = planning.set(True)
+        ctx.call_on_close(lambda: planning.reset(token))
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Trainers,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Say how much memory a trainer's run needs, before it loads any weights. Write `plan` before the command.\n\n"
+    "[bold]Example:[/bold]\n\n    cai plan train-sft revisions.jsonl -m models/SmolLM2-135M-Instruct -o runs/sl-cai --lora",
+)
+
+
+@app.callback()
+def plan() -> None:
+    """Plan a run."""
