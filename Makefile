@@ -23,7 +23,7 @@ help:
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
 	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
-	@echo "make proof-smoke  the same in a smaller world, in under four minutes"
+	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
 	@echo "make lint       ruff, mypy and import-linter"
 	@echo "make test       the test suite (make soak: the slow tests, and make real-models)"
 	@echo "make coverage   the test suite, and the modules of which it covers less than $(BELOW)%"
