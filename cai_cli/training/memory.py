@@ -1,13 +1,15 @@
 """How much memory a run needs, found before anything is loaded: one step of the real model, on tensors without data.
 
-torch's FakeTensorMode runs every operation for its shapes only, and its MemTracker counts what would be held. This is right for
-any architecture. The optimizer's states and what is loaded beside the model are added from their sizes.
+torch's FakeTensorMode runs every operation for its shapes only, and what would be held is counted. This is right for any
+architecture. The optimizer's states and what is loaded beside the model are added from their sizes.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import dataclass, replace
+import weakref
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ CARDS = (16, 24, 40, 48, 80, 96, 141, 180)
 """Memory of common GPUs, in GB."""
 CONTEXT = GIB
 """What CUDA and its libraries take in each process on a GPU."""
-SLACK = 0.05
-"""Share by which an allocator's gaps enlarge what is held."""
+SLACK = {"cuda": 0.05, "cpu": 0.15}
+"""Share by which an allocator's gaps enlarge what is held. glibc's are large for batches of different lengths."""
+FEW = (2, 4)
+"""Layers of the models whose steps are run."""
 FREE = 0.9
 """Share of the memory that a run may take for "auto" to leave gradient checkpointing off."""
 _STATES = {"adafactor": 0.1, "sgd": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_8bit": 2,
@@ -54,34 +58,83 @@ Need = dict[str, int]
 """Bytes per process by what they are for, at the moment when most are held."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """What one step of a model holds: bytes, and a number of weights."""
+
+    weights: float
+    trained: float
+    """The number of weights that are trained."""
+    saved: float
+    """What quantising would save."""
+    work: float
+    """Activations and temporary tensors: what is held beside the weights and all gradients."""
+
+    def beyond(self, deeper: _Step, times: float) -> _Step:
+        """This step plus `times` the difference to that of a deeper model."""
+        return _Step(*(a + times * (b - a) for a, b in zip(astuple(self), astuple(deeper), strict=True)))
+
+
 def need(folder: Path, settings: Settings, load: Load, checkpointing: bool) -> Need:
-    """What a run needs, with or without gradient checkpointing."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    """What a run needs, with or without gradient checkpointing.
+
+    The step runs in models with only the first two and the first four layers, because each layer needs the same.
+    """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    with FakeTensorMode():
-        model = _model(config, settings, load, checkpointing)
-        weights = {id(weight): weight for weight in model.parameters()}.values()
-        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
-        whole = sum(weight.numel() * weight.element_size() for weight in weights)
-        peak = _peak(model, settings, load)
+    layers = config.get_text_config().num_hidden_layers
+    if layers <= FEW[1]:
+        step = _step(config, settings, load, checkpointing)
+    else:
+        first, second = (_step(_shallow(config, n), settings, load, checkpointing) for n in FEW)
+        step = first.beyond(second, (layers - FEW[0]) / (FEW[1] - FEW[0]))
     found = {
-        "weights": whole - (_saved_by_4_bits(model) if settings.load_in_4bit else 0),
-        "gradients": peak["Gradient"],
-        "optimizer": int(_STATES.get(settings.optim or "", 8) * trained),
-        "reference model": whole if load.reference else 0,
+        "weights": step.weights - (step.saved if settings.load_in_4bit else 0),
+        "gradients": 4 * step.trained,
+        "optimizer": _STATES.get(settings.optim or "", 8) * step.trained,
+        "reference model": step.weights if load.reference else 0,
     }
     if ranks.is_sharded():
-        layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
-        found = {name: size // ranks.world_size() for name, size in found.items()} | {"gathered layers": 2 * whole // layers}
+        gathered = 2 * step.weights / layers
+        found = {name: size / ranks.world_size() for name, size in found.items()} | {"gathered layers": gathered}
     elif ranks.world_size() > 1:
-        found["gradients to exchange"] = 4 * trained
-    work = peak["Activation"] + peak["Temp"] + peak["Other"]
-    found["activations"] = max(work, load.vllm, _generation(config, whole, load) if load.generates else 0)
+        found["gradients to exchange"] = 4 * step.trained
+    found["activations"] = max(step.work, load.vllm, _generation(config, step.weights, load) if load.generates else 0)
     found["preference models"] = load.scorers
     found["program"] = CONTEXT if models.device() == "cuda" else _resident()
-    return {name: size for name, size in found.items() if size}
+    return {name: int(size) for name, size in found.items() if size}
+
+
+def _shallow(config: Any, layers: int) -> Any:
+    """The configuration with only the first layers."""
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == text.num_hidden_layers:  # one entry per layer
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return found
+
+
+def _step(config: Any, settings: Settings, load: Load, checkpointing: bool) -> _Step:
+    """What one step of a model of this configuration holds."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with torch.device("meta"):  # peft converts weights, which tensors without data refuse
+        model = _model(config, settings, load, checkpointing)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        (model.get_base_model() if settings.lora else model).tie_weights()
+        weights = {id(weight): weight for weight in model.parameters()}.values()
+        trained = sum(weight.numel() for weight in weights if weight.requires_grad)
+        return _Step(
+            weights=sum(weight.numel() * weight.element_size() for weight in weights),
+            trained=trained,
+            saved=_saved_by_4_bits(model),
+            work=max(0, _peak(model, settings, load) - 4 * trained),
+        )
 
 
 def _model(config: Any, settings: Settings, load: Load, checkpointing: bool) -> Any:
@@ -99,7 +152,7 @@ def _model(config: Any, settings: Settings, load: Load, checkpointing: bool) -> 
     if not load.classifier:
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable()
     if settings.lora:
         from peft import get_peft_model
 
@@ -109,37 +162,55 @@ def _model(config: Any, settings: Settings, load: Load, checkpointing: bool) -> 
     return model.train()
 
 
-def _peak(model: Any, settings: Settings, load: Load) -> dict[str, int]:
-    """Bytes by torch's categories at the peak of a step: forward and backward, twice if gradients are accumulated."""
+def _peak(model: Any, settings: Settings, load: Load) -> int:
+    """The most bytes that a step holds beside the weights: forward and backward, twice if gradients are accumulated."""
     import torch
-    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    class Held(TorchDispatchMode):
+        """Counts the memory of the tensors that operations make, until nothing refers to it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.now, self.most, self.seen = 0, 0, WeakIdKeyDictionary()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(found):
+                if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.seen:
+                    size = storage.nbytes()
+                    self.now += size
+                    self.most = max(self.most, self.now)
+                    self.seen[storage] = weakref.finalize(storage, self.free, size)
+            return found
+
+        def free(self, size: int) -> None:
+            self.now -= size
 
     compute = precision(settings.dtype)
     ids = torch.ones(load.rows, load.tokens, dtype=torch.long)
     given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
     if not load.classifier:
         given |= {"labels": torch.ones_like(ids), "fused_lm_head": True}
-    tracker = MemTracker()
-    tracker.track_external(model)
-    with tracker:
+    with Held() as held:
+        for weight in model.parameters():  # a view has the memory of its base, and a tied weight that of the other
+            held.seen[weight.untyped_storage()] = None
         for _ in range(min(2, settings.grad_accum)):
             with torch.autocast("cpu", getattr(torch, compute), enabled=compute != "float32"):
                 out = model(**given)
             (out.logits if load.classifier else out.log_probs).float().sum().backward()
-    found: dict[str, int] = dict.fromkeys(("Gradient", "Activation", "Temp", "Other"), 0)
-    for snapshot in tracker.get_tracker_snapshot("peak").values():
-        for name, size in snapshot.items():
-            key = str(getattr(name, "value", name))
-            found[key] = found.get(key, 0) + size
-    return found
+            del out
+    return held.most
 
 
-def _generation(config: Any, weights: int, load: Load) -> int:
+def _generation(config: Any, weights: float, load: Load) -> float:
     """Bytes while transformers generates: the keys and values of every token in 16 bits, and the weights once more."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 4 * text.num_hidden_layers * heads * width * load.rows * load.tokens + weights // 2
+    return 4 * text.num_hidden_layers * heads * width * load.rows * load.tokens + weights / 2
 
 
 def _saved_by_4_bits(model: Any) -> int:
@@ -162,7 +233,7 @@ def _resident() -> int:
 
 def total(found: Need) -> int:
     """All bytes, with the allocator's gaps."""
-    return int(sum(found.values()) * (1 + SLACK))
+    return int(sum(found.values()) * (1 + SLACK[models.device()]))
 
 
 def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
@@ -216,7 +287,7 @@ def table(folder: Path, settings: Settings, load: Load) -> list[str]:
     heads = ["with checkpointing" if on else "without checkpointing" for on in wanted]
     rows = [["GiB per process", *heads]]
     rows += [[name, *(f"{each.get(name, 0) / GIB:.2f}" for each in found)] for name in names]
-    rows += [["total, with 5% for gaps", *(f"{total(each) / GIB:.2f}" for each in found)]]
+    rows += [["total, with gaps", *(f"{total(each) / GIB:.2f}" for each in found)]]
     cards = [next((f"{card} GB" for card in CARDS if total(each) <= card * 10**9), "none") for each in found]
     rows += [["smallest usual GPU", *cards]]
     width = max(len(row[0]) for row in rows)
