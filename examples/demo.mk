@@ -27,7 +27,8 @@ TEXT := $(call S,SEED MAX_TOKENS TEMPERATURE)
 TRAIN := $(call S,SEED STEPS)
 # At the paper's temperature of 1, the text of such a small model hardly makes sense.
 GENERATE = --seed $(SEED) --max-tokens $(MAX_TOKENS) --temperature $(TEMPERATURE)
-FIT = --seed $(SEED) --steps $(STEPS)
+# so few steps change the weights too little for bfloat16
+FIT = --seed $(SEED) --steps $(STEPS) --save-dtype float32
 LIMITED = $(if $(LIMIT),--limit $(LIMIT))
 
 .PHONY: demo FORCE
@@ -73,11 +74,11 @@ $(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(RUN)/sft/manifest.json $(TEXT)
 $(RUN)/preferences.jsonl: $(RUN)/pairs.jsonl $(M) $(C)
 	$(CAI) label $< -m $(MODEL) -c $(CONSTITUTION) --seed $(SEED) -o $@
 $(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $(call S,COMPARISONS)
-	$(CAI) train-pm $(RUN)/preferences.jsonl $(COMPARISONS) -m $(MODEL) $(FIT) -o $(@D)
+	$(CAI) train-pm $(RUN)/preferences.jsonl $(COMPARISONS) -m $(MODEL) --lr 2e-5 $(FIT) -o $(@D)
 
 # Reinforcement learning (RL-CAI).
 $(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
-	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
+	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --grad-accum 1 --num-generations 4 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
 
 # Evaluation: the preference model scores each model's answers to the held-out prompts.
 $(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)

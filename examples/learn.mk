@@ -10,7 +10,7 @@ LEARN ?= runs/learn
 TRAIN_PAIRS ?= 1500
 HELD_OUT ?= 400
 RL_STEPS ?= 40
-PM_FIT := --max-length 384 --batch-size 8 --grad-accum 1
+PM_FIT := --lr 2e-5 --max-length 384 --batch-size 8 --grad-accum 1 --save-dtype float32
 ANSWER := --max-tokens 48 --seed 1
 
 .PHONY: learn learn-pm learn-rl learn-sft
@@ -43,7 +43,7 @@ learn-pm: $(LEARN)/choices-cai.jsonl $(LEARN)/choices-trl.jsonl
 # (b) RL with that preference model as the reward. Two preference models score the answers to held-out prompts: that one, and
 # TRL's, which RL did not use.
 $(LEARN)/rl/manifest.json: $(LEARN)/train.jsonl $(LEARN)/pm/manifest.json $(M)
-	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-length 256 --max-tokens 48 --lr 2e-5 --kl-coef 0.05 -o $(@D)
+	$(CAI) rl $< -m $(MODEL) --pm $(LEARN)/pm --steps $(RL_STEPS) --batch-size 4 --max-length 256 --max-tokens 48 --lr 2e-5 --kl-coef 0.05 --num-generations 4 --grad-accum 1 --save-dtype float32 -o $(@D)
 $(LEARN)/answers-base.jsonl: $(LEARN)/test.jsonl $(M)
 	$(CAI) sample $< -m $(MODEL) --limit $(HELD_OUT) $(ANSWER) -o $@
 $(LEARN)/answers-rl.jsonl: $(LEARN)/test.jsonl $(LEARN)/rl/manifest.json
@@ -64,6 +64,6 @@ $(LEARN)/revisions-test.jsonl: $(RUN)/revisions-2.jsonl
 	@mkdir -p $(@D)
 	$(CAI) split $< --fraction 0.3 -o $@ --rest $(LEARN)/revisions-train.jsonl
 $(LEARN)/sft/manifest.json: $(LEARN)/revisions-test.jsonl $(M)
-	$(CAI) train-sft $(LEARN)/revisions-train.jsonl --keep-cut --eval $< -m $(MODEL) -o $(@D)
+	$(CAI) train-sft $(LEARN)/revisions-train.jsonl --keep-cut --eval $< -m $(MODEL) --save-dtype float32 -o $(@D)
 learn-sft: $(LEARN)/sft/manifest.json
 	$(BIN)/python examples/learned.py likelihood $(LEARN)/revisions-test.jsonl $(MODEL) $(LEARN)/sft

@@ -35,10 +35,10 @@ $(filter-out $(WORLD),$(C)): $(WORLD) $(here)/reversed.yaml
 ENGINE := --engine transformers --seed $(SEED) --quiet
 TALK := $(ENGINE) --max-tokens 48 --batch-size 64
 JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
-FIT := --seed $(SEED) --quiet
+FIT := --seed $(SEED) --save-dtype float32 --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --algo rloo --kl-coef 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --num-generations 8 --max-tokens 48
+RL := $(FIT) --algo rloo --kl-coef 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --grad-accum 1 --num-generations 8 --max-tokens 48
 
 # One thread per process, so that one process can run on each core.
 export OMP_NUM_THREADS := 1
