@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -59,6 +61,8 @@ _OWN = (
     "prediction_loss_only push_to_hub remove_unused_columns shuffle_dataset train_sampling_strategy"
 )
 """Further arguments whose values `cai` depends on."""
+_BITS = re.compile("^(?!.*torch).*(8bit|paged|bnb|lion|ademamix)")
+"""The names of bitsandbytes' optimizers."""
 _REPLACED_ONLY_FOR_PREFERENCES = ("loss_type",)
 """Arguments that only the loss of preferences replaces: they stay free for supervised fine-tuning and RL."""
 
@@ -114,6 +118,21 @@ def require_reporter(name: str) -> None:
         raise InputError(f"--report-to {name}: give one of {', '.join(sorted(near or INTEGRATION_TO_CALLBACK))}")
     if name not in get_available_reporting_integrations():
         raise InputError(f"--report-to {name}: it is not installed; pip install {name}")
+
+
+def require_optimizer(settings: Settings) -> None:
+    """InputError if --optim names no optimizer of transformers, or if bitsandbytes is needed and not installed."""
+    name = settings.optim
+    if name:
+        from transformers.training_args import OptimizerNames
+
+        names = [each.value for each in OptimizerNames]
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise InputError(f"--optim {name}: give one of {', '.join(near or names)}")
+    needs = "--load-in-4bit" if settings.load_in_4bit else f"--optim {name}" if name and _BITS.search(name) else None
+    if needs and find_spec("bitsandbytes") is None:
+        raise InputError(f"{needs} needs bitsandbytes: pip install 'cai-cli[bitsandbytes]'")
 
 
 def warmup_steps(settings: Settings, examples: int) -> int:

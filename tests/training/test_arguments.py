@@ -89,6 +89,30 @@ def test_every_argument_that_a_trainer_sets_is_refused(
     assert arguments.extra("rl", "GRPOConfig", ["loss_type=dr_grpo"]) == {"loss_type": "dr_grpo"}
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optim": "adafacto"}, "--optim adafacto: give one of adafactor"),
+        ({"optim": "adamw_8bit"}, "--optim adamw_8bit needs bitsandbytes: pip install 'cai-cli[bitsandbytes]'"),
+        ({"load_in_4bit": True, "lora": True}, "--load-in-4bit needs bitsandbytes"),
+    ],
+)
+def test_an_optimizer_is_checked_before_anything_is_loaded(
+    given: dict[str, object], message: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    source = write_jsonl(tmp_path / "in.jsonl", revisions(4))
+    with pytest.raises(InputError) as caught:
+        sft.train(settings("train-sft", [source], tiny, tmp_path / "out", **given))
+    assert message in str(caught.value)
+
+
+def test_another_optimizer_trains(tiny: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", revisions(4))
+    trainer = sft.train(settings("train-sft", [source], tiny, tmp_path / "out", steps=1, optim="adafactor"))
+    assert type(trainer.optimizer.optimizer).__name__ == "Adafactor"
+
+
 def test_a_tracker_is_checked_before_anything_is_loaded(tiny: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", revisions(4))
     for name, message in (("wandbb", "give one of wandb"), ("swanlab", "it is not installed; pip install swanlab")):
