@@ -88,8 +88,8 @@ class Run(Generic[T]):
         self.settings, self.classifier, self.config_class = settings, classifier, config
         self.trl = trl.extra(settings.step, config, settings.trl)
         trl.require_reporter(settings.report_to)
-        trl.require_optimizer(settings)
         self.folder = starting_model(settings, *others, classifier=classifier)
+        trl.require_optimizer(settings)
         self.check, self.files = check, data.sources_of(settings)
         shown = [getattr(settings, name) for name in _SHOWN]
         self.entry = prepared.key(self.files.sources, settings.skip_bad, [*shown, makes], [self.folder, *others])
