@@ -148,14 +148,22 @@ class ScoringSession:
     """A preference model and how it runs. Only its tokenizer is loaded at the start; `open` loads the weights."""
 
     def __init__(
-        self, files: IO, model: str, dtype: str, batch_size: int, prompting: Prompting, engine: str, gpu_memory: float | None
+        self,
+        files: IO,
+        model: str,
+        dtype: str,
+        batch_size: int,
+        prompting: Prompting,
+        engine: str,
+        gpu_memory: float | None,
+        trust_remote_code: bool = False,
     ) -> None:
         """InputError if the model is not a preference model."""
         from cai_cli.method.tokens import Renderer
 
         require_input(files.input)
         models.share_cores()
-        self.files, self.model, self.batch_size = files, model, batch_size
+        self.files, self.model, self.batch_size, self.trust = files, model, batch_size, trust_remote_code
         self.gpu_memory = select.gpu_memory(gpu_memory, files.input, files.output)
         self.folder = models.resolve(model)
         # on a CPU vLLM takes about twenty seconds to start
@@ -163,7 +171,7 @@ class ScoringSession:
         require_preference_model(self.folder)
         self.dtype = models.exact_dtype(dtype, self.folder) if files.dry_run is None else ""
         self.options = prompting.options()
-        tokenizer = models.load_tokenizer(self.folder)
+        tokenizer = models.load_tokenizer(self.folder, trust_remote_code)
         self.renderer = Renderer(tokenizer, self.options["template_arg"], prompting.fold_system)
         self.format = self.renderer.format(self.options["format"])
 
@@ -176,10 +184,10 @@ class ScoringSession:
         if self.engine == "vllm":
             from cai_cli.engines.vllm import VllmPreferenceModel
 
-            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), self.gpu_memory)
+            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), self.gpu_memory, self.trust)
         from cai_cli.engines.scorer import PreferenceModel
 
-        return PreferenceModel(self.folder, self.dtype, self.batch_size)
+        return PreferenceModel(self.folder, self.dtype, self.batch_size, self.trust)
 
     def run(
         self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: stage.Observer | None = None

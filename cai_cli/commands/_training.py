@@ -99,7 +99,9 @@ class Run:
         Option("--trl", metavar="KEY=VALUE", help="Set any other argument of TRL's configuration; repeatable."),
     ] = None
     trust_remote_code: TrustRemoteCode = False
-    save_dtype: Annotated[SaveDtype, Option("--save-dtype", help="Type of the saved weights.")] = SaveDtype.bfloat16
+    save_dtype: Annotated[SaveDtype, Option("--save-dtype", help="Type of the saved weights; a kept adapter is float32.")] = (
+        SaveDtype.bfloat16
+    )
     save_every: Annotated[
         int | None,
         Option(

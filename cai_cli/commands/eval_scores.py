@@ -62,7 +62,8 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
     InputError if a record has no score.
     """
     found = {}
-    for record in read_with_ids(path, check=shape_error):
+    # a record without scores gets a message of its own
+    for record in read_with_ids(path, check=lambda record: shape_error(record) if record.get("scores") else None):
         scores = record.get("scores")
         score = (scores.get("rounds") or [scores.get("response")])[-1] if isinstance(scores, dict) else None
         if not isinstance(score, float | int):

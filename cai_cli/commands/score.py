@@ -16,7 +16,7 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, Dtype, EngineName, GpuMemory
+from cai_cli.commands._flags import IO, AnswerPrompting, Dtype, EngineName, GpuMemory, TrustRemoteCode
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
@@ -79,9 +79,10 @@ def app(
     ] = Dtype.auto,
     batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
     gpu_memory: GpuMemory = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score records."""
-    scoring = ScoringSession(files, model, dtype.value, batch_size, prompting, engine.value, gpu_memory)
+    scoring = ScoringSession(files, model, dtype.value, batch_size, prompting, engine.value, gpu_memory, trust_remote_code)
 
     def program(record: Record) -> Steps[list[Record]]:
         require_answered(record)

@@ -334,7 +334,7 @@ def shape_error(record: Record) -> str | None:
     kept: Record = {field: record[field] for field in ("prompt", "response", "rounds", "meta") if field in record}
     if error := rounds_error({"prompt": "-", "response": "", **kept}) or texts_error(record.get("responses", []), "responses"):
         return error
-    if error := type_error(record.get("scores") or {}, Scores, "scores"):
+    if error := type_error(record.get("scores", {}), Scores, "scores"):
         return error
     if (label := label_of(record)) and (error := type_error(label, Label, "label")):
         return error

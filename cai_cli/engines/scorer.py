@@ -28,14 +28,17 @@ def require_preference_model(folder: Path) -> None:
 class PreferenceModel:
     """A loaded preference model. Scores are raw outputs, without an activation. See `engines.base.Scorer`."""
 
-    def __init__(self, folder: Path, dtype: str = "auto", batch_size: int = 32) -> None:
+    def __init__(self, folder: Path, dtype: str = "auto", batch_size: int = 32, trust_remote_code: bool = False) -> None:
         from transformers import AutoModelForSequenceClassification
 
         require_preference_model(folder)
         self.batch_size, self.device, self.context = batch_size, models.device(), models.context_length(folder)
         with models.loading(folder):
             self.model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=models.resolve_dtype(models.exact_dtype(dtype, folder)), use_safetensors=True
+                folder,
+                dtype=models.resolve_dtype(models.exact_dtype(dtype, folder)),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
             )
         self.model.to(self.device).eval()
 

@@ -157,8 +157,8 @@ class VllmEngine:
 class VllmPreferenceModel(VllmEngine):
     """A preference model run by vLLM. See `engines.base.Scorer`."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float) -> None:
-        super().__init__(folder, dtype, gpu_memory, runner="pooling")
+    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float, trust_remote_code: bool = False) -> None:
+        super().__init__(folder, dtype, gpu_memory, trust_remote_code, runner="pooling")
 
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's score as it finishes."""

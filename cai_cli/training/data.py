@@ -22,7 +22,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
 from cai_cli.pipeline import manifest
-from cai_cli.pipeline.inputs import Check, preflight
+from cai_cli.pipeline.inputs import Check, is_pipe, preflight
 from cai_cli.pipeline.seeds import draw, draw_uniform
 from cai_cli.training.prepared import Source, fields_of
 from cai_cli.training.settings import InputEntry, Settings
@@ -95,6 +95,9 @@ def sources_of(settings: Settings) -> Checked:
     if settings.eval and settings.eval_fraction:
         raise InputError("--eval and --eval-fraction both choose what is held out; give only one of them")
     training, held_out = weighted_files(settings.files), weighted_files(settings.eval)
+    for file in (*training, *held_out):
+        if is_pipe(file.path):
+            raise InputError(f"{file.path}: a pipe, and training reads its files more than once; give a file")
     limits = [(file, settings.limit) for file in training] + [(file, None) for file in held_out]
     return Checked(training, held_out, [Source(f.path, manifest.hash_file(f.path), limit) for f, limit in limits], None)
 
@@ -122,6 +125,8 @@ class Data(Generic[T]):
 
         self.paths = [source.path for source in found.sources]
         self.table = Dataset.from_file(str(folder / "examples.arrow"))
+        # TRL keeps log probabilities of the starting model beside the table, by this name
+        self.table._fingerprint += f"-{settings.dtype}"
         self.fields = fields_of(kind)
         self.counts = manifest.read(folder / "counts.json")
         self.training = self._weighted(found.training, 0, settings)

@@ -26,7 +26,7 @@ CONTEXT = GIB
 """What CUDA and its libraries take in each process on a GPU."""
 SLACK = {"cuda": 0.05, "cpu": 0.15}
 """Share by which an allocator's gaps enlarge what is held. glibc's are large for batches of different lengths."""
-FEW = (2, 4)
+FEW = (4, 6)
 """Layers of the models whose steps are run."""
 FREE = 0.9
 """Share of the memory that a run may take for "auto" to leave gradient checkpointing off."""
@@ -78,7 +78,7 @@ class _Step:
 def need(folder: Path, settings: Settings, load: Load, checkpointing: bool) -> Need:
     """What a run needs, with or without gradient checkpointing.
 
-    The step runs in models with only the first two and the first four layers, because each layer needs the same.
+    The step runs in models with only the first four and the first six layers, because each further layer needs the same.
     """
     from transformers import AutoConfig
 
@@ -147,7 +147,8 @@ def _model(config: Any, settings: Settings, load: Load, checkpointing: bool) -> 
     kind: Any = AutoModelForSequenceClassification if load.classifier else AutoModelForCausalLM
     if load.classifier:
         config.num_labels, config.pad_token_id = 1, 0
-    more = {"attn_implementation": loading["attn_implementation"]} if "attn_implementation" in loading else {}
+    more: dict[str, Any] = {"attn_implementation": loading["attn_implementation"]} if "attn_implementation" in loading else {}
+    more |= {"trust_remote_code": settings.trust_remote_code}
     model = kind.from_config(config, dtype=getattr(torch, loading["dtype"]), **more)
     if not load.classifier:
         add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
@@ -246,7 +247,11 @@ def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
     if models.device() == "cpu" and least < there / 2:
         return wanted == "on"
     for on in (False, True) if wanted == "auto" else (wanted == "on",):
-        found = need(folder, settings, load, on)
+        try:
+            found = need(folder, settings, load, on)
+        except Exception as problem:  # an operation that needs data
+            streams.warn(f"{settings.step}: could not estimate the memory ({' '.join(str(problem).split())[:200]})")
+            return wanted != "off"
         if total(found) <= there * (FREE if wanted == "auto" and not on else 1):
             streams.say(f"cai {settings.step}: {text(found, on)} of {there / GIB:.1f}", settings.quiet)
             return on

@@ -24,6 +24,9 @@ from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
+SLICE = 1000
+"""Held-out pairs that are in memory at once."""
+
 
 @dataclass(frozen=True)
 class ScoredPair:
@@ -93,20 +96,24 @@ def _report(run: Run[PreferenceExample], measure: Measure | None) -> Callable[[P
     """A function that evaluates the saved model on the held-out pairs; None if there are none or it cannot be loaded."""
     if not measure or not run.data.held_out:
         return None
-    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), run.settings.dtype, run.data))
+    s = run.settings
+    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), s.dtype, run.data, s.trust_remote_code))
 
 
-def scored_pairs(saved: Path, dtype: str, data: Data[PreferenceExample]) -> list[ScoredPair]:
+def scored_pairs(saved: Path, dtype: str, data: Data[PreferenceExample], trust_remote_code: bool = False) -> list[ScoredPair]:
     """The held-out pairs with the saved model's scores, the same as from `cai score`."""
-    scorer = PreferenceModel(saved, dtype)
-    pairs = [data[number] for number in data.held_out]
-    scores = scorer.score_ids([ids for pair in pairs for ids in (pair["chosen_ids"], pair["rejected_ids"])])
-    return [
-        ScoredPair(
-            source=data.source(number),
-            p_chosen=pair["p_chosen"],
-            margin=chosen - rejected,
-            longer=len(pair["chosen_ids"]) - len(pair["rejected_ids"]),
-        )
-        for number, pair, chosen, rejected in zip(data.held_out, pairs, scores[::2], scores[1::2], strict=True)
-    ]
+    scorer, found = PreferenceModel(saved, dtype, trust_remote_code=trust_remote_code), []
+    for start in range(0, len(data.held_out), SLICE):
+        numbers = data.held_out[start : start + SLICE]
+        pairs = [data[number] for number in numbers]
+        scores = scorer.score_ids([ids for pair in pairs for ids in (pair["chosen_ids"], pair["rejected_ids"])])
+        found += [
+            ScoredPair(
+                source=data.source(number),
+                p_chosen=pair["p_chosen"],
+                margin=chosen - rejected,
+                longer=len(pair["chosen_ids"]) - len(pair["rejected_ids"]),
+            )
+            for number, pair, chosen, rejected in zip(numbers, pairs, scores[::2], scores[1::2], strict=True)
+        ]
+    return found

@@ -18,11 +18,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 import cai_cli
 from cai_cli import streams
@@ -30,9 +33,11 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import digest
-from cai_cli.errors import Skipped
+from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.inputs import Check, line_error, skipped_entry
+from cai_cli.training import libraries
+from cai_cli.training.workspace import disk_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +48,8 @@ CHUNK = 256
 """Lines per task of a process."""
 PARALLEL = 4 * 2**20
 """Bytes of input from which on several processes make the examples."""
+_TOKENIZER = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
+"""The endings of the files that make a tokenizer and its template."""
 UNUSED = 30 * 86400
 """Seconds after which an unused entry is removed."""
 
@@ -90,12 +97,19 @@ def key(sources: Iterable[Source], skip_bad: bool, options: object, folders: Ite
     """The name of an entry. `options`: whatever else the examples depend on. `folders`: the models whose tokenizers are used."""
     package = Path(cai_cli.__file__).parent
     code = [path for room in ("data", "method", "training") for path in sorted((package / room).glob("*.py"))]
+    code += [package / "engines" / "models.py", package / "pipeline" / "inputs.py"]
     tokenizers = [
-        path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in (".json", ".jinja", ".model", ".txt")
+        path
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _TOKENIZER and not path.name.startswith("manifest")
     ]
-    hashes = [manifest.hash_file(path) for path in (*code, *tokenizers) if not path.name.startswith("manifest")]
+    hashes = [manifest.hash_file(path) for path in (*code, *tokenizers)]
+    # some templates write today's date
+    dated = any(b"strftime_now" in path.read_bytes() for path in tokenizers if path.suffix in (".json", ".jinja"))
     files = [[source.sha256, source.limit] for source in sources]
-    return digest([files, skip_bad, options, hashes, manifest.versions()], 16)
+    versions = manifest.versions() | {name: version(name) for name in ("tokenizers", "jinja2")}
+    return digest([files, skip_bad, options, hashes, versions, str(date.today()) if dated else None], 16)
 
 
 def prepared(
@@ -103,25 +117,40 @@ def prepared(
 ) -> Path:
     """The directory of the entry `name`. The first process that asks for it makes it; the others wait."""
     root, target = cache(), cache() / name
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / f"{name}.lock", "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with disk_errors(root), open(root / f"{name}.lock", "wb") as lock:
+        _wait(lock)
         if not target.exists():
             _remove_unused(root)
             partial = Path(tempfile.mkdtemp(dir=root, prefix="partial-"))
             try:
                 build(sources, recipe, skip_bad, partial, progress())
+                for source in sources:
+                    if manifest.hash_file(source.path) != source.sha256:
+                        raise InputError(f"{source.path}: was changed while it was read; run the command again")
                 os.replace(partial, target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    os.utime(target)
+        os.utime(target)
     return target
 
 
+def _wait(lock: IO[bytes]) -> None:
+    """Take the lock, with a message if another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        streams.say("cai: waiting for another process, which prepares the same examples")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
 def _remove_unused(root: Path) -> None:
+    """Remove old entries. Another command may do the same at this moment."""
     for path in root.iterdir():
-        if time.time() - path.stat().st_mtime > UNUSED:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > UNUSED:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def build(sources: Sequence[Source], recipe: Recipe[P, T], skip_bad: bool, folder: Path, progress: streams.Progress) -> None:
@@ -174,7 +203,7 @@ def _in_order(recipe: Recipe[P, T], chunks: Iterator[list[_Item]], processes: in
         yield from (batch_of(recipe, chunk) for chunk in chunks)
         return
     _recipe, waiting = recipe, deque[Future[Any]]()
-    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+    with ProcessPoolExecutor(processes, get_context("fork"), libraries.end_with_parent) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_task, chunk))
             if len(waiting) > 2 * processes:

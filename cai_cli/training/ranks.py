@@ -125,7 +125,7 @@ def launch(step: str, accelerate: str | None, processes: int | None, quiet: bool
     `accelerate` and `processes`: --accelerate and --num-processes. Returns the processes' exit code, or None if there are none
     to start. InputError for an unusable `accelerate`, or if a launcher has started this process and flags ask for more.
     """
-    if "RANK" in os.environ:  # this is one of the processes already
+    if "RANK" in os.environ or _LAUNCHED in os.environ:  # this is one of the processes already
         flag = "--accelerate" if accelerate else "--num-processes" if processes else None
         if flag and _LAUNCHED not in os.environ:
             raise InputError(f"{flag}: another launcher has started this process already (RANK is set); drop the flag, or it")
@@ -134,7 +134,8 @@ def launch(step: str, accelerate: str | None, processes: int | None, quiet: bool
     if accelerate is None and processes is None and gpus > 1:
         processes = gpus
         streams.say(f"cai {step}: training on {gpus} GPUs, one process each; --num-processes 1 uses only one", quiet)
-    if accelerate is None and (processes or 1) == 1:
+    alone = (processes or 1) == 1 if accelerate is None else accelerate == "multi-gpu" and gpus > 0 and (processes or gpus) == 1
+    if alone:
         if gpus > 1:  # with several visible, transformers would use DataParallel, in which no trainer of TRL works
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         return None

@@ -89,11 +89,12 @@ class RewardPM:
     """The factor of its score in the reward."""
     template_arg: dict[str, Any]
     fold_system: bool
+    trust_remote_code: bool
 
     @cached_property
     def renderer(self) -> Renderer:
         """Turns conversations into its tokens."""
-        found = Renderer(models.load_tokenizer(self.folder), fold_system=self.fold_system)
+        found = Renderer(models.load_tokenizer(self.folder, self.trust_remote_code), fold_system=self.fold_system)
         # the policy's template may read variables that this one does not have
         found.template.arguments = {k: v for k, v in self.template_arg.items() if k in found.template.variables}
         return found
@@ -116,7 +117,7 @@ def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
         folder = models.resolve(name)
         require_preference_model(folder)
         weight = 1.0 if weight is None else weight
-        found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system))
+        found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system, settings.trust_remote_code))
     return found
 
 
@@ -251,7 +252,7 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered
     format = run.settings.format
     reward_models = []
     for pm in pms:
-        model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"])
+        model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.trust_remote_code)
         reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}

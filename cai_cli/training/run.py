@@ -40,7 +40,7 @@ T = TypeVar("T")
 P = TypeVar("P")
 Report = Callable[[Path], Record]
 """Evaluates a saved model; its result goes into the manifest."""
-_SHOWN = ("step", "max_length", "format", "template_arg", "fold_system", "show_reasoning")
+_SHOWN = ("step", "max_length", "format", "template_arg", "fold_system", "show_reasoning", "trust_remote_code")
 """The settings that examples depend on."""
 _CORRUPT = ("SafetensorError", "UnpicklingError", "PytorchStreamReader", "JSONDecodeError", "EOFError", "FileNotFoundError")
 """Words in the errors of torch, safetensors and json for a damaged or missing file."""

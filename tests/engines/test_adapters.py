@@ -32,7 +32,7 @@ def test_every_command_takes_an_adapter_that_cai_trained(here: Here, tiny: str, 
         ("train-sft", answers, "sample", (asked, *EXACT)),
         ("train-pm", pairs, "score", (pairs,)),
     ]:
-        common = (source, "-m", tiny, "--lora", "--lr", "0.05", "--steps", 3, "--dtype", "float32")
+        common = (source, "-m", tiny, "--lora", "--lr", "0.05", "--steps", 3, "--dtype", "float32", "--save-dtype", "float32")
         here(step, *common, "--eval-fraction", 0.3, "-o", tmp_path / "whole" / step)
         trained = here(step, *common, "--eval-fraction", 0.3, "--keep-adapter", "-o", tmp_path / step)
         assert not (tmp_path / step / "config.json").exists()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +21,9 @@ from cai_cli.pipeline import manifest
 from cai_cli.training import data, pm, prepared, sft
 from cai_cli.training.examples import PreferenceExample, longest_side, preference_example
 from cai_cli.training.prepared import Recipe, Source
+from tests.processes import environment
 from tests.rows import preferences, read_jsonl, revisions, write_jsonl
+from tests.tiny import ROOT
 from tests.trainers import settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,3 +121,49 @@ def test_rows_that_give_no_example_keep_their_record(tiny: str, tmp_path: Path) 
     only = write_jsonl(tmp_path / "only.jsonl", [tools])
     with pytest.raises(InputError, match="nothing to train on: every row was skipped"):
         sft.train(settings("train-sft", [only], tiny, tmp_path / "out2", steps=1))
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from cai_cli import streams
+from cai_cli.training import prepared
+
+def wait(record):
+    Path(sys.argv[2]).touch()
+    time.sleep(60)
+
+prepared.PARALLEL = 0
+os.sched_getaffinity = lambda _: {0, 1}
+recipe = prepared.Recipe(lambda record: None, lambda record: [record], wait, dict, len)
+source = prepared.Source(sys.argv[1], "", None)
+prepared.prepared("entry", [source], recipe, False, lambda: streams.Progress("test", None, True))
+"""
+
+
+def test_a_killed_preparation_leaves_no_process_and_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that it started have inherited the lock: if they lived on, the next run would wait forever."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, begun = write_jsonl(tmp_path / "in.jsonl", preferences()), tmp_path / "begun"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, source, str(begun)], cwd=ROOT, env=environment())
+    until = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with open(prepared.cache() / "entry.lock", "wb") as lock:
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                time.sleep(0.05)
+    pytest.fail("the lock is still held")
+
+
+def test_a_file_that_changes_while_it_is_read_is_reported(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = Source(write_jsonl(tmp_path / "in.jsonl", preferences()), "what it was", None)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        prepared.prepared("entry", [source], recipe(tiny), False, lambda: streams.Progress("test", None, True))
+    assert not (prepared.cache() / "entry").exists()

@@ -124,6 +124,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Fakes a machine with so many GPUs."""
 
     def launcher(_: str, command: list[str]) -> None:
+        assert os.environ.pop(ranks._LAUNCHED) == "1"
         raise Launched(" ".join(command[3:]))
 
     def set_count(count: int) -> None:
@@ -158,6 +159,7 @@ def test_one_process_sees_one_gpu(gpus: Callable[[int], None], visible: str | No
     if visible:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     assert ranks.launch("rl", None, 1) is None
+    assert ranks.launch("rl", "multi-gpu", 1) is None  # Accelerate refuses to launch one process so
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == used
 
 
@@ -172,6 +174,8 @@ def test_flags_that_start_processes_are_refused_in_a_process_that_a_launcher_sta
     with pytest.raises(InputError, match="--accelerate: another"):
         ranks.launch("rl", "fsdp2", None)
     os.environ[ranks._LAUNCHED] = "1"  # the processes that cai starts have the flags of the command that started them
+    assert ranks.launch("rl", "fsdp2", 2) is None
+    del os.environ["RANK"]  # a configuration of Accelerate for one process sets none
     assert ranks.launch("rl", "fsdp2", 2) is None
 
 
