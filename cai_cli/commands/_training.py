@@ -92,7 +92,7 @@ class Run:
         Option("--optim", metavar="NAME", help="Optimizer by transformers' name: adamw_8bit, adafactor, ...; AdamW by default."),
     ] = None
     gradient_checkpointing: Annotated[
-        Choice, Option("--gradient-checkpointing", help="Save memory, at a quarter more time. auto: only if it is needed.")
+        Choice, Option("--gradient-checkpointing", help="Save memory by a second forward pass. auto: only if it is needed.")
     ] = Choice.auto
     trl: Annotated[
         list[str] | None,
@@ -108,7 +108,7 @@ class Run:
             "--save-every",
             min=1,
             metavar="N",
-            help="Steps between checkpoints; by default at least two minutes, and a tenth of the time.",
+            help="Steps between checkpoints; by default one every two minutes, if that takes at most a tenth of the time.",
         ),
     ] = None
     restart: Annotated[
