@@ -123,6 +123,7 @@ class Run(Generic[T]):
 
         Returns False, after a table, if only a plan was asked for (`cai plan`).
         """
+        libraries.calm(self.settings.debug)
         if self.settings.plan:
             print("\n".join(memory.table(self.folder, self.settings, load)))
             return False
@@ -148,7 +149,6 @@ class Run(Generic[T]):
         self.about = {"model": {"name": settings.model, "sha256": self.model_hash}}
         self.workspace = Workspace(settings.output, self.fingerprint, settings.restart)
         self.workspace.note(found.origins(), found.skips() if found.skipped else None)
-        libraries.calm(settings.debug)
         return True
 
     def config(self, longest: int | None = None, warmup: float | None = None, scheduler: str = "cosine", **own: Any) -> Any:
