@@ -122,7 +122,7 @@ class Model:
 class Sampling:
     """How texts are sampled."""
 
-    max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest completion, in tokens.")] = 256
+    max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest completion, in tokens.")] = 1024
     temperature: Annotated[
         float, Option("--temperature", min=0.0, help="Sampling temperature; 0 always takes the most likely token.")
     ] = 1.0

@@ -147,8 +147,8 @@ def settings(
         "lr": lr if lr is not None else rate * (LORA_RATE if run.lora else 1),
     }
     accelerate, processes = flags.pop("accelerate"), flags.pop("num_processes")
-    flags["plan"] = planning.get()
-    launched = None if flags["plan"] else ranks.launch(step, accelerate, processes, run.quiet)
-    if launched is not None:
+    if planning.get():
+        flags["plan"] = ranks.planned(accelerate, processes, ranks.visible_gpus())
+    elif (launched := ranks.launch(step, accelerate, processes, run.quiet)) is not None:
         sys.exit(launched)
     return Settings(step=step, batch_size=batch_size, grad_accum=grad_accum, **flags)

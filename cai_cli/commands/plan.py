@@ -5,20 +5,24 @@
 Write `plan` before the command. It checks and tokenises the data as the run would, because the longest example matters, and the
 run then finds them made. It prints the bytes that each process needs, by what they are for, and the smallest usual GPU.
 
-One step of the real model runs on tensors without data (`training/memory.py`), so the estimate knows every architecture. The
-device is the one of this machine: without a GPU, --dtype auto is what this CPU computes in, and the program itself is counted.
+One step of the real model runs on tensors without data (`training/memory.py`), so the estimate knows every architecture. Only
+the configuration and the tokenizer of MODEL are read, or downloaded. The device is that of this machine (without a GPU,
+--dtype auto is what this CPU computes in, and the program itself is counted), or the one that --gpu describes:
+
+    cai plan --gpu 80 train-dpo preferences.jsonl -m MODEL -o dpo --accelerate fsdp2 --num-processes 8
 
 Not in the paper.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from cai_cli.commands._lazy import LazyGroup
 from cai_cli.commands._training import planning
+from cai_cli.engines import models
 
 
 class Trainers(LazyGroup):
@@ -50,5 +54,13 @@ app = typer.Typer(
 
 
 @app.callback()
-def plan() -> None:
+def plan(
+    ctx: typer.Context,
+    gpu: Annotated[
+        float | None, typer.Option("--gpu", min=1, metavar="GB", help="Plan for GPUs of this size instead of this machine's.")
+    ] = None,
+) -> None:
     """Plan a run."""
+    if gpu:
+        token = models.planned_gpu.set(int(gpu * 10**9))
+        ctx.call_on_close(lambda: models.planned_gpu.reset(token))

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator
+
+from cai_cli.errors import CaiError
+
+
+def directory() -> str:
+    """Where large temporary files go: TMPDIR, or /var/tmp, because /tmp is often in memory."""
+    wanted = os.environ.get("TMPDIR") or "/var/tmp"
+    return wanted if os.access(wanted, os.W_OK) else tempfile.gettempdir()
 
 
 class Spool:
     """A temporary file of lines."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the object)
+        self.file = tempfile.TemporaryFile(dir=directory())  # noqa: SIM115  (it lives as long as the object)
         self.places = array("q")
         self.end = 0
 
     def add(self, line: bytes) -> None:
-        """Append a line, with its newline."""
+        """Append a line, with its newline. CaiError if the disk is full."""
         self.places.append(self.end)
-        self.end += self.file.write(line)
+        try:
+            self.end += self.file.write(line)
+        except OSError as problem:
+            why = (problem.strerror or "").lower()
+            raise CaiError(f"{directory()}: could not write a temporary file ({why}); TMPDIR names another folder") from None
 
     def __len__(self) -> int:
         """The number of lines."""

@@ -10,7 +10,8 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +27,23 @@ _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt
 """The files of a hub model that are downloaded: no weights in other formats. Code runs only with --trust-remote-code."""
 DEFAULT_CONTEXT = 2048
 """The context in tokens that is assumed if the model's configuration has none."""
+planned_gpu: ContextVar[int | None] = ContextVar("planned_gpu", default=None)
+"""Bytes of the GPU that `cai plan --gpu` plans for; None for this machine's device."""
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, weights: bool = True) -> Path:
     """The directory of a model, from a path or a hub name. Checks it without loading the model.
 
-    For an adapter it is the directory of the merged model, which is made at its first use (`adapters.merged`). InputError if
-    it is not a model directory, has no safetensors, or cannot be downloaded.
+    For an adapter it is the directory of the merged model, which is made at its first use (`adapters.merged`). `weights`:
+    whether they are needed, and so downloaded. InputError if it is not a model directory, has no safetensors although they
+    are needed, or cannot be downloaded.
     """
     path = Path(name)
     if not path.exists():
         # A name whose parent is a folder here is a mistyped path, so the hub is not asked for it.
         if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
             raise InputError(f"{name}: no such model directory; give a directory with safetensors, or a hub name OWNER/MODEL")
-        path = _fetch(name)
+        path = _fetch(name, _WANTED if weights else [kind for kind in _WANTED if kind != "*.safetensors"])
     if not path.is_dir():
         raise InputError(f"{name}: not a model directory; give the folder that holds config.json and *.safetensors")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
@@ -47,7 +51,7 @@ def resolve(name: str) -> Path:
             path = adapters.merged(name, path, _base(name, path))
     if not (path / "config.json").exists():
         raise InputError(f"{name}: not a model directory (no config.json in it)")
-    if not any(path.glob("*.safetensors")):
+    if weights and not any(path.glob("*.safetensors")):
         raise InputError(f"{name}: no *.safetensors in it; cai loads safetensors only, so convert the weights first")
     return path
 
@@ -62,7 +66,7 @@ def _base(name: str, adapter: Path) -> Path:
         if path.is_dir() and path.resolve() != adapter.resolve():
             return resolve(str(path))
     try:
-        found = _fetch(base, download=False)
+        found = _fetch(base, _WANTED, download=False)
     except InputError:
         raise InputError(
             f"{name}: an adapter whose base model '{base}' is not here; download it, or write the path of its directory into "
@@ -71,12 +75,12 @@ def _base(name: str, adapter: Path) -> Path:
     return resolve(str(found))
 
 
-def _fetch(name: str, download: bool = True) -> Path:
+def _fetch(name: str, wanted: list[str], download: bool = True) -> Path:
     """The directory of a hub model: in the local cache, or downloaded. InputError if it could not be downloaded."""
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=not download))
+        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=not download))
     except Exception as problem:  # the hub client raises many kinds; all mean that there is no model
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise InputError(f"{name}: no such directory, and it could not be downloaded from the hub ({reason})") from None
@@ -156,13 +160,15 @@ def device() -> str:
     """Where to run: "cuda" if there is a usable GPU, else "cpu"."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if planned_gpu.get() or torch.cuda.is_available() else "cpu"
 
 
 def has_bf16() -> bool:
     """Whether the GPU, or the CPU if there is none, computes in bf16 natively."""
     import torch
 
+    if planned_gpu.get():
+        return True
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capability = torch.cpu.get_capabilities()
@@ -203,7 +209,14 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def parameters(folder: Path) -> int:
-    """How many weights a model directory holds, from the headers of its safetensors."""
+    """How many weights a model directory holds, from the headers of its safetensors; without them, from the configuration."""
+    if not any(folder.glob("*.safetensors")):
+        import torch
+        from transformers import AutoConfig, AutoModel
+
+        with torch.device("meta"):
+            model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+        return sum(weight.numel() for weight in model.parameters())
     total = 0
     for path in list(folder.glob("model*.safetensors")) or folder.glob("*.safetensors"):  # others are copies in another form
         with path.open("rb") as stream, loading(path):
@@ -213,9 +226,22 @@ def parameters(folder: Path) -> int:
 
 
 def memory() -> int:
-    """Bytes of the GPU's memory, or of the machine's if there is no GPU."""
+    """Bytes of the GPU's memory; without a GPU, those of the machine that each of the run's processes may use."""
     import torch
 
+    if planned := planned_gpu.get():
+        return planned
     if device() == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _limits() -> Iterator[int]:
+    """The memory limits of this process's control groups: of a container, or of a batch system's job."""
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        group = Path("/sys/fs/cgroup") / next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):  # "max", or the root, which has no such file
+                yield int((folder / "memory.max").read_text())

@@ -121,7 +121,7 @@ def require_reporter(name: str) -> None:
 
 
 def require_optimizer(settings: Settings) -> None:
-    """InputError if --optim names no optimizer of transformers, or if bitsandbytes is needed and not installed."""
+    """InputError if --optim names no optimizer of transformers, or if a run needs bitsandbytes and it is not installed."""
     name = settings.optim
     if name:
         from transformers.training_args import OptimizerNames
@@ -131,7 +131,7 @@ def require_optimizer(settings: Settings) -> None:
             near = difflib.get_close_matches(name, names, 1)
             raise InputError(f"--optim {name}: give one of {', '.join(near or names)}")
     needs = "--load-in-4bit" if settings.load_in_4bit else f"--optim {name}" if name and _BITS.search(name) else None
-    if needs and find_spec("bitsandbytes") is None:
+    if needs and not settings.plan and find_spec("bitsandbytes") is None:
         raise InputError(f"{needs} needs bitsandbytes: pip install 'cai-cli[bitsandbytes]'")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from cai_cli.data.records import preference_error
-from cai_cli.training import ranks
 from cai_cli.training.examples import AnswerMaker, DPOExample, dpo_example, longest_side, turn_end
 from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
@@ -33,7 +32,7 @@ def train(settings: Settings, beta: float = 0.1, precompute_ref: bool = False) -
         longest_side,
     )
     # with sharded weights TRL loads a second copy even to compute its probabilities before training
-    copied = not settings.lora and (not precompute_ref or ranks.is_sharded())
+    copied = not settings.lora and (not precompute_ref or settings.layout().sharded)
     if not run.fit(Load(2 * settings.batch_size, run.data.longest(), reference=copied)) or not run.open(beta=beta):
         return None
 

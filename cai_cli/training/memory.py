@@ -16,7 +16,7 @@ from typing import Any
 from cai_cli import streams
 from cai_cli.engines import models
 from cai_cli.errors import InputError
-from cai_cli.training import arguments, ranks
+from cai_cli.training import arguments
 from cai_cli.training.settings import Settings, precision
 
 GIB = 2**30
@@ -95,10 +95,11 @@ def need(folder: Path, settings: Settings, load: Load, checkpointing: bool) -> N
         "optimizer": _STATES.get(settings.optim or "", 8) * step.trained,
         "reference model": step.weights if load.reference else 0,
     }
-    if ranks.is_sharded():
+    layout = settings.layout()
+    if layout.sharded:
         gathered = 2 * step.weights / layers
-        found = {name: size / ranks.world_size() for name, size in found.items()} | {"gathered layers": gathered}
-    elif ranks.world_size() > 1:
+        found = {name: size / layout.processes for name, size in found.items()} | {"gathered layers": gathered}
+    elif layout.processes > 1:
         found["gradients to exchange"] = 4 * step.trained
     found["activations"] = max(step.work, load.vllm, _generation(config, step.weights, load) if load.generates else 0)
     found["preference models"] = load.scorers
@@ -290,7 +291,8 @@ def table(folder: Path, settings: Settings, load: Load) -> list[str]:
     found = [need(folder, settings, load, on) for on in wanted]
     names = list(dict.fromkeys(name for each in found for name in each))
     heads = ["with checkpointing" if on else "without checkpointing" for on in wanted]
-    rows = [["GiB per process", *heads]]
+    processes = settings.layout().processes
+    rows = [["GiB per process" if processes == 1 else f"GiB in each of {processes} processes", *heads]]
     rows += [[name, *(f"{each.get(name, 0) / GIB:.2f}" for each in found)] for name in names]
     rows += [["total, with gaps", *(f"{total(each) / GIB:.2f}" for each in found)]]
     cards = [next((f"{card} GB" for card in CARDS if total(each) <= card * 10**9), "none") for each in found]

@@ -36,7 +36,7 @@ from cai_cli.data.records import digest
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.inputs import Check, line_error, skipped_entry
-from cai_cli.training import libraries
+from cai_cli.training import libraries, ranks
 from cai_cli.training.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ def prepared(
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     with disk_errors(root), open(root / f"{name}.lock", "wb") as lock:
-        _wait(lock)
+        first = ranks.is_first_here() and _took(lock)
+        ranks.wait()  # the first process of this machine, which shows the progress, makes them
+        if not first:
+            _wait(lock)
         if not target.exists():
             _remove_unused(root)
             partial = Path(tempfile.mkdtemp(dir=root, prefix="partial-"))
@@ -136,11 +139,18 @@ def prepared(
     return target
 
 
-def _wait(lock: IO[bytes]) -> None:
-    """Take the lock, with a message if another process has it."""
+def _took(lock: IO[bytes]) -> bool:
+    """Take the lock, unless another process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(lock: IO[bytes]) -> None:
+    """Take the lock, with a message if another process has it."""
+    if not _took(lock):
         streams.say("cai: waiting for another process, which prepares the same examples")
         fcntl.flock(lock, fcntl.LOCK_EX)
 

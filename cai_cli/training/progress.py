@@ -40,6 +40,14 @@ KEPT = {
 """The names in `metrics.jsonl`, of all that TRL logs; each may also occur with `eval_` before it."""
 
 
+def checkpoint_is_due(since: float, passed: float, saving: float, last: float) -> bool:
+    """Whether to write a checkpoint, if --save-every does not say when. All in seconds.
+
+    `since`: since the last one. `passed`: since the start. `saving`: what all took so far. `last`: what the last one took.
+    """
+    return since > SAVE_SECONDS and saving + last <= SAVE_SHARE * passed
+
+
 class ProgressCallback(TrainerCallback):
     """Follows a run step by step. A step's line is written once its evaluation, if any, has been added."""
 
@@ -98,8 +106,7 @@ class ProgressCallback(TrainerCallback):
         """Whether a checkpoint is written after this step: by --save-every, or if enough time has passed."""
         if every := self.settings.save_every:
             return step % every == 0
-        affordable = self.saving + self.last_save <= SAVE_SHARE * (now - self.start)
-        return now - self.saved > SAVE_SECONDS and affordable
+        return checkpoint_is_due(now - self.saved, now - self.start, self.saving, self.last_save)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leave the evaluation's time out of the tokens per second and of the time left."""

@@ -11,8 +11,9 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cai_cli import streams
 from cai_cli.engines import models
@@ -33,6 +34,15 @@ _LAUNCHES = {
     ],
 }
 """Arguments of `accelerate launch` by --accelerate. fsdp2 shards the weights of each layer over the processes."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The processes of a run."""
+
+    processes: int
+    sharded: bool
+    """Whether each process holds only a part of the weights (FSDP)."""
 
 
 _LAUNCHED = "_CAI_LAUNCHED"
@@ -61,9 +71,45 @@ def is_first() -> bool:
     return streams.process == 0
 
 
+def is_first_here() -> bool:
+    """Whether this process is the first on this machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def is_sharded() -> bool:
     """Whether each process holds only a part of the weights (FSDP)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
+def layout() -> Layout:
+    """The processes of the run that this process belongs to."""
+    return Layout(world_size(), is_sharded())
+
+
+def planned(accelerate: str | None, processes: int | None, gpus: int) -> Layout:
+    """The processes that `launch` would start on a machine with `gpus` GPUs. InputError for an unusable `accelerate`."""
+    if "RANK" in os.environ:
+        return layout()
+    sharded = accelerate == "fsdp2"
+    if accelerate and accelerate not in _LAUNCHES:
+        written = _written(accelerate)
+        processes, sharded = processes or written.get("num_processes"), written.get("distributed_type") == "FSDP"
+    if accelerate and not processes and not gpus:
+        raise InputError(f"--accelerate {accelerate}: there is no GPU here; give the number of processes with --num-processes")
+    return Layout(processes or gpus or 1, sharded)
+
+
+def _written(path: str) -> dict[str, Any]:
+    """The file that `accelerate config` wrote. InputError if it is none."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path(path).read_bytes())
+    except (OSError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"--accelerate {path}: neither multi-gpu nor fsdp2, nor a file; make one with `accelerate config`")
+    return found
 
 
 def join() -> None:
@@ -153,10 +199,9 @@ def launch(step: str, accelerate: str | None, processes: int | None, quiet: bool
                 f"--num-processes {processes}: there is a process per GPU, and only {streams.plural(gpus, 'GPU')} here"
             )
         flags = _LAUNCHES[accelerate or "multi-gpu"]
-    elif Path(accelerate).is_file():
-        flags = ["--config_file", accelerate]
     else:
-        raise InputError(f"--accelerate {accelerate}: neither multi-gpu nor fsdp2, nor a file; make one with `accelerate config`")
+        _written(accelerate)
+        flags = ["--config_file", accelerate]
     if processes:
         flags = [*flags, "--num_processes", str(processes)]
     # the launcher replaces this process, so signals reach the launcher

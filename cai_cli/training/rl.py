@@ -114,7 +114,7 @@ def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
             raise InputError(f"--pm {entry}: the weight must be a finite number")
         if weight is None and "=" in entry and not Path(entry).exists():
             raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
-        folder = models.resolve(name)
+        folder = models.resolve(name, weights=not settings.plan)
         require_preference_model(folder)
         weight = 1.0 if weight is None else weight
         found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system, settings.trust_remote_code))

@@ -300,7 +300,7 @@ def starting_model(settings: Settings, *others: Path, classifier: bool = False) 
         raise InputError("--keep-adapter needs --lora: there is no adapter to keep")
     if settings.load_in_4bit and not settings.lora:
         raise InputError("--load-in-4bit needs --lora: quantised weights cannot be trained, only an adapter beside them")
-    folder = models.resolve(settings.model)
+    folder = models.resolve(settings.model, weights=not settings.plan)
     models.read_config(folder)
     require_elsewhere(settings.output, folder, *others)
     require_replaceable(Path(settings.output))

@@ -78,14 +78,18 @@ class Settings:
     """Steps between checkpoints; None: at intervals of time."""
     restart: bool = False
     report_to: str = "none"
-    plan: bool = False
-    """Whether only the memory that the run needs is asked for."""
+    plan: ranks.Layout | None = None
+    """The processes of a run of which only the memory is asked for (`cai plan`)."""
     quiet: bool = False
     debug: bool = False
 
     def shown(self, record: Record) -> Record:
         """The record as a preference model sees it: with the answers' reasoning only if --show-reasoning asks for it."""
         return reasoning.shown(record) if self.show_reasoning else record
+
+    def layout(self) -> ranks.Layout:
+        """The processes of the run."""
+        return self.plan or ranks.layout()
 
     def per_step(self) -> int:
         """Examples (for RL: prompts) per optimizer step, over all processes."""

@@ -67,7 +67,9 @@ def test_settings_come_from_a_file_and_flags_win(here: Here, prompts: str, tiny:
 
 def test_a_config_takes_short_names_and_lists(here: Here, tiny: str, tmp_path: Path) -> None:
     asked, config = write_jsonl(tmp_path / "p.jsonl", asks(1)), tmp_path / "c.yaml"
-    config.write_text(f"m: {tiny}\nn: 2\no: {tmp_path}/out.jsonl\ntemplate_arg: [a=1, b=2]\nmax-tokens: 2\nlimit: null\n")
+    config.write_text(
+        f"m: {tiny}\nn: 2\no: {tmp_path}/out.jsonl\ntemplate_arg: [a=1, b=2]\nmax-tokens: 2\nlimit: null\nengine: transformers\n"
+    )
     assert "has no variable 'a'" in here("sample", asked, "--config", config, code=2).err
     config.write_text(config.read_text().replace("template_arg: [a=1, b=2]", "restart: true"))
     here("sample", asked, "--config", config)

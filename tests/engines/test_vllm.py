@@ -125,6 +125,7 @@ def test_a_request_that_vllm_gives_up_is_no_answer() -> None:
             list(getattr(engine, kind)(feed([request])))
 
 
+@pytest.mark.soak
 def test_what_we_train_loads_in_vllm(here: Here, tiny: str, tmp_path: Path) -> None:
     """The SFT model generates, and the preference model gives its raw score."""
     from vllm import LLM, PoolingParams, TokensPrompt

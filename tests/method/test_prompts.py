@@ -119,15 +119,15 @@ def reasoned(record: Record, order: int, format: str, text: str) -> prompts.Prom
 
 @pytest.mark.parametrize("format", ["chat", "hh"])
 def test_no_text_changes_the_question_that_holds_it(renderer: Renderer, real_renderer: Renderer, format: str) -> None:
-    """54 attacks in three places, in both orders. The option is read at the same place, with the same tokens, and each part
+    """54 attacks in three places, in both orders; in one for the real tokenizer, whose long tokens take their time. The option is read at the same place, with the same tokens, and each part
     of the question's frame (control tokens, turns, brackets, options) occurs as often as without the attack.
     """
     base = pair(1, "Call a locksmith.", "Take a hammer to it.")
     assert len(attacks.ATTACKS) >= 50
-    for model in (renderer, real_renderer):
+    for model, orders in ((renderer, (0, 1)), (real_renderer, (1,))):
         tokenizer = model.tokenizer
         control = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        for order in (0, 1):
+        for order in orders:
             want = model.choice(question(base, order, format), OPTIONS)
             end = len(model.options(ANSWER, OPTIONS)[0]) - 1
             frame = frames(want.text)
@@ -145,6 +145,7 @@ def test_no_text_changes_the_question_that_holds_it(renderer: Renderer, real_ren
                 assert [i for i in got.ids if i in control] == reasoned_control
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("capsys")
 def test_attacks_move_the_labels_of_a_plain_script_more(real: Path) -> None:
     """A formatted string with live control tokens, asked in one order; `python -m tests.attacks` measures all attacks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -49,8 +50,7 @@ def test_each_part_has_its_known_size(run: Any, tiny: str) -> None:
     assert 3 * whole["activations"] < twice["activations"] < 5 * whole["activations"]
 
 
-@pytest.mark.parametrize("classifier", [False, True])
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize(("classifier", "lora"), [(False, True), (True, False)])
 def test_a_deep_model_is_told_from_its_first_layers(
     classifier: bool, lora: bool, run: Any, tmp_path: Path, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +106,27 @@ def test_plan_prints_what_a_run_needs_and_makes_nothing(tiny: str, tiny_pm: str,
     done = here("train-sft", tmp_path / "train-sft.jsonl", "-m", tiny, "-o", tmp_path / "out", "--steps", 1)
     assert "-> " in done.err  # a command after a plan runs
     here("plan", "train-sft", tmp_path / "train-sft.jsonl", "-m", tiny_pm, "-o", tmp_path / "out2", code=2)
+
+
+def test_a_plan_is_for_the_processes_and_the_gpu_that_are_asked_for(tiny: str, tmp_path: Path, here: Here) -> None:
+    folder = tmp_path / "no-weights"  # as `cai plan -m OWNER/MODEL` downloads it
+    shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    command = ["train-sft", write_jsonl(tmp_path / "in.jsonl", revisions(8)), "-m", folder, "-o", tmp_path / "out"]
+    written = tmp_path / "accelerate.yaml"
+    written.write_text("distributed_type: FSDP\nnum_processes: 4\n")
+
+    alone = here("plan", "--gpu", 80, *command).out
+    assert alone.splitlines()[0].startswith("GiB per process")
+    assert ["program", "1.00", "1.00"] in [line.split() for line in alone.splitlines()]  # CUDA's, not this program's
+    copies = here("plan", "--gpu", 80, *command, "--num-processes", 4).out
+    assert "GiB in each of 4 processes" in copies
+    assert "gradients to exchange" in copies
+    for flags in (("--accelerate", "fsdp2", "--num-processes", 4), ("--accelerate", written)):
+        assert "gathered layers" in here("plan", "--gpu", 80, *command, *flags).out
+    missing = here("plan", *command, "--accelerate", "fsdp2", code=2).err
+    assert "there is no GPU here; give the number of processes with --num-processes" in missing
+    here(*command, code=2)  # a run needs the weights
+    assert models.device() == "cpu"
 
 
 MEASURE = """

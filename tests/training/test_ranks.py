@@ -87,6 +87,7 @@ def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_p
     assert len({entry["id"] for entry in samples}) == 4
 
 
+@pytest.mark.soak
 def test_an_interrupted_run_of_two_processes_resumes(tiny: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "sft.jsonl", revisions(24))
     flags = ["-m", tiny, "--steps", "40", "--lr", "1e-3", "--dtype", "float32", "--batch-size", "2", "--grad-accum", "1"]
