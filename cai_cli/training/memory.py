@@ -12,10 +12,11 @@ import weakref
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from cai_cli import streams
 from cai_cli.engines import models
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 from cai_cli.training import arguments
 from cai_cli.training.settings import Settings, precision
 
@@ -33,6 +34,10 @@ FREE = 0.9
 _STATES = {"adafactor": 0.1, "sgd": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_8bit": 2,
            "adamw_bnb_8bit": 2, "paged_adamw_8bit": 2, "adamw_torch_4bit": 1, "adamw_torch_8bit": 2}  # fmt: skip
 """Bytes of the optimizer's states per trained weight; 8 for AdamW and all others (two float32 numbers)."""
+
+
+class Unknown(CaiError):
+    """The step of a model cannot run on tensors without data."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +124,22 @@ def _shallow(config: Any, layers: int) -> Any:
 
 
 def _step(config: Any, settings: Settings, load: Load, checkpointing: bool) -> _Step:
-    """What one step of a model of this configuration holds."""
+    """What one step of a model of this configuration holds. Unknown if an operation needs data."""
+    try:
+        return _simulated(config, settings, load, checkpointing)
+    except Exception as problem:
+        raise Unknown(f"{settings.model}: could not estimate the memory ({' '.join(str(problem).split())[:200]})") from problem
+
+
+def _simulated(config: Any, settings: Settings, load: Load, checkpointing: bool) -> _Step:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.device("meta"):  # peft converts weights, which tensors without data refuse
         model = _model(config, settings, load, checkpointing)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    # torch knows the shapes of its own product of grouped matrices in bfloat16 only; transformers' own has the same
+    experts = patch("transformers.integrations.moe._can_use_grouped_mm", return_value=False)
+    with experts, FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         (model.get_base_model() if settings.lora else model).tie_weights()
         weights = {id(weight): weight for weight in model.parameters()}.values()
@@ -250,8 +264,8 @@ def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
     for on in (False, True) if wanted == "auto" else (wanted == "on",):
         try:
             found = need(folder, settings, load, on)
-        except Exception as problem:  # an operation that needs data
-            streams.warn(f"{settings.step}: could not estimate the memory ({' '.join(str(problem).split())[:200]})")
+        except Unknown as problem:
+            streams.warn(str(problem))
             return wanted != "off"
         if total(found) <= there * (FREE if wanted == "auto" and not on else 1):
             streams.say(f"cai {settings.step}: {text(found, on)} of {there / GIB:.1f}", settings.quiet)

@@ -43,7 +43,8 @@ def save(trainer: Any, settings: Settings, base: Path, folder: Path, ends: list[
         model.generation_config.eos_token_id = [token for token in dict.fromkeys([*known, *ends[-1:]]) if token is not None]
     if not settings.keep_adapter:
         change = Change()
-        for trained, start in _merged(model) if settings.lora else _pairs(weights or dict(model.named_parameters()), base):
+        pairs = _merged(model, weights is not None) if settings.lora else _pairs(weights or dict(model.named_parameters()), base)
+        for trained, start in pairs:
             change.add(trained, start, dtype)
         change.warn(settings)
     if settings.lora:
@@ -83,9 +84,9 @@ def _pairs(weights: dict[str, Any], base: Path) -> Iterator[tuple[Any, Any]]:
                     yield trained, start
 
 
-def _merged(model: Any) -> Iterator[tuple[Any, Any]]:
-    """The same for each weight that has an adapter; none if the base's weights are quantised or sharded."""
-    for layer in model.modules():
+def _merged(model: Any, sharded: bool) -> Iterator[tuple[Any, Any]]:
+    """The same for each weight that has an adapter; none if the base's weights are quantised, or if any are sharded."""
+    for layer in () if sharded else model.modules():
         if hasattr(layer, "get_delta_weight"):
             start = layer.get_base_layer().weight
             change = layer.get_delta_weight(layer.active_adapters[0]).detach()

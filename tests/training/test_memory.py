@@ -69,6 +69,20 @@ def test_a_deep_model_is_told_from_its_first_layers(
     assert checkpointed["activations"] < 0.9 * told["activations"]
 
 
+def test_experts_are_estimated_and_what_cannot_be_is_named(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import Qwen3MoeConfig
+
+    Qwen3MoeConfig(
+        vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        num_experts=8, moe_intermediate_size=64,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    weights = 2 * 8 * 3 * 64 * 64  # of the experts alone
+    assert memory.need(tmp_path, run, LOAD, False)["weights"] > 4 * weights
+    monkeypatch.setattr(memory, "_peak", lambda *_: 1 / 0)
+    with pytest.raises(memory.Unknown, match=r"could not estimate the memory \(division by zero\)"):
+        memory.need(tmp_path, run, LOAD, False)
+
+
 def test_checkpointing_is_used_only_if_it_is_needed(
     run: Any, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

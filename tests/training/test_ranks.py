@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cai_cli.engines import models
 from cai_cli.errors import InputError
@@ -63,6 +65,46 @@ def test_losses_of_two_processes_equal_those_of_one(tiny: str, tmp_path: Path, s
         found = [[line[key] for line in read_jsonl(folder / "metrics.jsonl") if key in line] for folder in (two, one)]
         assert len(found[0]) >= 3
         assert found[0] == pytest.approx(found[1], abs=1e-4), key
+
+
+SHARDED = """
+import os, runpy
+from accelerate import state
+from accelerate.utils import DistributedType
+
+os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+made = state.AcceleratorState.__init__
+
+def make(self, *args, **more):  # Accelerate shards weights on GPUs only; torch can on CPUs too
+    made(self, *args, **more)
+    self.distributed_type = DistributedType.FSDP
+    if more.get("fsdp_plugin"):
+        self.fsdp_plugin = more["fsdp_plugin"]
+
+state.AcceleratorState.__init__ = make
+runpy.run_module("cai_cli.main", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.soak)])
+def test_sharded_weights_are_trained_and_saved_whole(lora: bool, tiny: str, tmp_path: Path) -> None:
+    """The losses and the saved model of a run that does not shard; an adapter is merged."""
+    source = write_jsonl(tmp_path / "in.jsonl", revisions(24))
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    flags = ["--steps", "3", "--lr", "1e-2", "--dtype", "float32", "--save-dtype", "float32", *(["--lora"] if lora else [])]
+    flags = ["train-sft", source, "-m", tiny, *flags, "-o"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "sharded.py"),
+         *flags, str(tmp_path / "sharded")],
+        cwd=ROOT, env={**environment(), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    cai(*flags, tmp_path / "whole", "--num-processes", "2")
+    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    saved, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("sharded", "whole"))
+    assert saved.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(saved[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
 def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
