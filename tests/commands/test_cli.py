@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Here
 from tests.processes import CAI, cai, count_lines, environment, shell, start, wait_for_lines
 from tests.rows import asks, read_jsonl, write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
 
-FLAGS = " ".join((*EXACT, "--max-tokens", "60"))
+FLAGS = " ".join((*EXACT, "--max-tokens", "30"))
 
 
-def test_three_commands_in_a_pipe_equal_three_files(tiny: str, tmp_path: Path) -> None:
+def test_three_commands_in_a_pipe_equal_three_files(here: Here, tiny: str, tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(5))
     piped = shell(
         f"cat {prompts} | cai sample - -m {tiny} {FLAGS} | cai critique - -m {tiny} {FLAGS} | cai revise - -m {tiny} {FLAGS}"
@@ -26,13 +27,14 @@ def test_three_commands_in_a_pipe_equal_three_files(tiny: str, tmp_path: Path) -
     rows = [json.loads(line) for line in piped.splitlines()]  # standard output holds records alone
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(5)]
     assert all(set(row["rounds"][0]) == {"principle", "critique", "revision", "flags", "meta"} for row in rows)
-    again = shell(
-        f"cd {tmp_path}; cai sample p.jsonl -m {tiny} {FLAGS} -o r && cai critique r -m {tiny} {FLAGS} -o c && cai revise c -m {tiny} {FLAGS}"
-    ).stdout
-    assert again == piped
+    made = prompts
+    for command in ("sample", "critique", "revise"):
+        here(command, made, "-m", tiny, *FLAGS.split(), "-o", tmp_path / command)
+        made = str(tmp_path / command)
+    assert Path(made).read_text() == piped
 
 
-def test_a_killed_run_resumes_and_ends_the_same(tiny: str, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_the_same(here: Here, tiny: str, tmp_path: Path) -> None:
     """A real SIGKILL in the middle, a real SIGTERM after it, then the end: the bytes are those of an undisturbed run."""
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16, "-o", tmp_path / "out")
@@ -57,7 +59,7 @@ def test_a_killed_run_resumes_and_ends_the_same(tiny: str, tmp_path: Path) -> No
 
     assert count_lines(journal) >= finished + 9
     assert f"continuing after {count_lines(journal)} finished records" in cai(*command).stderr
-    cai(*command[:-1], tmp_path / "undisturbed")
+    here(*command[:-1], tmp_path / "undisturbed")
     assert (tmp_path / "out").read_bytes() == (tmp_path / "undisturbed").read_bytes()
     assert [row["id"] for row in read_jsonl(tmp_path / "out")] == [f"q{i}" for i in range(120)]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == ["out", "out.manifest.json"]
@@ -74,7 +76,7 @@ def test_a_closed_pipe_ends_the_writer_quietly(tiny: str, tmp_path: Path) -> Non
     assert "Error" not in done.stderr
 
 
-def test_a_full_disk_is_one_sentence_and_finished_work_is_kept(tiny: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_finished_work_is_kept(here: Here, tiny: str, tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(60))
     done = shell(f"cai sample {prompts} -m {tiny} {FLAGS} > /dev/full", code=1)
     assert "standard output: the disk is full" in done.stderr
@@ -88,7 +90,7 @@ def test_a_full_disk_is_one_sentence_and_finished_work_is_kept(tiny: str, tmp_pa
     kept = count_lines(Path(f"{out}.partial"))
     assert 10 < kept < 60
     assert f"continuing after {kept}" in shell(run).stderr
-    shell(f"cai sample {prompts} -m {tiny} {FLAGS} > {tmp_path}/whole")
+    here("sample", prompts, "-m", tiny, *FLAGS.split(), "-o", tmp_path / "whole")
     assert out.read_bytes() == (tmp_path / "whole").read_bytes()
 
 

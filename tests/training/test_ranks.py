@@ -107,6 +107,7 @@ def test_sharded_weights_are_trained_and_saved_whole(lora: bool, tiny: str, tmp_
         torch.testing.assert_close(saved[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.soak
 def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", rl_prompts(6))
     run = asdict(settings("rl", [source], tiny, tmp_path / "rl", steps=4))

@@ -110,7 +110,7 @@ def test_killed_and_interrupted_runs_resume(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["train-dpo", "rl", *(pytest.param(step, marks=pytest.mark.soak) for step in ("train-sft", "train-pm"))]
+    "step", ["rl", *(pytest.param(step, marks=pytest.mark.soak) for step in ("train-sft", "train-pm", "train-dpo"))]
 )
 def test_a_killed_run_ends_like_an_undisturbed_one(
     step: str, tiny: str, tiny_pm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
