@@ -43,7 +43,7 @@ _PANELS = {
     "Prompting": "Model",
     "Sampling": "Sampling",
     "Principles": "Principles",
-    "Judging": "Judging",
+    "Grading": "Judging",
     "Run": "Training",
 }
 """The panel in the help of each dataclass of flags, and of those derived from it."""

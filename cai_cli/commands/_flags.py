@@ -13,7 +13,7 @@ from typer import Argument, Option
 from cai_cli.errors import InputError
 from cai_cli.method import constitution
 from cai_cli.method.constitution import Constitution
-from cai_cli.method.judge import JudgeSettings
+from cai_cli.method.judge import Asking, JudgeSettings
 
 
 class EngineName(str, Enum):
@@ -228,13 +228,34 @@ class Orders(str, Enum):
 
 
 @dataclass
-class Judging:
-    """How a pair of answers is judged."""
+class Grading:
+    """How a judge is asked."""
 
     orders: Annotated[
         Orders,
-        Option("--orders", help="ab: show the first answer as (A). ba: as (B). both: ask in both orders and take the mean."),
+        Option("--orders", help="ab: show the first option as (A). ba: reversed. both: ask in both orders and take the mean."),
     ] = Orders.both
+    cot: Annotated[bool, Option("--cot", help="Let the model reason before it answers (generates text).")] = False
+    cot_samples: Annotated[
+        int, Option("--cot-samples", min=1, metavar="N", help="With --cot: take the mean over N samples of reasoning.")
+    ] = 1
+    keep_cut: Annotated[
+        bool, Option("--keep-cut", help="With --cot: also take the letter after reasoning that was cut by --max-tokens.")
+    ] = False
+
+    def asking(self, sampling: Sampling) -> Asking:
+        """The settings for single answers. InputError if two flags conflict."""
+        if self.cot_samples > 1 and not self.cot:
+            raise InputError("--cot-samples needs --cot")
+        sampling.require_random(self.cot_samples > 1, "--cot-samples")
+        orders = ("ab", "ba") if self.orders is Orders.both else (self.orders.value,)
+        return Asking(orders, self.cot, self.cot_samples, self.keep_cut)
+
+
+@dataclass
+class Judging(Grading):
+    """How a pair of answers is judged."""
+
     principles_per_pair: Annotated[
         str,
         Option(
@@ -244,10 +265,6 @@ class Judging:
         ),
     ] = "1"
     few_shot: FewShot = None
-    cot: Annotated[bool, Option("--cot", help="Let the model reason before it answers (generates text).")] = False
-    cot_samples: Annotated[
-        int, Option("--cot-samples", min=1, metavar="N", help="With --cot: take the mean over N samples of reasoning.")
-    ] = 1
     clamp: Annotated[
         str | None,
         Option(
@@ -256,21 +273,15 @@ class Judging:
             help=f"Keep each probability within these bounds; with --cot {PAPERS_CLAMP} by default.",
         ),
     ] = None
-    keep_cut: Annotated[
-        bool, Option("--keep-cut", help="With --cot: also take the letter after reasoning that was cut by --max-tokens.")
-    ] = False
 
     def settings(self, found: Constitution, sampling: Sampling) -> JudgeSettings:
         """The judge's settings with the constitution `found`. InputError if a value is invalid or two flags conflict."""
-        if self.cot_samples > 1 and not self.cot:
-            raise InputError("--cot-samples needs --cot")
-        sampling.require_random(self.cot_samples > 1, "--cot-samples")
+        asking = self.asking(sampling)
         many, available = self.principles_per_pair, len(found.principles)
         count = available if many == "all" else int(many) if many.isdecimal() else 0
         if not 1 <= count <= available:
             raise InputError(f"--principles-per-pair {many}: give a number from 1 to {available}, or all")
-        orders = ("ab", "ba") if self.orders is Orders.both else (self.orders.value,)
-        return JudgeSettings(orders, count, self.few_shot, self.cot, self.cot_samples, self._bounds(), self.keep_cut)
+        return JudgeSettings(**vars(asking), principles_per_pair=count, few_shot=self.few_shot, clamp=self._bounds())
 
     def _bounds(self) -> tuple[float, float] | None:
         """--clamp as two numbers; None if there are no bounds."""

@@ -1,20 +1,24 @@
-"""Compare models: by the scores of their answers, or as judges of pairs whose better answer is known.
+"""Compare models: by their answers (scores, a judge's choices, refusals), or as judges of pairs whose better answer is known.
 
     cai eval scores base=base-scored.jsonl sft=sft-scored.jsonl
+    cai eval compare base.jsonl sft.jsonl rl.jsonl -m JUDGE -o compared.jsonl
+    cai eval refusal base=base-graded.jsonl rl=rl-graded.jsonl
     cai eval choice comparisons.jsonl -m MODEL -o judged.jsonl
     cai eval judges direct=judged.jsonl reasoned=judged-cot.jsonl
 
-Departures from the paper: see `eval_scores`, `eval_choice` and `eval_judges`.
+Departures from the paper: see `eval_scores`, `eval_compare`, `eval_refusal`, `eval_choice` and `eval_judges`.
 """
 
 from __future__ import annotations
 
 from cai_cli.commands._command import add_command, group_app
 from cai_cli.commands.eval_choice import choice
+from cai_cli.commands.eval_compare import compare
 from cai_cli.commands.eval_judges import judges
+from cai_cli.commands.eval_refusal import refusals
 from cai_cli.commands.eval_scores import scores
 
-app = group_app("Compare models by the scores of their answers, or as judges.")
+app = group_app("Compare models: by scores, by a judge's choices, by refusals, or as judges.")
 
 add_command(
     app,
@@ -22,6 +26,18 @@ add_command(
     "Compare the mean preference-model scores of several models' answers to the same prompts, with 95% intervals.",
     "cai eval scores base=base-scored.jsonl sft=sft-scored.jsonl rl=rl-scored.jsonl --by kind",
 )(scores)
+add_command(
+    app,
+    "compare",
+    "Compare models by a judge's choices between their answers: Elo ratings for harmlessness and helpfulness.",
+    "cai eval compare base.jsonl sft.jsonl rl.jsonl -m models/SmolLM2-135M-Instruct -o compared.jsonl",
+)(compare)
+add_command(
+    app,
+    "refusal",
+    "Measure how often answers to safe and unsafe prompts refuse, and without a reason, with 95% intervals.",
+    "cai eval refusal base=base-graded.jsonl rl=rl-graded.jsonl --by type",
+)(refusals)
 add_command(
     app,
     "choice",

@@ -12,6 +12,7 @@ answers (figures 2, 3 and 8).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 from rich.console import Group
@@ -34,11 +35,13 @@ ALL = "all"
 
 
 def named(files: list[str]) -> dict[str, str]:
-    """NAME=FILE arguments as {name: path}. InputError for an argument of another form."""
+    """NAME=FILE arguments as {name: path}; the name of FILE alone is that of the file. InputError for an empty or second name."""
     found = {}
     for entry in files:
         name, equals, path = entry.partition("=")
-        if not equals or not name or not path:
+        if not equals or Path(entry).exists():
+            name, path = Path(entry).stem, entry
+        if not name or not path:
             raise InputError(f"{entry}: write NAME=FILE, for example base=base.jsonl")
         if name in found:
             raise InputError(f"the name '{name}' is given twice; give each file its own")

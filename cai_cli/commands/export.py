@@ -12,7 +12,7 @@ Not in the paper.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Annotated
 
@@ -25,7 +25,16 @@ from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, encode
 from cai_cli.data.preferences import sides
-from cai_cli.data.records import Round, as_messages, assistant, current_answer, pair_error, preference_error, rounds_error
+from cai_cli.data.records import (
+    Round,
+    as_messages,
+    assistant,
+    current_answer,
+    pair_error,
+    preference_error,
+    rounds_error,
+    shape_error,
+)
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.clean import FLAGS
 from cai_cli.pipeline import outputs
@@ -74,6 +83,54 @@ def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: 
         )
 
 
+def least_grades(entries: list[str]) -> dict[str, float]:
+    """--min-grade as {criterion: probability}. InputError for another form."""
+    found = {}
+    for entry in entries:
+        criterion, _, p = entry.rpartition("=")
+        try:
+            found[criterion] = float(p)
+        except ValueError:
+            criterion = ""
+        if not criterion or not 0 <= found[criterion] <= 1:
+            raise InputError(f"--min-grade {entry}: write CRITERION=P, P from 0 to 1, for example harmless=0.8")
+    return found
+
+
+def grade(record: Record, criterion: str) -> float:
+    """The grade of a record's answer: the probability of the criterion's first class."""
+    return next(iter(record["grades"][criterion].values()))
+
+
+def ungraded(record: Record, grades: Iterable[str]) -> str | None:
+    """Why a record's answer has not all of these grades, or None."""
+    if error := shape_error({"grades": record.get("grades", {})}):
+        return error
+    found = record.get("grades", {})
+    missing = [criterion for criterion in grades if not found.get(criterion) or isinstance(found[criterion], list)]
+    return f"no grade '{missing[0]}' of its answer: run `cai grade` first" if missing else None
+
+
+MinGrade = Annotated[
+    list[str] | None,
+    Option(
+        "--min-grade",
+        metavar="CRITERION=P",
+        help="Only records whose answer has at least this grade (`cai grade`): the first class's probability; repeatable.",
+    ),
+]
+
+
+def sft_summary(counts: Counter[str]) -> str:
+    """How many rows were exported, and what was left out."""
+    left_out, cut, low = (counts.pop(name, 0) for name in ("left out", "cut", "low"))
+    why = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "rows")
+    more = f"; {streams.plural(left_out, 'round')} left out ({why})" if left_out else ""
+    more += f"; {streams.plural(cut, 'truncated answer')} left out (--keep-cut exports them)" if cut else ""
+    more += f"; {streams.plural(low, 'record')} below --min-grade left out" if low else ""
+    return f"{streams.plural(counts['rows'], 'row')}{more}"
+
+
 @add_command(
     app,
     "sft",
@@ -97,6 +154,7 @@ def sft(
     keep_cut: Annotated[
         bool, Option("--keep-cut", help="Also export answers that were truncated at --max-tokens: training ends them there.")
     ] = False,
+    min_grade: MinGrade = None,
     form: Annotated[Form, Option("--form", help="The columns: `prompt` and `completion`, or `messages`.")] = Form.completion,
     limit: Limit = None,
     quiet: Quiet = False,
@@ -111,9 +169,13 @@ def sft(
             f"--drop-flags: no flag '{unknown[0]}'; give {names} (also with critique- or revision- before them), or all"
         )
     counts: Counter[str] = Counter()
+    grades = least_grades(min_grade or [])
 
     def rows() -> Iterator[bytes]:
-        for record in read_with_ids(input, limit, sft_error):
+        for record in read_with_ids(input, limit, lambda record: sft_error(record) or ungraded(record, grades)):
+            if any(grade(record, criterion) < p for criterion, p in grades.items()):
+                counts["low"] += 1
+                continue
             try:
                 for row in sft_rows(record, revisions.value, form.value, drop, counts, keep_cut):
                     counts["rows"] += 1
@@ -122,11 +184,7 @@ def sft(
                 streams.warn(f"export: skipped {record['id']}: {reason}")
 
     outputs.write_file(output, rows(), {"step": "export", "inputs": [outputs.source(input)], "counts": counts})
-    left_out, cut = counts.pop("left out", 0), counts.pop("cut", 0)
-    why = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "rows")
-    more = f"; {streams.plural(left_out, 'round')} left out ({why})" if left_out else ""
-    more += f"; {streams.plural(cut, 'truncated answer')} left out (--keep-cut exports them)" if cut else ""
-    streams.say(f"cai export: {streams.plural(counts['rows'], 'row')}{more}", quiet)
+    streams.say(f"cai export: {sft_summary(counts)}", quiet)
 
 
 class From(str, Enum):

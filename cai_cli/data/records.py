@@ -7,6 +7,7 @@ revision    response + `rounds`, oldest first; each is closed by its `revision`
 pair        prompt + `responses`
 preference  `prompt`, `chosen`, `rejected` (messages), `p_chosen`, `label`, `source_id`
 score       any record + `scores`
+grade       response or pair + `grades`
 
 Unknown fields are kept. A record only grows. A check (`*_error`) returns a sentence that says what is wrong, or None. Its
 caller adds the file and the line.
@@ -123,6 +124,12 @@ class Scores(TypedDict, total=False):
     rounds: list[float]
     chosen: float
     rejected: float
+
+
+Grade = dict[str, float]
+"""The probability of each class of a criterion. The first class is the good one."""
+Grades = dict[str, Grade | list[Grade]]
+"""The grades of a record's current answer, or of each of its `responses`, by the criteria's ids."""
 
 
 def digest(value: object, size: int = 8) -> str:
@@ -335,6 +342,8 @@ def shape_error(record: Record) -> str | None:
     if error := rounds_error({"prompt": "-", "response": "", **kept}) or texts_error(record.get("responses", []), "responses"):
         return error
     if error := type_error(record.get("scores", {}), Scores, "scores"):
+        return error
+    if error := type_error(record.get("grades", {}), Grades, "grades"):
         return error
     if (label := label_of(record)) and (error := type_error(label, Label, "label")):
         return error

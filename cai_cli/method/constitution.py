@@ -12,16 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from cai_cli.data import jsonl, records, transcripts
+from cai_cli.data import records, transcripts
 from cai_cli.data.records import Messages
 from cai_cli.errors import InputError
-from cai_cli.method import foreign
+from cai_cli.method import fields, foreign
 from cai_cli.pipeline.seeds import draw_uniform
 
 DEFAULT = "default"
@@ -161,12 +158,8 @@ def _weighted(principles: list[Principle], point: float) -> Principle:
 
 
 def packaged() -> dict[str, Path]:
-    """The packaged constitutions by name. In a checkout they are in `constitutions/`."""
-    folders = [Path(str(resources.files("cai_cli") / "constitutions")), Path(__file__).parents[2] / "constitutions"]
-    for folder in folders:
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    return {}
+    """The packaged constitutions by name."""
+    return fields.packaged("constitutions")
 
 
 def load(*names: str, bare: bool = False) -> Constitution:
@@ -186,21 +179,10 @@ def _load(name: str, folder: Path, within: tuple[Path, ...]) -> Constitution:
     path = known.get(name, folder / name)
     if path.resolve() in within:
         raise InputError(f"{path}: includes itself, through {within[-1]}; remove that 'include'")
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        if Path(name).suffix or "/" in name:
-            raise InputError(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
-        raise InputError(f"no constitution '{name}': give a file, or one of {', '.join(known)}") from None
-    try:
-        if path.suffix == ".json":
-            content: Any = foreign.content(jsonl.loads(data), str(path))
-        else:
-            content = yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        form = "JSON" if path.suffix == ".json" else "YAML"
-        raise InputError(f"{path}: not valid {form}: {' '.join(str(problem).split())}") from None
-    own = parse(content, str(path), sha256(data).hexdigest())
+    path, content, digest = fields.find(name, known, "constitution", folder)
+    if path.suffix == ".json":
+        content = foreign.content(content, str(path))
+    own = parse(content, str(path), digest)
     entries = content.get("include") or []
     entries = entries if isinstance(entries, list) else [entries]
     included = [_include(entry, path, (*within, path.resolve())) for entry in entries]
@@ -240,7 +222,7 @@ def _include(entry: Any, path: Path, within: tuple[Path, ...]) -> Constitution:
     entry = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise InputError(f"{path}: each item of 'include' must be a name, or a mapping with a 'name'")
-    _only_known(entry, _INCLUDE_FIELDS, f"{path}: 'include' of {entry['name']}")
+    fields.only_known(entry, _INCLUDE_FIELDS, f"{path}: 'include' of {entry['name']}")
     found = _load(entry["name"], path.parent, within)
     only, drop, weights = entry.get("only", list(found.by_id)), entry.get("drop", []), entry.get("weights", {})
     listed = isinstance(only, list) and isinstance(drop, list) and all(isinstance(i, str) for i in (*only, *drop))
@@ -250,23 +232,18 @@ def _include(entry: Any, path: Path, within: tuple[Path, ...]) -> Constitution:
         if identity not in found.by_id:
             raise InputError(f"{path}: {entry['name']} has no principle '{identity}'; it has {', '.join(found.by_id)}")
     kept = [
-        replace(p, weight=_weight(weights[p.id], f"{path}: the principle '{p.id}'")) if p.id in weights else p
+        replace(p, weight=fields.weight(weights[p.id], f"{path}: the principle '{p.id}'")) if p.id in weights else p
         for p in found.principles
         if p.id in only and p.id not in drop
     ]
     return replace(found, principles=tuple(kept), examples=found.examples if entry.get("examples", True) else Examples())
 
 
-def _only_known(entry: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    if unknown := sorted(str(key) for key in entry if key not in known):
-        raise InputError(f"{where} has an unknown field '{unknown[0]}'; known fields: {', '.join(known)}")
-
-
 def parse(content: Any, source: str, digest: str) -> Constitution:
     """Check a constitution's own content, without what it includes. InputError names the bad principle or field."""
     if not isinstance(content, dict) or not any(content.get(key) for key in ("principles", "include", "examples")):
         raise InputError(f"{source}: a constitution must be a mapping with a non-empty list of 'principles'")
-    _only_known(content, _FILE_FIELDS, source)
+    fields.only_known(content, _FILE_FIELDS, source)
     entries = content.get("principles") or []
     if not isinstance(entries, list):
         raise InputError(f"{source}: 'principles' must be a list")
@@ -291,37 +268,21 @@ def _principle(entry: Any, number: int, source: str) -> Principle:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"]:
         raise InputError(f"{source}: principle {number} must be a mapping with a non-empty string 'id'")
     where = f"{source}: the principle '{entry['id']}'"
-    _only_known(entry, _PRINCIPLE_FIELDS, where)
-    texts = {name: _text(entry[name], f"{where}: '{name}'") for name in TEXTS if entry.get(name) is not None}
+    fields.only_known(entry, _PRINCIPLE_FIELDS, where)
+    texts = {name: fields.text(entry[name], f"{where}: '{name}'") for name in TEXTS if entry.get(name) is not None}
     if not texts:
         raise InputError(f"{where} has no text; give it one of {', '.join(TEXTS)}")
     tags = entry.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise InputError(f"{where}: 'tags' must be a list of strings")
-    return Principle(entry["id"], tags=tuple(tags), weight=_weight(entry.get("weight", 1.0), where), **texts)
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} must be a non-empty string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{where} holds a lone surrogate (half of a character pair)") from None
-    return value.strip()
-
-
-def _weight(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"{where}: 'weight' must be a positive number")
-    return float(value)
+    return Principle(entry["id"], tags=tuple(tags), weight=fields.weight(entry.get("weight", 1.0), where), **texts)
 
 
 def _examples(entry: Any, source: str) -> Examples:
     """The `examples` of a file, checked; the fields of `Examples` describe the kinds."""
     if not isinstance(entry, dict):
         raise InputError(f"{source}: 'examples' must be a mapping of critique, comparison and reasoned to lists")
-    _only_known(entry, ("critique", "comparison", "reasoned"), f"{source}: 'examples'")
+    fields.only_known(entry, ("critique", "comparison", "reasoned"), f"{source}: 'examples'")
 
     def each(kind: str) -> list[tuple[Any, str]]:
         values = entry.get(kind) or []
@@ -337,7 +298,7 @@ def _examples(entry: Any, source: str) -> Examples:
 
 
 def _critique_example(value: Any, where: str) -> str:
-    _text(value, where)
+    fields.text(value, where)
     try:
         return transcripts.example(value)
     except ValueError as problem:
@@ -347,15 +308,15 @@ def _critique_example(value: Any, where: str) -> str:
 def _comparison_example(value: Any, where: str) -> Comparison:
     if not isinstance(value, dict):
         raise InputError(f"{where} must be a mapping of prompt, better and worse")
-    _only_known(value, ("prompt", "better", "worse"), where)
+    fields.only_known(value, ("prompt", "better", "worse"), where)
     if error := records.prompt_error(value):
         raise InputError(f"{where}: {error}")
-    better, worse = (_text(value.get(side), f"{where}: '{side}'") for side in ("better", "worse"))
+    better, worse = (fields.text(value.get(side), f"{where}: '{side}'") for side in ("better", "worse"))
     return Comparison(records.as_messages(value["prompt"]), better, worse)
 
 
 def _reasoned_example(value: Any, where: str) -> str:
-    text = _text(value, where)
+    text = fields.text(value, where)
     if text.count(transcripts.PRINCIPLE_PLACEHOLDER) != 1:
         raise InputError(f"{where} must hold '{{}}' exactly once, in the place of the principle")
     try:

@@ -21,27 +21,33 @@ Shown = list[tuple[str, str]] | list[str]
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
-    """How a pair of answers is judged."""
+class Asking:
+    """How a judge is asked, about a pair or about a single answer."""
 
     orders: tuple[str, ...] = ("ab", "ba")
-    """The orders in which a pair is shown: "ab" has its first answer as (A)."""
-    principles_per_pair: int = 1
-    """How many principles are drawn per pair; the label is the mean over them."""
-    few_shot: int | None = None
-    """How many of the constitution's examples are shown; None for all."""
+    """The orders of the options: "ab" has a pair's first answer as (A), "ba" the last of the options."""
     cot: bool = False
     """Whether the model reasons before it answers (chain of thought; section 4.1)."""
     cot_samples: int = 1
     """How many samples of reasoning are averaged, with `cot` (five in figure 4)."""
-    clamp: tuple[float, float] | None = None
-    """The lowest and the highest probability of a query (0.4 and 0.6 in the paper, with `cot`); None for no bounds."""
     keep_cut: bool = False
     """Whether a query whose reasoning ran to --max-tokens is answered too, after the part of it that there is."""
 
     def options(self) -> dict[str, Any]:
         """The settings as a fingerprint holds them (JSON: lists, no tuples)."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class JudgeSettings(Asking):
+    """How a pair of answers is judged."""
+
+    principles_per_pair: int = 1
+    """How many principles are drawn per pair; the label is the mean over them."""
+    few_shot: int | None = None
+    """How many of the constitution's examples are shown; None for all."""
+    clamp: tuple[float, float] | None = None
+    """The lowest and the highest probability of a query (0.4 and 0.6 in the paper, with `cot`); None for no bounds."""
 
 
 class Judge:

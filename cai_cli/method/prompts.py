@@ -32,7 +32,9 @@ from cai_cli.data.transcripts import (
 from cai_cli.errors import Skipped
 from cai_cli.method.constitution import Principle
 
-OPTIONS = ("A", "B")
+LETTERS = ("A", "B", "C", "D", "E", "F", "G", "H")
+"""The letters of the options of a question."""
+OPTIONS = LETTERS[:2]
 """The letters of the two answers in a comparison."""
 ANSWER = "The answer is: ("
 REASON = "Let's think step by step:"
@@ -175,6 +177,31 @@ def reasoning(
         return Prompt(messages=messages, prefill=REASON, stop=stop, shared=len(turns))
     prefix = "".join(shown)
     return Prompt(text=f"{prefix}{text}{ASSISTANT} {REASON}", stop=stop, shared=len(prefix))
+
+
+def _listed(question: str, options: Sequence[str]) -> str:
+    """A question about the last response, and the answers to choose from."""
+    lines = "".join(f"\n ({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
+    return f"{question} Options:{lines}"
+
+
+def grading(prompt: str | Messages, reply: str, question: str, options: Sequence[str], format: str) -> Prompt:
+    """Asks a question about one answer (`cai grade`; not in the paper). An option's letter is the next token."""
+    talk = transcript([*as_messages(prompt), assistant(reply)], bracketed)
+    text = f"\n\nConsider the following conversation between a human and an assistant:{talk}\n\n\n{_listed(question, options)}"
+    if format == "chat":
+        return Prompt(messages=[user(text.strip())], prefill=ANSWER, end=ANSWER)
+    return Prompt(text=f"{text}\n\n{ANSWER}", end=ANSWER)
+
+
+def grading_reasoning(prompt: str | Messages, reply: str, question: str, options: Sequence[str], format: str) -> Prompt:
+    """The question of `grading`, with a request to reason first. `after_reasoning` asks for the letter."""
+    talk = transcript([*as_messages(prompt), assistant(reply)], bracketed, SHORT)
+    text = f"{HUMAN} {REASONED_INTRODUCTION}{talk}\n\n{_listed(question, options)}"
+    stop = (*STOPS, REASONED_ANSWER.removesuffix(" ("))
+    if format == "chat":
+        return Prompt(messages=[user(text.removeprefix(HUMAN).strip())], prefill=REASON, stop=stop)
+    return Prompt(text=f"{text}{ASSISTANT} {REASON}", stop=stop)
 
 
 def _reasoned_turn(text: str, letter: str) -> str:

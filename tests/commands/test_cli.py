@@ -16,7 +16,7 @@ from tests.processes import CAI, cai, count_lines, environment, shell, start, wa
 from tests.rows import asks, read_jsonl, write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
 
-FLAGS = " ".join((*EXACT, "--max-tokens", "30"))
+FLAGS = " ".join(EXACT)
 
 
 def test_three_commands_in_a_pipe_equal_three_files(here: Here, tiny: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_models_are_compared_on_the_same_prompts(here: Here, tmp_path: Path) -> 
     assert rows["b", "base"]["low"] < rows["b", "base"]["mean"] < rows["b", "base"]["high"]
     assert rows["a", "base"]["records"] == 20
     assert "+0.50 to +0.50" in shown
-    assert "write NAME=FILE" in here("eval", "scores", base, code=2).err
+    assert "write NAME=FILE" in here("eval", "scores", "=x", code=2).err
     fewer = write_jsonl(tmp_path / "fewer.jsonl", read_jsonl(base)[:30])
     assert "10 records left out: not in every file" in here("eval", "scores", f"base={base}", f"few={fewer}").err
     unscored = write_jsonl(tmp_path / "raw.jsonl", [{**asks(1)[0], "scores": None}])

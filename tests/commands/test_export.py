@@ -102,3 +102,19 @@ def test_truncated_answers_and_tool_turns_are_left_out(here: Here, shared: Path)
     assert "it has tool calls" in done.err
     reasoned = here("export", "sft", shared / "cases" / "reasoning.jsonl").out
     assert "brief" not in reasoned
+
+
+def test_answers_below_a_grade_are_left_out(here: Here, tmp_path: Path) -> None:
+    rows = [
+        {"id": str(i), "prompt": "Hi", "response": "Yes.", "grades": {"kind": {"yes": p, "no": 1 - p}}}
+        for i, p in enumerate((0.9, 0.4))
+    ]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    done = here("export", "sft", source, "--min-grade", "kind=0.5", "-o", tmp_path / "out.jsonl")
+    assert [row["source_id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["0"]
+    assert "1 record below --min-grade left out" in done.err
+    assert (
+        "no grade 'harmless' of its answer: run `cai grade` first"
+        in here("export", "sft", source, "--min-grade", "harmless=0.5", code=2).err
+    )
+    assert "write CRITERION=P" in here("export", "sft", source, "--min-grade", "kind", code=2).err

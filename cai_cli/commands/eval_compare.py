@@ -1,0 +1,191 @@
+"""Compare models by a judge's choices between their answers: Elo ratings for harmlessness and for helpfulness.
+
+    cai eval compare base.jsonl sft.jsonl rl.jsonl -m JUDGE -o compared.jsonl
+    cai eval compare base.jsonl rl.jsonl -m JUDGE -c kind=kindness.yaml           by a constitution of your own
+
+Each file holds one model's answers to the same prompts. The judge compares two models' answers as in `cai label`: in both
+orders, by a principle drawn for the pair. With up to four models every two of them are compared on each prompt; with more,
+each prompt draws a circle of the models and compares neighbours. Ratings are Bradley-Terry strengths by maximum likelihood on
+the judge's probabilities, with intervals of a bootstrap over prompts, and the same at equal lengths of answers. If `cai score`
+has scored all the files, the preference model's scores are rated too, as a second opinion.
+
+Departures from the paper: its comparisons are made by crowdworkers, in conversation (figures 2, 3 and 8; section 4.4).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import fmean
+from typing import IO, Annotated, Any
+
+from rich.table import Table
+from rich.text import Text
+from typer import Argument, Option
+
+from cai_cli import streams
+from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Sampling
+from cai_cli.commands._session import Session
+from cai_cli.commands.eval_choice import ChoiceIO
+from cai_cli.commands.eval_scores import in_all, named
+from cai_cli.data import jsonl
+from cai_cli.data.ids import read_with_ids
+from cai_cli.data.jsonl import Line, Record
+from cai_cli.data.records import current_answer, rounds_error
+from cai_cli.engines.base import Steps
+from cai_cli.errors import InputError, Skipped
+from cai_cli.evaluation import elo
+from cai_cli.evaluation.elo import Comparison
+from cai_cli.method import constitution
+from cai_cli.method.judge import Judge
+from cai_cli.pipeline import manifest
+from cai_cli.pipeline.outputs import write_file
+from cai_cli.pipeline.seeds import draw
+
+ALL_PAIRS = 4
+"""Up to so many models, every two are compared on each prompt."""
+DEFAULT = ["harmless=default", "helpful=helpful"]
+PM = "PM score"
+
+
+@dataclass
+class CompareIO(ChoiceIO):
+    """Several input files, and an output only if -o asks for it."""
+
+    input: Annotated[
+        list[str], Argument(metavar="[NAME=]FILE...", help="Each model's answers to the same prompts; the first is rated 0.")
+    ] = field(default_factory=list)  # type: ignore[assignment]
+
+
+def drawn_pairs(models: list[str], seed: int, identity: str) -> list[tuple[str, str]]:
+    """The pairs of models that are compared on a prompt, drawn from (seed, id) if there are more than four models."""
+    if len(models) <= ALL_PAIRS:
+        return list(combinations(models, 2))
+    circle = random.Random(draw(seed, "plan", identity)).sample(models, len(models))
+    return [(circle[i - 1], circle[i]) for i in range(len(circle))]
+
+
+def pairs(answers: dict[str, dict[str, Record]], seed: int) -> Iterator[Record]:
+    """A record for each comparison: the prompt, two `responses` and whose they are."""
+    for identity in in_all(list(answers.values())):
+        for a, b in drawn_pairs(list(answers), seed, identity):
+            first, second = answers[a][identity], answers[b][identity]
+            scores = [(one.get("scores") or {}) for one in (first, second)]
+            last = [(found.get("rounds") or [found.get("response")])[-1] for found in scores]
+            yield {
+                "id": f"{identity}/{a}-{b}", "source_id": identity, "prompt": first["prompt"], "models": [a, b],
+                "responses": [current_answer(first), current_answer(second)],
+                **({"pm": last} if None not in last else {}),
+            }  # fmt: skip
+
+
+class Compared:
+    """Collects the comparisons by the criterion's name. See `stage.Observer`."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Comparison]] = {}
+
+    def reason(self, record: Record) -> None:
+        """Collect a record's comparisons; skip none."""
+        (first, second), (a, b) = record["models"], map(len, map(str.split, record["responses"]))
+        wins = {name: label["p_first"] for name, label in record["comparisons"].items()}
+        if "pm" in record:
+            wins[PM] = 1 / (1 + math.exp(max(-700, min(700, record["pm"][1] - record["pm"][0]))))
+        for name, p in wins.items():
+            self.found.setdefault(name, []).append(Comparison(record["source_id"], first, second, p, (a, b)))
+
+    def summary(self) -> Record:
+        """How many comparisons there are, by their criterion."""
+        return {"comparisons": {name: len(each) for name, each in self.found.items()}}
+
+
+def rows(found: dict[str, list[Comparison]], models: list[str], seed: int) -> list[Record]:
+    """A row per criterion and model: its rating, also at equal lengths, and the mean length of its answers in words."""
+    made = []
+    for criterion, comparisons in found.items():
+        plain, equal = (elo.ratings(comparisons, models, length, seed) for length in (False, True))
+        for model in models:
+            words = [each.lengths[i] for each in comparisons for i, name in enumerate((each.first, each.second)) if name == model]
+            made.append({
+                "criterion": criterion, "model": model, "comparisons": len(words), "elo": vars(plain[model]),
+                "elo_at_equal_length": vars(equal[model]), "words": fmean(words),
+            })  # fmt: skip
+    return made
+
+
+def table(found: list[Record]) -> Table:
+    """The rows as a table for the terminal."""
+    columns = ("comparisons", "Elo", "95% interval", "at equal length", "95% interval", "words")
+    shown = streams.plain_table("criterion", "model", *columns, left=2)
+    for row in found:
+        cells = [
+            cell
+            for rating in (row["elo"], row["elo_at_equal_length"])
+            for cell in (f"{rating['value']:+.0f}", f"{rating['low']:+.0f} to {rating['high']:+.0f}")
+        ]
+        shown.add_row(row["criterion"], Text(row["model"]), str(row["comparisons"]), *cells, f"{row['words']:.0f}")
+    return shown
+
+
+def _report(found: list[Record], out: IO[bytes] | None, path: str | None) -> None:
+    """Print the table, and write its rows."""
+    if path:
+        write_file(path, map(jsonl.encode, found), {"step": "eval"})
+    streams.print_table(table(found), out) if out else streams.console.print(table(found))
+
+
+def compare(
+    files: CompareIO,
+    model: Model,
+    sampling: Sampling,
+    prompting: AnswerPrompting,
+    judging: Judging,
+    criteria: Annotated[
+        list[str] | None,
+        Option(
+            "--constitution", "-c", metavar="NAME=CONSTITUTION",
+            help="A criterion's name and its constitution; by default harmless=default and helpful=helpful; repeatable.",
+        ),
+    ] = None,
+    table_to: Annotated[str | None, Option("--table", metavar="FILE", help="Also write the table's rows as JSONL.")] = None,
+) -> None:  # fmt: skip
+    """Compare models."""
+    paths = named(files.input)
+    if len(paths) < 2:
+        raise InputError("give the answers of at least two models")
+    answers = {name: {r["id"]: r for r in read_with_ids(path, files.limit, rounds_error)} for name, path in paths.items()}
+    out = streams.claim_stdout() if files.output != "-" and files.dry_run is None else None
+    one_input: Any = next(iter(paths.values()))  # the fingerprint has the hashes of all of them
+    files.input, files.output, files.limit = one_input, files.output or os.devnull, None
+    session = Session(files, model, sampling, prompting, exact=True)
+    constitutions = {name: constitution.load(path) for name, path in named(criteria or DEFAULT).items()}
+    judges = {name: Judge(session, found, judging.settings(found, sampling)) for name, found in constitutions.items()}
+
+    def lines() -> Iterator[Line]:
+        for number, record in enumerate(pairs(answers, sampling.seed), 1):
+            yield Line(number, jsonl.encode(record), record)
+
+    def program(record: Record) -> Steps[list[Record]]:
+        labels = {}
+        for name, judge in judges.items():
+            [labels[name]], _ = yield from judge.judge(record, [(0, 1)])
+        if None in labels.values():
+            raise Skipped("the judge's reasoning was cut by --max-tokens, so there is no choice; raise it, or give --keep-cut")
+        return [{**record, "comparisons": labels}]
+
+    seen = Compared()
+    session.run(
+        "eval compare", lambda record: None, program, lines=lines, observer=seen, cot=judging.cot,
+        compared={name: manifest.hash_file(path) for name, path in paths.items()},
+        criteria={name: [constitutions[name].sha256, judge.settings.options()] for name, judge in judges.items()},
+    )  # fmt: skip
+    if seen.found and files.dry_run is None:
+        _report(rows(seen.found, list(paths), sampling.seed), out, table_to)
+    if out:
+        out.close()
