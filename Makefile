@@ -89,7 +89,7 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 
 test: setup model
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile
 
 soak: setup model real-models
 	$(BIN)/pytest -m soak

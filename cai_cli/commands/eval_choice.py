@@ -127,7 +127,7 @@ def choice(
         _ask(Session(files, model, sampling, prompting, exact=True), principles, judging, seen)
     if files.dry_run is None and seen.values:
         table = eval_judges.table([seen.row()])
-        streams.print_table(table, out) if out else streams.console.print(table)
+        streams.print_table(table, out, stderr=out is None)
     if out:
         out.close()
 

@@ -137,7 +137,7 @@ def _report(found: list[Record], out: IO[bytes] | None, path: str | None) -> Non
     """Print the table, and write its rows."""
     if path:
         write_file(path, map(jsonl.encode, found), {"step": "eval"})
-    streams.print_table(table(found), out) if out else streams.console.print(table(found))
+    streams.print_table(table(found), out, stderr=out is None)
 
 
 def compare(
