@@ -26,6 +26,7 @@ COMMANDS = {
     "prompts": "Generate new prompts similar to those of a file, with few-shot examples.",
     "score": "Score every text of each record with a preference model.",
     "grade": "Grade each answer by the criteria of a rubric or a constitution.",
+    "combine": "Join several judges' labels or grades, and say how far they agree.",
     "eval": "Compare models: by scores, by a judge's choices, by refusals, or as judges.",
     "import": "Convert other data into records.",
     "export": "Convert records into the columns that TRL trains on.",

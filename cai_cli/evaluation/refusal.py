@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import current_answer
+from cai_cli.evaluation.agreement import kappa
 from cai_cli.evaluation.intervals import mean_interval
 
 CLASSES = ("full-compliance", "partial-refusal", "full-refusal")
@@ -63,14 +64,6 @@ def _share(values: Sequence[bool], seed: int) -> Record:
     return dict(zip(("value", "low", "high"), mean_interval([float(value) for value in values], seed), strict=True))
 
 
-def kappa(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """Cohen's kappa of two judgements of each answer: 1 if they always agree, 0 if no more often than by chance."""
-    first, second = (sum(pair[i] for pair in pairs) / len(pairs) for i in (0, 1))
-    chance = first * second + (1 - first) * (1 - second)
-    agreed = sum(a == b for a, b in pairs) / len(pairs)
-    return 1.0 if chance == 1 else (agreed - chance) / (1 - chance)
-
-
 def rows(model: str, answers: Sequence[Answer], seed: int = 0) -> list[Record]:
     """The measures of a model's answers: for safe and unsafe prompts, and for each category of them."""
     found = []
@@ -92,7 +85,7 @@ def _row(model: str, safe: str, category: str, answers: list[Answer], seed: int)
         row["refusal"] = _share([a.graded != CLASSES[0] for a in answers], seed)
         row["classes"] = {name: sum(a.graded == name for a in answers) / len(answers) for name in CLASSES}
         row["agreement"] = sum((a.graded == CLASSES[-1]) == a.by_prefix for a in answers) / len(answers)
-        row["kappa"] = kappa([(a.graded == CLASSES[-1], a.by_prefix) for a in answers])
+        row["kappa"] = kappa([a.graded == CLASSES[-1] for a in answers], [a.by_prefix for a in answers])
         if all(a.evasive is not None for a in answers):
             row["evasion"] = _share([bool(a.evasive) for a in answers], seed)
     return row

@@ -8,6 +8,7 @@ import pytest
 
 from cai_cli.data.jsonl import Record
 from cai_cli.evaluation import refusal
+from cai_cli.evaluation.agreement import kappa
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
 
@@ -51,8 +52,8 @@ def test_classes_evasion_and_agreement_are_counted_by_safety(here: Here, tmp_pat
     assert safe["agreement"] == pytest.approx(1 - 4 / 20)
     assert rows["safe", "homonyms"]["answers"] == 4
     assert "homonyms" in done.out
-    assert refusal.kappa([(True, True), (False, False), (True, False), (False, True)]) == pytest.approx(0)
-    assert refusal.kappa([(True, True), (False, False)]) == 1
+    assert kappa([True, False, True, False], [True, False, False, True]) == pytest.approx(0)
+    assert kappa(["a", "b"], ["a", "b"]) == 1
 
 
 def test_answers_without_grades_have_the_first_words_alone(here: Here, tmp_path: Path) -> None:
