@@ -34,6 +34,7 @@ COMMANDS = {
     "split": "Split records into two parts by a hash of the id.",
     "show": "Print records for a person to read.",
     "stats": "Count what a file of records holds: lengths, principles, flags, tokens; and show what it was made from.",
+    "trace": "Follow a record back through every step that made it, to its prompt's file and line.",
     "report": "Print a table of the steps of a run, from their manifests.",
 }
 

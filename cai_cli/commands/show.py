@@ -34,7 +34,7 @@ from cai_cli.data.jsonl import Record, as_object, item
 from cai_cli.data.records import Label, Round, as_messages, label_of, shape_error, stripped
 from cai_cli.errors import InputError
 from cai_cli.method import constitution
-from cai_cli.method.constitution import TEXTS, Principle
+from cai_cli.method.constitution import TEXTS, Constitution, Principle
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
 
@@ -191,24 +191,26 @@ def principles_of(path: Path) -> dict[str, Principle]:
     found: dict[str, Principle] = {}
     differ: set[str] = set()
     for output, made in lineage.history(path):
-        for new in load(made, output):
+        loaded = constitution_of(made, output)
+        for new in loaded.principles if loaded else ():
             old = found.setdefault(new.id, new)
             differ |= {new.id} if any(getattr(old, text) != getattr(new, text) for text in TEXTS) else set()
     return {identity: principle for identity, principle in found.items() if identity not in differ}
 
 
-def load(made: Manifest, output: Path) -> Iterable[Principle]:
-    """The principles of the constitution that the manifest `made` of `output` names, if it is still the same one."""
+def constitution_of(made: Manifest, output: Path) -> Constitution | None:
+    """The constitution that the manifest `made` of `output` names, with what was drawn from, if it is still the same one."""
     if "constitution" not in made:
-        return ()
+        return None
     words = made.get("command", [])
     names = [word for flag, word in pairwise(words) if flag in ("-c", "--constitution")] or [made["constitution"]["name"]]
     known = constitution.packaged()
     try:
         loaded = constitution.load(*(name if name in known else str(lineage.find(name, output)) for name in names))
     except InputError:
-        return ()
-    return loaded.principles if loaded.sha256 == made["constitution"]["sha256"] else ()
+        return None
+    same = loaded.sha256 == made["constitution"]["sha256"]
+    return loaded.select(made["constitution"].get("principles", []), []) if same else None
 
 
 def marks(entry: Round, kind: str) -> str:
