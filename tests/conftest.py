@@ -97,6 +97,7 @@ def torch_settings(one_thread: None) -> Iterator[None]:
 def here(torch_settings: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
     """`here("sample", path, ...)` runs a command in this process."""
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("LINES", raising=False)  # pytest-xdist may set it, and rich then ignores a terminal that is dumb
     handler = signal.getsignal(signal.SIGTERM)
     yield Here(capfd, monkeypatch)
     signal.signal(signal.SIGTERM, handler)
