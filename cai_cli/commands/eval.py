@@ -6,7 +6,8 @@
     cai eval choice comparisons.jsonl -m MODEL -o judged.jsonl
     cai eval judges direct=judged.jsonl reasoned=judged-cot.jsonl
 
-Departures from the paper: see `eval_scores`, `eval_compare`, `eval_refusal`, `eval_choice` and `eval_judges`.
+Departures from the paper: see `eval_scores`, `eval_compare`, `eval_refusal`, `eval_choice`, `eval_judges` and
+`eval_figures`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from cai_cli.commands._command import add_command, group_app
 from cai_cli.commands.eval_choice import choice
 from cai_cli.commands.eval_compare import compare
+from cai_cli.commands.eval_figures import draw
 from cai_cli.commands.eval_judges import judges
 from cai_cli.commands.eval_refusal import refusals
 from cai_cli.commands.eval_scores import scores
@@ -44,6 +46,12 @@ add_command(
     "Measure how well a model judges pairs whose better answer is known: accuracy, log loss, Brier score, calibration.",
     "cai eval choice comparisons.jsonl -m models/SmolLM2-135M-Instruct -o judged.jsonl",
 )(choice)
+add_command(
+    app,
+    "figures",
+    "Draw the paper's figures from the files of a run: PNG, SVG, and the numbers as JSONL.",
+    "cai eval figures runs/demo",
+)(draw)
 add_command(
     app,
     "judges",

@@ -8,6 +8,7 @@ paper: none in the plot; the table adds 95% bootstrap intervals.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from rich.table import Table
@@ -21,7 +22,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
-from cai_cli.evaluation import calibration
+from cai_cli.evaluation import calibration, figures
 from cai_cli.pipeline.outputs import source, write_file
 
 COLUMNS = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier", "ece": "ECE"}
@@ -64,36 +65,6 @@ def table(rows: list[Record]) -> Table:
     return shown
 
 
-def plot(rows: list[Record], path: str) -> None:
-    """Draw one reliability curve per judge. The path's suffix decides: PNG, SVG or PDF.
-
-    A point's size shows its share of the pairs. InputError if the plot cannot be written.
-    """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 5), dpi=110)
-    axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
-    for entry in rows:
-        points = entry["reliability"]
-        x, y = [p["confidence"] for p in points], [p["accuracy"] for p in points]
-        [line] = axes.plot(x, y, linewidth=1.2, label=f"{entry['judge'].replace('$', '')} (ECE {entry['ece']['value']:.2f})")
-        axes.scatter(x, y, s=[8 + 120 * p["count"] / entry["pairs"] for p in points], color=line.get_color())
-    axes.set(xlabel="probability of the answer that the judge prefers", ylabel="how often that answer is right")
-    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.tight_layout()
-        figure.savefig(path)
-    except (OSError, ValueError) as problem:
-        raise InputError(f"{path}: could not write the plot ({problem})") from None
-    finally:
-        pyplot.close(figure)
-
-
 def judges(
     files: Annotated[list[str], Argument(metavar="NAME=FILE...", help="What `cai eval choice` wrote for each judge.")],
     plot_to: Annotated[
@@ -110,5 +81,5 @@ def judges(
     if output:
         write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": [source(path) for path in paths.values()]})
     if plot_to:
-        plot(rows, plot_to)
+        figures.draw(figures.calibration, rows, Path(plot_to))
     streams.print_table(table(rows))

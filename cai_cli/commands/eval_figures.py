@@ -1,0 +1,139 @@
+"""Draw the paper's figures from the files of a run.
+
+    cai eval figures runs/demo                   into runs/demo/figures: PNG, SVG, and the numbers as JSONL
+
+Draws what the folder has data for, and names what it has none for:
+
+    frontier       helpfulness against harmlessness (figures 2, 3): what `cai eval compare -o` wrote
+    revisions      preference-model score by the number of revisions (figures 5, 6, 7): revisions scored by `cai score`; a line
+                   per file, so files made by few and by many principles, or by --direct, are compared
+    principles     change of the score in the rounds of each principle, from the same files
+    accuracy       of judges and preference models (figure 4): what `cai eval choice -o` wrote
+    calibration    of the same judges (figure 9)
+
+Departures from the paper: Elo ratings come from a judge, not from people; figures 8 and 10 are not drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from cai_cli import streams
+from cai_cli.commands import eval_compare, eval_judges
+from cai_cli.commands._flags import BootstrapSeed
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import CaiError, InputError
+from cai_cli.evaluation import figures
+from cai_cli.evaluation.intervals import mean_interval
+from cai_cli.pipeline import lineage
+from cai_cli.pipeline.outputs import source
+
+FIGURES = {
+    "frontier": (figures.frontier, "cai eval compare base.jsonl rl.jsonl -m JUDGE -o RUN/compared.jsonl"),
+    "revisions": (figures.by_revision, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
+    "principles": (figures.by_principle, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
+    "accuracy": (figures.accuracy, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
+    "calibration": (figures.calibration, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
+}
+"""Each figure, and a command that makes its data."""
+
+
+def by_step(run: Path) -> dict[str, list[Path]]:
+    """The run's finished JSONL files by the step that made them."""
+    found = defaultdict(list)
+    for path in sorted(run.rglob("*.jsonl")):
+        try:
+            step = lineage.beside(path).get("step")
+        except CaiError:
+            continue
+        if step:
+            found[str(step)].append(path)
+    return found
+
+
+def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.frontier`, from the last file of comparisons that has both criteria."""
+    for path in list(paths)[-1:]:
+        seen, models = eval_compare.Compared(), dict[str, None]()
+        for record in jsonl.read(str(path)):
+            seen.reason(record)
+            models |= dict.fromkeys(record["models"])
+        if {"helpful", "harmless"} <= seen.found.keys():
+            rated = eval_compare.rows({name: seen.found[name] for name in ("helpful", "harmless")}, list(models), seed)
+            for model in models:
+                yield {"model": model, **{row["criterion"]: row["elo"] for row in rated if row["model"] == model}}
+
+
+def _interval(values: list[float], seed: int) -> Record:
+    return dict(zip(("value", "low", "high"), mean_interval(values, seed), strict=True))
+
+
+def scored(path: Path) -> Iterator[tuple[list[float], list[str]]]:
+    """(scores of the response and of each revision, principle of each round) of the records that have both."""
+    for record in jsonl.read(str(path)):
+        scores, rounds = record.get("scores") or {}, record.get("rounds") or []
+        if "response" in scores and rounds and len(scores.get("rounds") or []) == len(rounds):
+            yield [scores["response"], *scores["rounds"]], [entry["principle"] for entry in rounds]
+
+
+def revisions(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.by_revision`."""
+    for path in paths:
+        values = defaultdict(list)
+        for scores, _ in scored(path):
+            for number, score in enumerate(scores):
+                values[number].append(score)
+        for number, each in sorted(values.items()):
+            yield {"file": path.stem, "revisions": number, "records": len(each), **_interval(each, seed)}
+
+
+def principles(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.by_principle`, over all files."""
+    changes = defaultdict(list)
+    for path in paths:
+        for scores, ids in scored(path):
+            for number, identity in enumerate(ids):
+                changes[identity].append(scores[number + 1] - scores[number])
+    for identity, each in sorted(changes.items()):
+        yield {"principle": identity, "rounds": len(each), **_interval(each, seed)}
+
+
+def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.accuracy` and `figures.calibration`."""
+    for path in paths:
+        yield eval_judges.row(path.stem, list(eval_judges.read_judged(str(path)).values()), seed)
+
+
+def draw(
+    run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
+    output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
+    seed: BootstrapSeed = 0,
+) -> None:
+    """Draw figures."""
+    if not run.is_dir():
+        raise InputError(f"{run}: not a folder; give that of a run")
+    files, folder = by_step(run), Path(output or run / "figures")
+    known = list(judges(files["eval choice"], seed))
+    rows = {
+        "frontier": list(frontier(files["eval compare"], seed)),
+        "revisions": list(revisions(files["score"], seed)),
+        "principles": list(principles(files["score"], seed)),
+        "accuracy": known,
+        "calibration": known,
+    }
+    used = [source(str(path)) for step in ("eval compare", "score", "eval choice") for path in files[step]]
+    os.makedirs(folder, exist_ok=True)
+    for name, (kind, example) in FIGURES.items():
+        if rows[name]:
+            figures.save(name, kind, rows[name], folder, used)
+            typer.echo(folder / f"{name}.png")
+        else:
+            streams.say(f"cai eval figures: no data for {name}: {example}")

@@ -1,0 +1,126 @@
+"""The paper's figures from rows of numbers. Each function draws on axes; `draw` writes PNG and SVG, and the rows as JSONL.
+
+Models and files differ in shape as well as in colour, and are labelled where they are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cai_cli.data import jsonl
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import InputError
+from cai_cli.pipeline.outputs import write_file
+
+SHAPES = "osD^vP*X"
+Draw = Callable[[Any, Sequence[Record]], None]
+
+
+def plain(text: object) -> str:
+    """A text in which matplotlib sees no formula."""
+    return str(text).replace("$", r"\$")
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": f"C{number % 10}", "marker": SHAPES[number % len(SHAPES)]}
+
+
+def frontier(axes: Any, rows: Sequence[Record]) -> None:
+    """Helpfulness against harmlessness in Elo, a point per model with its intervals (figures 2 and 3), connected in order.
+
+    Rows: `model`, and for each of `helpful` and `harmless` `value`, `low` and `high`.
+    """
+    for number, row in enumerate(rows):
+        x, y = row["helpful"], row["harmless"]
+        spread = [[[v["value"] - v["low"]], [v["high"] - v["value"]]] for v in (x, y)]
+        axes.errorbar(x["value"], y["value"], xerr=spread[0], yerr=spread[1], capsize=2, markersize=7, **_style(number))
+        axes.annotate(plain(row["model"]), (x["value"], y["value"]), textcoords="offset points", xytext=(7, 6))
+    axes.plot(*zip(*((r["helpful"]["value"], r["harmless"]["value"]) for r in rows), strict=True), color="0.7", zorder=0)
+    axes.set(xlabel=f"helpfulness (Elo, {plain(rows[0]['model'])} is 0)", ylabel="harmlessness (Elo)")
+
+
+def by_revision(axes: Any, rows: Sequence[Record]) -> None:
+    """Mean score by the number of revisions, a line per file (figures 5 to 7): `file`, `revisions`, `value`, `low`, `high`."""
+    for number, name in enumerate(dict.fromkeys(row["file"] for row in rows)):
+        mine = [row for row in rows if row["file"] == name]
+        x, y = [row["revisions"] for row in mine], [row["value"] for row in mine]
+        axes.plot(x, y, **_style(number))
+        axes.fill_between(
+            x, [r["low"] for r in mine], [r["high"] for r in mine], color=f"C{number % 10}", alpha=0.15, linewidth=0
+        )
+        axes.annotate(plain(name), (x[-1], y[-1]), textcoords="offset points", xytext=(6, 0), va="center")
+    axes.set(xlabel="number of revisions", ylabel="mean preference-model score, with 95% interval")
+    axes.set_xticks(sorted({row["revisions"] for row in rows}))
+    axes.margins(x=0.15)
+
+
+def by_principle(axes: Any, rows: Sequence[Record]) -> None:
+    """Mean change of the score in the rounds of each principle: `principle`, `rounds`, `value`, `low`, `high`."""
+    for number, row in enumerate(ordered := sorted(rows, key=lambda row: row["value"])):
+        spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axes.errorbar(row["value"], number, xerr=spread, capsize=2, color="C0", marker="o")
+    axes.axvline(0, color="0.6", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(ordered)), [f"{plain(row['principle'])} ({row['rounds']})" for row in ordered])
+    axes.set(
+        xlabel="mean change of the preference-model score in a round, with 95% interval",
+        ylabel="principle (rounds)",
+        ylim=(-0.6, len(rows) - 0.4),
+    )
+
+
+def accuracy(axes: Any, rows: Sequence[Record]) -> None:
+    """Accuracy of each judge on pairs whose better answer is known (figure 4): `judge`, `pairs`, `accuracy`."""
+    for number, row in enumerate(rows):
+        found = row["accuracy"]
+        spread = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+        axes.errorbar(found["value"], number, xerr=spread, capsize=2, **_style(number))
+    axes.axvline(0.5, color="0.6", linestyle="--", linewidth=1)
+    axes.text(0.5, len(rows) - 0.6, " chance", color="0.4", fontsize=8, va="bottom")
+    axes.set_yticks(range(len(rows)), [f"{plain(row['judge'])} ({row['pairs']} pairs)" for row in rows])
+    axes.set(xlabel="share of pairs judged right, with 95% interval", xlim=(0, 1), ylim=(-0.6, len(rows) - 0.2))
+
+
+def calibration(axes: Any, rows: Sequence[Record]) -> None:
+    """How often each judge is right against its confidence (figure 9). A point's size shows its share of the pairs."""
+    axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", linewidth=1, label="calibrated")
+    for number, row in enumerate(rows):
+        points, style = row["reliability"], _style(number)
+        x, y = [p["confidence"] for p in points], [p["accuracy"] for p in points]
+        axes.plot(x, y, color=style["color"], linewidth=1.2)
+        sizes = [8 + 120 * p["count"] / row["pairs"] for p in points]
+        axes.scatter(x, y, s=sizes, **style, label=f"{plain(row['judge'])} (ECE {row['ece']['value']:.2f})")
+    axes.set(xlabel="probability of the answer that the judge prefers", ylabel="how often that answer is right")
+    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=9)
+
+
+def draw(kind: Draw, rows: Sequence[Record], path: Path, height: float = 5) -> None:
+    """Draw a figure to a file; its suffix decides: PNG, SVG or PDF. InputError if it cannot be written."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    matplotlib.rcParams |= {"svg.hashsalt": "cai", "svg.fonttype": "none"}  # the same bytes each time; text stays text
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.5, height), dpi=110)
+    kind(axes, rows)
+    axes.spines[["top", "right"]].set_visible(False)
+    if kind is not calibration and axes.get_ylim()[0] > 0:
+        axes.annotate("the vertical axis does not begin at 0", (0, 1.01), xycoords="axes fraction", fontsize=8, color="0.4")
+    try:
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{path}: could not write the plot ({problem})") from None
+    finally:
+        pyplot.close(figure)
+
+
+def save(name: str, kind: Draw, rows: Sequence[Record], folder: Path, inputs: list[Record]) -> None:
+    """Write a figure as NAME.png and NAME.svg, and its numbers as NAME.jsonl."""
+    height = max(3.0, 0.4 * len(rows) + 1) if kind in (by_principle, accuracy) else 5.0
+    for suffix in ("png", "svg"):
+        draw(kind, rows, folder / f"{name}.{suffix}", height)
+    write_file(str(folder / f"{name}.jsonl"), map(jsonl.encode, rows), {"step": "eval figures", "inputs": inputs})

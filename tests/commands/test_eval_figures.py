@@ -1,0 +1,94 @@
+"""`cai eval figures`: the numbers of each figure, and what a run has no data for."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cai_cli.data.jsonl import Record
+from cai_cli.pipeline import manifest
+from tests.conftest import Here
+from tests.rows import read_jsonl, write_jsonl
+
+
+def made(path: Path, step: str, rows: list[Record]) -> None:
+    """A file as if a command had written it."""
+    path.parent.mkdir(exist_ok=True)
+    write_jsonl(path, rows)
+    manifest.write(f"{path}.manifest.json", {"step": step})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    draw, folder = random.Random(0), tmp_path / "run"
+    for name, gain in (("many", 1.0), ("one", 0.4)):
+        rows = []
+        for i in range(60):
+            start, noise = draw.gauss(0, 1), [draw.gauss(0, 0.2) for _ in range(2)]
+            rounds = [
+                {"principle": p, "critique": "c", "revision": "r"} for p in (("kind", "true") if i % 2 else ("true", "kind"))
+            ]
+            scores = [start + gain + noise[0], start + gain * 1.5 + noise[1]]
+            rows.append(
+                {"id": str(i), "prompt": "x", "response": "y", "rounds": rounds, "scores": {"response": start, "rounds": scores}}
+            )
+        made(folder / f"{name}.jsonl", "score", rows)
+    for name, right in (("direct", 0.6), ("reasoned", 0.8)):
+        made(
+            folder / f"{name}.jsonl",
+            "eval choice",
+            [{"id": str(i), "judged": {"p_correct": draw.betavariate(right * 4, 4 - right * 4)}} for i in range(200)],
+        )
+    strengths = {"base": (0.0, 0.0), "sft": (-0.2, 0.9), "rl": (0.3, 1.6)}
+    pairs = []
+    for i in range(80):
+        for a, b in (("base", "sft"), ("base", "rl"), ("sft", "rl")):
+            labels = {}
+            for axis, name in enumerate(("helpful", "harmless")):
+                d = strengths[a][axis] - strengths[b][axis]
+                labels[name] = {"p_first": 1 / (1 + 2.718281828 ** -(d + draw.gauss(0, 0.5)))}
+            pairs.append(
+                {
+                    "id": f"{i}/{a}-{b}",
+                    "source_id": str(i),
+                    "models": [a, b],
+                    "responses": ["one two", "three"],
+                    "comparisons": labels,
+                }
+            )
+    made(folder / "evaluation" / "compared.jsonl", "eval compare", pairs)
+    return folder
+
+
+def test_every_figure_has_its_numbers_beside_it(here: Here, run: Path) -> None:
+    done = here("eval", "figures", run)
+    names = ["frontier", "revisions", "principles", "accuracy", "calibration"]
+    assert done.out.split() == [f"{run}/figures/{name}.png" for name in names]
+    assert (run / "figures" / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    svg = (run / "figures" / "frontier.svg").read_text()
+    assert "<svg" in svg
+    models = read_jsonl(run / "figures" / "frontier.jsonl")
+    assert [row["model"] for row in models] == ["base", "sft", "rl"]
+    assert models[0]["harmless"]["value"] == 0
+    assert models[2]["harmless"]["low"] < 1.6 * 400 / 2.302585 < models[2]["harmless"]["high"] + 20
+    steps = {(row["file"], row["revisions"]): row for row in read_jsonl(run / "figures" / "revisions.jsonl")}
+    assert steps["many", 1]["value"] - steps["many", 0]["value"] == pytest.approx(1, abs=0.1)
+    assert steps["one", 2]["value"] - steps["one", 0]["value"] == pytest.approx(0.6, abs=0.1)
+    assert {row["principle"]: row["rounds"] for row in read_jsonl(run / "figures" / "principles.jsonl")} == {
+        "kind": 120,
+        "true": 120,
+    }
+    assert [row["judge"] for row in read_jsonl(run / "figures" / "accuracy.jsonl")] == ["direct", "reasoned"]
+    here("eval", "figures", run)  # again, over its own files
+    assert (run / "figures" / "frontier.svg").read_text() == svg
+
+
+def test_a_figure_without_data_is_named(here: Here, run: Path, tmp_path: Path) -> None:
+    (run / "evaluation" / "compared.jsonl").unlink()
+    done = here("eval", "figures", run, "-o", tmp_path / "elsewhere")
+    assert "no data for frontier: cai eval compare base.jsonl rl.jsonl -m JUDGE -o RUN/compared.jsonl" in done.err
+    assert not (tmp_path / "elsewhere" / "frontier.png").exists()
+    assert (tmp_path / "elsewhere" / "accuracy.png").exists()
+    assert "not a folder" in here("eval", "figures", tmp_path / "none", code=2).err
