@@ -42,6 +42,7 @@ from cai_cli.evaluation import elo
 from cai_cli.evaluation.elo import Comparison
 from cai_cli.method import constitution
 from cai_cli.method.judge import Judge
+from cai_cli.method.label_summary import LabelSummary
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.outputs import write_file
 from cai_cli.pipeline.seeds import draw
@@ -90,10 +91,13 @@ class Compared:
 
     def __init__(self) -> None:
         self.found: dict[str, list[Comparison]] = {}
+        self.labels = LabelSummary()
 
     def reason(self, record: Record) -> None:
         """Collect a record's comparisons; skip none."""
         (first, second), (a, b) = record["models"], map(len, map(str.split, record["responses"]))
+        for label in record["comparisons"].values():
+            self.labels.reason({"label": label})
         wins = {name: label["p_first"] for name, label in record["comparisons"].items()}
         if "pm" in record:
             wins[PM] = 1 / (1 + math.exp(max(-700, min(700, record["pm"][1] - record["pm"][0]))))
@@ -101,8 +105,8 @@ class Compared:
             self.found.setdefault(name, []).append(Comparison(record["source_id"], first, second, p, (a, b)))
 
     def summary(self) -> Record:
-        """How many comparisons there are, by their criterion."""
-        return {"comparisons": {name: len(each) for name, each in self.found.items()}}
+        """How many comparisons there are, by their criterion, and what they say about the judge."""
+        return {"comparisons": {name: len(each) for name, each in self.found.items()}, **self.labels.summary()}
 
 
 def rows(found: dict[str, list[Comparison]], models: list[str], seed: int) -> list[Record]:
@@ -187,5 +191,6 @@ def compare(
     )  # fmt: skip
     if seen.found and files.dry_run is None:
         _report(rows(seen.found, list(paths), sampling.seed), out, table_to)
+        seen.labels.report("eval compare", files.quiet)
     if out:
         out.close()

@@ -93,7 +93,7 @@ def parts(record: Record, principles: Principles) -> list[Part]:
         found += [*reasoned(turn.get("reasoning"), turn["role"]), Part(turn["role"], turn["content"])]
     if "response" not in record and ("messages" in record or "completion" in record):
         found[-1:-1] = reasoned(record.get("reasoning"), found[-1].heading)
-    found += answer_parts(record) + round_parts(record, principles)
+    found += answer_parts(record) + round_parts(record, principles) + grade_parts(record)
     label = label_of(record)
     return found + label_parts(label, principles) if label else found
 
@@ -162,6 +162,16 @@ def round_parts(record: Record, principles: Principles) -> list[Part]:
             found.append(Part(heading + marks(entry, "revision"), entry["revision"], current, asked("revision")))
             current = entry["revision"]
     return found
+
+
+def grade_parts(record: Record) -> list[Part]:
+    """What `cai grade` found: the classes' probabilities, a line per criterion and answer."""
+    lines = []
+    for criterion, found in (record.get("grades") or {}).items():
+        for i, grade in enumerate(found if isinstance(found, list) else [found]):
+            name = f"{criterion}, response {i}" if isinstance(found, list) else criterion
+            lines.append(f"{name}: {', '.join(f'{kind} {p:.3f}' for kind, p in grade.items())}")
+    return [Part("grades", "\n".join(lines))] if lines else []
 
 
 def label_parts(label: Label, principles: Principles) -> list[Part]:

@@ -37,6 +37,7 @@ def test_answers_are_compared_under_each_criterion_and_rated(
     assert rows["PM score", "new"]["elo"]["value"] == pytest.approx(400 / 2.302585, abs=1)  # odds of e
     assert rows["PM score", "new"]["words"] == 3
     assert "at equal length" in done.out
+    assert "position bias" in done.err
     with monkeypatch.context() as patch:
         requests = count_requests(patch)
         again = here(*command)

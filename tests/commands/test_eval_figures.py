@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> Path:
             labels = {}
             for axis, name in enumerate(("helpful", "harmless")):
                 d = strengths[a][axis] - strengths[b][axis]
-                labels[name] = {"p_first": 1 / (1 + 2.718281828 ** -(d + draw.gauss(0, 0.5)))}
+                labels[name] = {"p_first": 1 / (1 + 2.718281828 ** -(d + draw.gauss(0, 0.5))), "orders": {}}
             pairs.append(
                 {
                     "id": f"{i}/{a}-{b}",

@@ -150,3 +150,20 @@ def test_a_text_that_two_constitutions_give_differently_is_not_shown(here: Here,
         manifest.write(f"{write_jsonl(tmp_path / f'{name}.jsonl', rows)}.manifest.json", {"constitution": made, "inputs": inputs})
     assert "kind: Be kind." in here("show", tmp_path / "one.jsonl").out
     assert "kind: Be" not in here("show", tmp_path / "two.jsonl").out
+
+
+def test_grades_are_shown_a_line_per_criterion(here: Here, tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": "x", "response": "y", "grades": {"kind": {"yes": 0.75, "no": 0.25}}}]
+    rows.append(
+        {
+            "id": "b",
+            "prompt": "x",
+            "responses": ["y", "z"],
+            "grades": {"kind": [{"yes": 1.0, "no": 0.0}, {"yes": 0.5, "no": 0.5}]},
+        }
+    )
+    shown = here("show", write_jsonl(tmp_path / "in.jsonl", rows)).out
+    assert "grades\nkind: yes 0.750, no 0.250\n" in shown
+    assert "kind, response 1: yes 0.500, no 0.500" in shown
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{**rows[0], "grades": {"kind": "A"}}])
+    assert "'grades.kind' must be an object, found str" in here("show", bad, code=2).err
