@@ -35,7 +35,7 @@ from cai_cli.method.rubrics import Rubric
 
 def check(record: Record) -> str | None:
     """Why a record cannot be graded, or None."""
-    if "response" not in record and "responses" not in record:
+    if not record["responses"] if "responses" in record else "response" not in record:
         return "nothing to grade: no 'response' or 'responses'"
     try:
         rubrics.own(record)
@@ -111,7 +111,10 @@ def app(
     criteria = [criterion.id for criterion in found.criteria]
     session.run("grade", check, program, observer=means, rubric=found.sha256, criteria=criteria, **asking.options())
     if files.dry_run is None:
+        mean = rubrics.overall(found.criteria, means.summary()["grades"])
         for criterion, values in means.grades.items():
             streams.say(
                 f"cai grade: {criterion}: mean {fmean(values):.3f} over {streams.plural(len(values), 'answer')}", files.quiet
             )
+        if mean is not None and len(found.criteria) > 1:
+            streams.say(f"cai grade: overall, by the criteria's weights: {mean:.3f}", files.quiet)

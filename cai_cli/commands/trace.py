@@ -25,6 +25,7 @@ from cai_cli import streams
 from cai_cli.commands import show
 from cai_cli.commands._command import command
 from cai_cli.data import jsonl
+from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import label_of, take_in
 from cai_cli.errors import CaiError, InputError
@@ -50,8 +51,6 @@ class Place:
 
 def find(path: Path, ids: list[str]) -> Place | None:
     """The record with the first of `ids` that the file has. A record without an id has that of its content."""
-    from cai_cli.data.ids import Ids
-
     best: tuple[int, Place] | None = None
     names = Ids()
     for line in jsonl.read_lines(str(path)):
@@ -106,17 +105,18 @@ def draws(place: Place, old: Place | None, principles: Constitution | None) -> I
     for number, text in enumerate(texts):
         if step == "sample" and "seed" in text and "turns" not in record:
             yield f"the seed of answer {number + 1}", text["seed"] == draw(seed, "sample", identity, 0, number)
-    rounds = record.get("rounds") or []
-    for number, entry in enumerate(rounds):
-        if entry in ((old.record.get("rounds") if old else None) or []) or step not in ("critique", "revise"):
-            continue
-        if principles and step == "critique":
-            yield f"the principle of round {number + 1}", entry["principle"] == principles.draw(seed, ROUND, identity, number).id
-        for kind, name in (("critique", "critique"), ("revise", "revision")):
-            text = (entry.get("meta") or {}).get(name) or {}
-            if kind == step and "seed" in text:
-                right = text["seed"] == draw(seed, kind, identity, number, text.get("attempt", 0))
-                yield f"the seed of the {name} of round {number + 1}", right
+    if step in ("critique", "revise") and old:
+        earlier = old.record.get("rounds") or []
+        for number, entry in enumerate(record.get("rounds") or []):
+            had = earlier[number] if number < len(earlier) else {}
+            if principles and "principle" not in had:
+                right = entry["principle"] == principles.draw(seed, ROUND, identity, number).id
+                yield f"the principle of round {number + 1}", right
+            for name, kind in (("critique", "critique"), ("revision", "revise")):
+                text = (entry.get("meta") or {}).get(name) or {}
+                if name not in had and "seed" in text:
+                    right = text["seed"] == draw(seed, kind, identity, number, text.get("attempt", 0))
+                    yield f"the seed of the {name} of round {number + 1}", right
     if step == "label" and principles and (label := label_of(record)) and label["principles"]:
         i, j = label["pair"]
         again = principles.draw_several(seed, "label", f"{identity}/{i}-{j}", len(label["principles"]))

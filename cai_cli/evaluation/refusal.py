@@ -51,8 +51,8 @@ def best(grade: object) -> str | None:
 
 def answer(record: Record, by: str | None) -> Answer:
     """What is known about a record's answer. `by`: the field of its category."""
-    # XSTest's column `label` has the name of a field of ours, so `cai import bench` renames it
-    safe = next((record[name] for name in ("original_label", "label") if record.get(name) in ("safe", "unsafe")), "all")
+    # XSTest's column; `cai label` writes an object into a field of this name
+    safe = record["label"] if record.get("label") in ("safe", "unsafe") else "all"
     grades = record.get("grades") or {}
     graded, reason = best(grades.get("refusal")), best(grades.get("reason"))
     evasive = None if graded is None or reason is None else graded != CLASSES[0] and reason == "no"

@@ -5,7 +5,7 @@ Each criterion is asked with its classes in both orders. The grade is the mean o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import fmean
@@ -46,7 +46,7 @@ class Grader:
     def __init__(self, asker: Asker, asking: Asking) -> None:
         self.asker, self.asking = asker, asking
 
-    def grade(self, record: Record, rubric: Iterable[Criterion]) -> Steps[Record]:
+    def grade(self, record: Record, rubric: Sequence[Criterion]) -> Steps[Record]:
         """The record with `grades` and what they were made of in its `meta`: of its `responses`, or of its current answer.
 
         Skipped if an answer ended inside its reasoning, or if the judge's reasoning was cut in every query of an order.
@@ -106,9 +106,9 @@ class Grader:
             for share, (query, _, done) in zip(shares, found, strict=True)
             if done
         ]
-        return {name: fmean(share[name] for share in shares) for name in names}, details | (
-            {"reasoning": reasoning} if reasoning else {}
-        )
+        if reasoning:
+            details["reasoning"] = reasoning
+        return {name: fmean(share[name] for share in shares) for name in names}, details
 
     def _classes(self, query: _Query, choice: Choice) -> Grade:
         found = feedback.normalise(choice.logprobs)

@@ -121,7 +121,7 @@ def own(record: Record) -> tuple[Criterion, ...] | None:
     return criteria(entries, "'rubric'")
 
 
-def overall(rubric: Iterable[Criterion], grades: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean of the grades by the criteria's weights."""
-    weighted = [(c.weight, grades[c.id][next(iter(c.classes))]) for c in rubric]
-    return sum(weight * grade for weight, grade in weighted) / sum(weight for weight, _ in weighted)
+def overall(rubric: Iterable[Criterion], means: Mapping[str, float]) -> float | None:
+    """The mean of the criteria's `means` by their weights; None without any."""
+    weighted = [(criterion.weight, means[criterion.id]) for criterion in rubric if criterion.id in means]
+    return sum(weight * mean for weight, mean in weighted) / sum(weight for weight, _ in weighted) if weighted else None

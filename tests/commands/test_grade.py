@@ -105,6 +105,13 @@ def test_a_constitution_or_the_record_itself_gives_the_criteria(here: Here, tiny
         "bad.jsonl:1: 'rubric': the criterion 'x': 'question' must be a non-empty string"
         in here("grade", bad, "-m", tiny, code=2).err
     )
+    weighted = tmp_path / "weighted.yaml"
+    weighted.write_text("criteria: [{id: a, question: Good}, {id: b, question: Kind, weight: 3}]\n")
+    said = here("grade", source, "-m", tiny, *TRANSFORMERS, "--limit", 1, "-r", weighted, "-o", tmp_path / "w.jsonl").err
+    a, b = (read_jsonl(tmp_path / "w.jsonl")[0]["grades"][name]["yes"] for name in "ab")
+    assert f"overall, by the criteria's weights: {(a + 3 * b) / 4:.3f}" in said
+    none = write_jsonl(tmp_path / "none.jsonl", [{"id": "a", "prompt": "x", "responses": []}])
+    assert "none.jsonl:1: nothing to grade" in here("grade", none, "-m", tiny, code=2).err
     assert "give it with -c" in here("grade", source, "-m", tiny, "--tags", "harm", code=2).err
 
 

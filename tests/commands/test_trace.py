@@ -34,7 +34,7 @@ def places(text: str) -> list[str]:
     return [line.split("  ")[0].rpartition("/")[2] for line in text.splitlines() if not line.startswith(" ")]
 
 
-def test_a_record_is_followed_to_its_prompt_and_everything_is_drawn_again(here: Here, run: Path) -> None:
+def test_a_record_is_followed_to_its_prompt_and_everything_is_drawn_again(here: Here, tiny: str, run: Path) -> None:
     out = here("trace", run / "revisions-2.jsonl", "q2", "--verify").out
     files = ["revisions-2", "critiques-2", "revisions-1", "critiques-1", "responses", "prompts"]
     assert places(out) == [f"{name}.jsonl:3" for name in files]
@@ -44,6 +44,11 @@ def test_a_record_is_followed_to_its_prompt_and_everything_is_drawn_again(here: 
     assert "the same: the seed of answer 1" in out
     assert out.count("the same: the hash of its input") == 5
     assert "round 2: principle" in out
+    here("revise", run / "responses.jsonl", "-m", tiny, *EXACT, "--from-response", "--rounds", 2, "-o", run / "rounds.jsonl")
+    whole = here("trace", run / "rounds.jsonl", "q2", "--verify").out  # both rounds in one step
+    assert "DIFFERENT" not in whole
+    assert whole.count("the same: the principle of round") == 2
+    assert whole.count("the same: the seed of the ") == 4
     label = here("trace", run / "mixed.jsonl", "labels:q1/0-1", "--verify").out
     assert [name.partition(":")[0] for name in places(label)] == ["mixed.jsonl", "labels.jsonl", "pairs.jsonl", "prompts.jsonl"]
     assert "the same: the principles of the label" in label
