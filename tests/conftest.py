@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from cai_cli.engines.select import vllm_problem
 from cai_cli.main import app
 from cai_cli.method.tokens import Renderer
 from tests import tiny as make
+from tests.browser import chromium, executable
 from tests.rows import asks, pair, write_jsonl
 
 calm_libraries(debug=False)  # as a command does, and before transformers is imported
@@ -183,3 +184,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser; see `tests.browser`."""
+    if executable() is None:
+        missing("no Chromium is installed; on Debian: apt-get install chromium", "CAI_REQUIRE_BROWSER")
+    with chromium() as found:
+        yield found

@@ -112,15 +112,9 @@ def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
         yield eval_judges.row(path.stem, list(eval_judges.read_judged(str(path)).values()), seed)
 
 
-def draw(
-    run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
-    output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
-    seed: BootstrapSeed = 0,
-) -> None:
-    """Draw figures."""
-    if not run.is_dir():
-        raise InputError(f"{run}: not a folder; give that of a run")
-    files, folder = by_step(run), Path(output or run / "figures")
+def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]]:
+    """The rows of every figure, none for those without data, and the files that they come from."""
+    files = by_step(run)
     known = list(judges(files["eval choice"], seed))
     rows = {
         "frontier": list(frontier(files["eval compare"], seed)),
@@ -129,7 +123,19 @@ def draw(
         "accuracy": known,
         "calibration": known,
     }
-    used = [source(str(path)) for step in ("eval compare", "score", "eval choice") for path in files[step]]
+    return rows, [source(str(path)) for step in ("eval compare", "score", "eval choice") for path in files[step]]
+
+
+def draw(
+    run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
+    output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
+    seed: BootstrapSeed = 0,
+) -> None:
+    """Draw figures."""
+    if not run.is_dir():
+        raise InputError(f"{run}: not a folder; give that of a run")
+    folder = Path(output or run / "figures")
+    rows, used = rows_of(run, seed)
     os.makedirs(folder, exist_ok=True)
     for name, (kind, example) in FIGURES.items():
         if rows[name]:
