@@ -38,6 +38,6 @@ def opened(browser: Any, address: str | Path, width: int = 1300, dark: bool = Fa
     page.on("dialog", lambda dialog: (page.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(f"file://{address}" if isinstance(address, Path) else address)
-    page.wait_for_function("document.documentElement.dataset.opened")
+    page.locator("html[data-opened]").wait_for(state="attached")
     yield page
     context.close()

@@ -62,6 +62,19 @@ class Done:
     err: str
 
 
+def in_process(*args: object) -> int:
+    """Run `cai ARGS` in this process; returns its exit code."""
+    fd = os.dup(1)
+    try:
+        app(list(map(str, args)), prog_name="cai")
+        return 0
+    except SystemExit as problem:
+        return int(problem.code or 0)
+    finally:
+        os.dup2(fd, 1)
+        os.close(fd)
+
+
 class Here:
     """Runs `cai ARGS` in this process, which saves the seconds that importing torch takes."""
 
@@ -72,16 +85,7 @@ class Here:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode())))
         self.monkeypatch.setattr(sys, "argv", ["cai", *map(str, args)])
         self.capfd.readouterr()
-        fd = os.dup(1)
-        try:
-            app(list(map(str, args)), prog_name="cai")
-            got = 0
-        except SystemExit as problem:
-            got = int(problem.code or 0)
-        finally:
-            os.dup2(fd, 1)
-            os.close(fd)
-        done = Done(got, *self.capfd.readouterr())
+        done = Done(in_process(*args), *self.capfd.readouterr())
         assert done.code == code, f"exit {done.code}, not {code}:\n{done.err}"
         return done
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -59,17 +60,27 @@ def by_step(run: Path) -> dict[str, list[Path]]:
     return found
 
 
+def compared(path: Path, seed: int) -> list[Record]:
+    """The ratings of a file of comparisons, as `cai eval compare` prints them."""
+    return _compared(path, path.stat().st_mtime_ns, seed)
+
+
+@lru_cache(8)  # the bootstrap takes seconds
+def _compared(path: Path, changed: int, seed: int) -> list[Record]:
+    seen, models = eval_compare.Compared(), dict[str, None]()
+    for record in jsonl.read(str(path)):
+        seen.reason(record)
+        models |= dict.fromkeys(record["models"])
+    return eval_compare.rows(seen.found, list(models), seed)
+
+
 def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
-    """The rows of `figures.frontier`, from the last file of comparisons that has both criteria."""
+    """The rows of `figures.frontier`, from the last file of comparisons, if it has both criteria."""
     for path in list(paths)[-1:]:
-        seen, models = eval_compare.Compared(), dict[str, None]()
-        for record in jsonl.read(str(path)):
-            seen.reason(record)
-            models |= dict.fromkeys(record["models"])
-        if {"helpful", "harmless"} <= seen.found.keys():
-            rated = eval_compare.rows({name: seen.found[name] for name in ("helpful", "harmless")}, list(models), seed)
-            for model in models:
-                yield {"model": model, **{row["criterion"]: row["elo"] for row in rated if row["model"] == model}}
+        rated = {(row["model"], row["criterion"]): row["elo"] for row in compared(path, seed)}
+        for model in dict.fromkeys(model for model, _ in rated):
+            if (model, "helpful") in rated and (model, "harmless") in rated:
+                yield {"model": model, "helpful": rated[model, "helpful"], "harmless": rated[model, "harmless"]}
 
 
 def _interval(values: list[float], seed: int) -> Record:

@@ -25,10 +25,9 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands import eval_compare, eval_figures
+from cai_cli.commands import eval_figures
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed, Quiet
-from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError
 from cai_cli.evaluation import figures, refusal
@@ -71,11 +70,7 @@ def results(steps: list[Step], reader: Reader, seed: int) -> list[Table]:
     made = [tables.of_rows(step.name, rows) for step, rows in run.measures(steps)]
     for step in steps:
         if step.kind == "eval compare" and step.finished and step.path.is_file():
-            seen, models = eval_compare.Compared(), dict[str, None]()
-            for record in jsonl.read(str(step.path)):
-                seen.reason(record)
-                models |= dict.fromkeys(record["models"])
-            made.append(tables.of_rows(f"Comparisons: {step.name}", eval_compare.rows(seen.found, list(models), seed)))
+            made.append(tables.of_rows(f"Comparisons: {step.name}", eval_figures.compared(step.path, seed)))
     return made + refusals(reader, seed)
 
 

@@ -96,7 +96,7 @@
   function control(name, label, element) {
     element.id = `filter-${name}`;
     controls[name] = element;
-    return make("label", { for: element.id }, label, element);
+    return make("div", {}, make("label", { for: element.id }, label), element);
   }
   const options = (names, any) => [make("option", { value: "" }, any), ...names.map((name) => make("option", { value: name }, visible(name)))];
   function build() {
