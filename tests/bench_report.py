@@ -29,7 +29,7 @@ FILTERS = {
     "search for a word": ("Search", "locksmith france"),
     "search for nothing": ("Search", "nowhere"),
     "principle": ("Principle", "principle-3"),
-    "refusal class": ("Refusal", "partial-refusal"),
+    "refusal class": ("Refusal", "full-refusal"),
     "grade": ("Grade", "refusal: full-refusal"),
     "order by score": ("Order", "score"),
 }

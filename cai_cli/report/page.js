@@ -65,11 +65,12 @@
     const scores = entries.map((one) => one.score).filter((one) => one !== undefined);
     const prompt = list(record.prompt).map(content).join("\n");
     return {
-      index, record, entries, prompt,
-      text: [record.id, prompt, ...strings(record.entries.map((entry) => entry.r), [])].join("\n").toLowerCase(),
+      index, record, entries, prompt, text: null,
       gain: scores.length > 1 ? last(scores) - scores[0] : undefined,
     };
   });
+  // What a search looks through. It is made after the page is shown, or by the first search.
+  const searchable = (row) => (row.text ??= [row.record.id, row.prompt, ...strings(row.record.entries.map((entry) => entry.r), [])].join("\n").toLowerCase());
   const distinct = (values) => [...new Set(values)].filter((value) => value !== undefined && value !== null).sort();
   const every = rows.flatMap((row) => row.entries);
   const criteria = distinct(every.flatMap((entry) => entry.grades.map(([name]) => name)));
@@ -130,7 +131,7 @@
     wanted.least = Number(value("least"));
     const search = value("search").toLowerCase(), any = ["file", "principle", "flag", "refusal", "grade"].some((name) => wanted[name]);
     matching = rows.filter((row) => (!wanted.kind || row.record.kind === wanted.kind)
-      && (!any || row.entries.some((entry) => fits(entry, wanted))) && (!search || row.text.includes(search)));
+      && (!any || row.entries.some((entry) => fits(entry, wanted))) && (!search || searchable(row).includes(search)));
     const key = ORDERS[value("order")] || ORDERS["as in the files"], sign = value("direction") ? -1 : 1;
     if (value("order") !== "as in the files" || sign < 0) {
       const keyed = matching.map((row) => [key(row), row]);
@@ -335,5 +336,6 @@
   }
   document.documentElement.dataset.opened = performance.now().toFixed(0);
   setTimeout(curves);
+  setTimeout(() => rows.forEach(searchable));
   if (data.version && location.protocol.startsWith("http")) follow();
 })();
