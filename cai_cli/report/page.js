@@ -34,48 +34,29 @@
     if (r.response !== undefined) return r.response;
     return r.chosen !== undefined ? content(last(list(r.chosen))) : list(r.responses)[0];
   };
-  const score = (r) => {
-    const scores = r.scores || {};
-    return list(scores.rounds).length ? last(scores.rounds) : scores.response ?? scores.chosen ?? list(scores.responses)[0];
-  };
-  const labels = (r) => [r.label, r.judged, ...Object.values(r.comparisons || {})].filter((label) => label && label.orders);
-
-  function features(entry) {
-    const r = entry.r, rounds = list(r.rounds);
-    return {
-      file: entry.f,
-      principles: [...rounds.map((round) => round.principle), ...labels(r).flatMap((label) => list(label.principles))],
-      flags: rounds.flatMap((round) => list(round.flags)),
-      refusal: entry.refusal || [],
-      grades: Object.entries(r.grades || {}).flatMap(([name, found]) =>
-        list(found).flatMap((one) => Object.entries(one).map(([kind, p]) => [`${name}: ${kind}`, p]))),
-      score: score(r),
-      certainty: labels(r).length ? Math.max(...labels(r).map((label) => Math.abs(label.p_first - 0.5))) : undefined,
-      position: labels(r).length ? Math.max(...labels(r).map((label) => Math.abs((label.orders.ab ?? 0.5) - (label.orders.ba ?? 0.5)))) : undefined,
-      length: (answer(r) || "").length,
-    };
-  }
   function strings(value, found) {
     if (typeof value === "string") found.push(value);
     else if (value && typeof value === "object") for (const one of Object.values(value)) strings(one, found);
     return found;
   }
   const rows = data.records.map((record, index) => {
-    const entries = record.entries.map(features);
+    const entries = record.entries.map((entry) => ({ file: entry.f, ...entry.x }));
     const scores = entries.map((one) => one.score).filter((one) => one !== undefined);
-    const prompt = list(record.prompt).map(content).join("\n");
-    return {
-      index, record, entries, prompt, text: null,
-      gain: scores.length > 1 ? last(scores) - scores[0] : undefined,
-    };
+    const gain = scores.length > 1 ? last(scores) - scores[0] : undefined;
+    return { index, record, entries, gain, prompt: list(record.prompt).map(content).join("\n"), text: null };
   });
   // What a search looks through. It is made after the page is shown, or by the first search.
   const searchable = (row) => (row.text ??= [row.record.id, row.prompt, ...strings(row.record.entries.map((entry) => entry.r), [])].join("\n").toLowerCase());
-  const distinct = (values) => [...new Set(values)].filter((value) => value !== undefined && value !== null).sort();
-  const every = rows.flatMap((row) => row.entries);
-  const criteria = distinct(every.flatMap((entry) => entry.grades.map(([name]) => name)));
+  // The sorted distinct values that `pick` gives of each entry; it gives a list.
+  function distinct(pick) {
+    const found = new Set();
+    for (const row of rows) for (const entry of row.entries) for (const one of pick(entry, row)) found.add(one);
+    found.delete(undefined), found.delete(null);
+    return [...found].sort();
+  }
+  const criteria = distinct((entry) => Object.keys(entry.grades || {}));
   const highest = (name) => (row) => row.entries.map((entry) => entry[name]).filter((value) => value !== undefined).sort((a, b) => b - a)[0];
-  const graded = (name) => (row) => row.entries.flatMap((entry) => entry.grades).filter(([one]) => one === name).map(([, p]) => p).sort((a, b) => b - a)[0];
+  const graded = (name) => (row) => row.entries.map((entry) => (entry.grades || {})[name]).filter((p) => p !== undefined).sort((a, b) => b - a)[0];
   const ORDERS = {
     "as in the files": (row) => row.index, id: (row) => row.record.id, score: highest("score"),
     "score: last answer minus first": (row) => row.gain, "certainty of the label": highest("certainty"),
@@ -86,11 +67,11 @@
   // ---- Filters ----
 
   const choices = {
-    kind: ["Kind", distinct(rows.map((row) => row.record.kind))],
-    file: ["File", distinct(every.map((entry) => data.files[entry.file].name))],
-    principle: ["Principle", distinct(every.flatMap((entry) => entry.principles))],
-    flag: ["Flag", distinct(every.flatMap((entry) => entry.flags))],
-    refusal: ["Refusal", distinct(every.flatMap((entry) => entry.refusal))],
+    kind: ["Kind", distinct((entry, row) => [row.record.kind])],
+    file: ["File", distinct((entry) => [data.files[entry.file].name])],
+    principle: ["Principle", distinct((entry) => entry.principles || [])],
+    flag: ["Flag", distinct((entry) => entry.flags || [])],
+    refusal: ["Refusal", distinct((entry) => entry.refusal || [])],
     grade: ["Grade", criteria],
   };
   const controls = {};
@@ -120,10 +101,10 @@
   let matching = rows, page = 0, chosen = null;
   function fits(entry, wanted) {
     return (!wanted.file || data.files[entry.file].name === wanted.file)
-      && (!wanted.principle || entry.principles.includes(wanted.principle))
-      && (!wanted.flag || entry.flags.includes(wanted.flag))
-      && (!wanted.refusal || entry.refusal.includes(wanted.refusal))
-      && (!wanted.grade || entry.grades.some(([name, p]) => name === wanted.grade && p >= wanted.least));
+      && (!wanted.principle || list(entry.principles).includes(wanted.principle))
+      && (!wanted.flag || list(entry.flags).includes(wanted.flag))
+      && (!wanted.refusal || list(entry.refusal).includes(wanted.refusal))
+      && (!wanted.grade || (entry.grades || {})[wanted.grade] >= wanted.least);
   }
   function update() {
     const began = performance.now();
@@ -205,9 +186,9 @@
       const maker = [entry.f, ...entry.from.map(([before]) => before)].map((i) => data.files[i]).find((one) => ["sample", "revise"].includes(one.step));
       const facts = [maker && maker.model && `model ${maker.model}`];
       if (count) facts.push(`after ${count} round${count > 1 ? "s" : ""}`);
-      if (score(r) !== undefined) facts.push(`score ${number(score(r))}`);
+      if (entry.x.score !== undefined) facts.push(`score ${number(entry.x.score)}`);
       if (((r.meta || {}).response || {}).finish === "length") facts.push("cut at --max-tokens");
-      facts.push(...(entry.refusal || []));
+      facts.push(...(entry.x.refusal || []));
       return make("div", {}, make("h4", {}, visible(file.name)), dim(facts.filter(Boolean).join(" · ")),
         reasoning(typeof r.reasoning === "string" ? r.reasoning : ""), block(answer(r)), grades(r));
     }))];

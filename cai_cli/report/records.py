@@ -10,12 +10,11 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
-from cai_cli.data.jsonl import Record
-from cai_cli.data.records import as_messages, digest, shape_error, take_in
+from cai_cli.data.jsonl import Record, item
+from cai_cli.data.records import as_messages, current_answer, digest, label_of, shape_error, take_in
 from cai_cli.evaluation.refusal import best, by_prefix
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
@@ -47,8 +46,8 @@ class Reader:
     files: list[Record] = field(default_factory=list)
     """`name`, `step` and `model` of each file; records name them by their place here."""
     records: list[Record] = field(default_factory=list)
-    """`id`, `prompt` and `entries` of each prompt. An entry: `f` (file), `l` (line), `r` (record), `from` (the files and lines
-    that it came through, nearest first)."""
+    """`id`, `prompt` and `entries` of each prompt. An entry: `f` (file), `l` (line), `id`, `r` (record), `from` (the files and
+    lines that it came through, nearest first), `x` (see `features`)."""
     total: int = 0
     """How many prompts the run has; more than `records` if these are drawn."""
 
@@ -185,20 +184,52 @@ def _way(found: Found, sources: dict[Path, Source]) -> Iterator[Found]:
 
 
 def _entry(found: Found, file: int, way: list[list[int]]) -> Record:
-    """An entry without the prompt, which all entries of the prompt share."""
+    """An entry, with the record without the prompt, which all entries of the prompt share."""
     record = {name: value for name, value in found.record.items() if name not in ("id", "prompt", "kind")}
-    entry: Record = {"f": file, "l": found.line, "id": found.record["id"], "r": record, "from": way}
-    if refused := refusal(found.record):
-        entry["refusal"] = refused
-    return entry
+    return {"f": file, "l": found.line, "id": found.record["id"], "r": record, "from": way, "x": features(found.record)}
+
+
+def features(record: Record) -> Record:
+    """What the filters and orders of the page read: each only if the record has it."""
+    rounds, scores = record.get("rounds") or [], record.get("scores") or {}
+    judged = [record.get("label"), record.get("judged"), *(record.get("comparisons") or {}).values()]
+    labels = [one for one in judged if is_label(one)]
+    last_score = scores.get("response", scores.get("chosen", item(scores.get("responses"), 0)))
+    orders = [one["orders"] for one in labels if len(one["orders"]) == 2]
+    found: Record = {
+        "principles": [*(one.get("principle") for one in rounds), *(name for one in labels for name in one["principles"])],
+        "flags": [flag for one in rounds for flag in one.get("flags", [])],
+        "refusal": refusal(record),
+        "grades": {
+            f"{criterion}: {kind}": max(one[kind] for one in several)
+            for criterion, grade in (record.get("grades") or {}).items()
+            if (several := grade if isinstance(grade, list) else [grade])
+            for kind in several[0]
+        },
+        "score": (scores.get("rounds") or [last_score])[-1],
+        "certainty": max((abs(one["p_first"] - 0.5) for one in labels), default=None),
+        "position": max((abs(one["ab"] - one["ba"]) for one in orders), default=None),
+        "length": max(map(len, answers(record)), default=None),
+    }
+    return {name: value for name, value in found.items() if value not in (None, [], {})}
+
+
+def is_label(value: object) -> bool:
+    """Whether a value is what a judge found about two answers."""
+    return label_of({"label": value}) is not None
+
+
+def answers(record: Record) -> list[str]:
+    """A record's answers as they are now: the last revision, the response, or the answers that are compared."""
+    if "response" in record:
+        return [current_answer(record)]
+    sides = [as_messages(record[side])[-1]["content"] for side in ("chosen", "rejected") if side in record]
+    return record.get("responses") or sides
 
 
 def refusal(record: Record) -> list[str]:
-    """The refusal classes of a record's answers: by its grades, and whether the first words refuse."""
-    texts: list[Any] = [record.get("response"), *record.get("responses", [])]
-    if rounds := [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]:
-        texts = [rounds[-1]]
-    grade = (record.get("grades") or {}).get("refusal") or []
+    """The refusal classes of a record's answers: by its grades, and whether the first words of one refuse."""
+    grade, texts = (record.get("grades") or {}).get("refusal") or [], answers(record)
     graded = [best(one) for one in (grade if isinstance(grade, list) else [grade])]
-    words = ["first words refuse" if any(by_prefix(text) for text in texts if text) else "first words comply"]
-    return [*dict.fromkeys(filter(None, graded)), *(words if any(texts) else [])]
+    words = "first words refuse" if any(map(by_prefix, texts)) else "first words comply"
+    return [*dict.fromkeys(filter(None, graded)), *([words] if texts else [])]
