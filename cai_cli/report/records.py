@@ -13,8 +13,9 @@ from pathlib import Path
 
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
-from cai_cli.data.jsonl import Record, item
-from cai_cli.data.records import as_messages, current_answer, digest, label_of, shape_error, take_in
+from cai_cli.data.jsonl import Record, as_object, item
+from cai_cli.data.records import Label, as_messages, current_answer, digest, label_of, shape_error, take_in
+from cai_cli.data.shapes import type_error
 from cai_cli.evaluation.refusal import best, by_prefix
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
@@ -192,7 +193,7 @@ def _entry(found: Found, file: int, way: list[list[int]]) -> Record:
 def features(record: Record) -> Record:
     """What the filters and orders of the page read: each only if the record has it."""
     rounds, scores = record.get("rounds") or [], record.get("scores") or {}
-    judged = [record.get("label"), record.get("judged"), *(record.get("comparisons") or {}).values()]
+    judged = [record.get("label"), record.get("judged"), *as_object(record.get("comparisons")).values()]
     labels = [one for one in judged if is_label(one)]
     last_score = scores.get("response", scores.get("chosen", item(scores.get("responses"), 0)))
     orders = [one["orders"] for one in labels if len(one["orders"]) == 2]
@@ -216,7 +217,7 @@ def features(record: Record) -> Record:
 
 def is_label(value: object) -> bool:
     """Whether a value is what a judge found about two answers."""
-    return label_of({"label": value}) is not None
+    return label_of({"label": value}) is not None and type_error(value, Label, "label") is None
 
 
 def answers(record: Record) -> list[str]:
