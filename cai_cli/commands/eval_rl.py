@@ -48,6 +48,8 @@ PARTS = 10
 """The steps of a run are shown in at most so many parts."""
 MEASURES = ("reward", "kl", "length", "refusals", "boilerplate")
 """What is taken from `metrics.jsonl`."""
+FILES = ("metrics.jsonl", "samples.jsonl")
+"""What is read from a directory of `cai rl`."""
 SHOWN = 400
 """Characters of a text that are printed."""
 
@@ -104,8 +106,8 @@ def read_steps(folder: Path) -> Steps:
         return kept
 
     # step 0, and a trainer that is not RL's, have neither
-    metrics = [line for line in lines("metrics.jsonl", step_error) if "reward" in line or "kl" in line]
-    samples = lines("samples.jsonl", sample_error)
+    metrics = [line for line in lines(FILES[0], step_error) if "reward" in line or "kl" in line]
+    samples = lines(FILES[1], sample_error)
     if not metrics and not samples:
         raise InputError(f"{folder}: holds no step of RL; give a directory that `cai rl` wrote")
     return Steps(sorted(metrics, key=lambda line: line["step"]), samples)
@@ -153,15 +155,15 @@ def step_rows(runs: Mapping[str, Steps], seed: int = 0) -> list[Record]:
 def changes(before: Mapping[str, Record], after: Mapping[str, Record], names: tuple[str, str]) -> list[Record]:
     """A row per record that both files have with a score, from the one that gained most to the one that lost most."""
     rows = []
-    for identity, old in before.items():
-        new = after.get(identity, {})
-        scores = [score_of(old), score_of(new)]
-        if None not in scores:
+    for identity in before.keys() & after.keys():
+        old, new = before[identity], after[identity]
+        was, now = score_of(old), score_of(new)
+        if was is not None and now is not None:
             rows.append({
-                "table": "changes", "id": identity, "models": list(names), "scores": scores, "change": scores[1] - scores[0],
+                "table": "changes", "id": identity, "models": list(names), "scores": [was, now], "change": now - was,
                 "prompt": as_messages(old["prompt"])[-1]["content"], "responses": [current_answer(old), current_answer(new)],
             })  # fmt: skip
-    return sorted(rows, key=lambda row: -row["change"])
+    return sorted(rows, key=lambda row: (-row["change"], row["id"]))
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -171,8 +173,8 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 def answer_table(rows: list[Record]) -> RenderableType:
     """The models' rows as a table for the terminal, and their new phrases."""
-    columns = ("answers", "words", "distinct-1", "distinct-2", "self-BLEU", "boilerplate", "95% interval", "refusals", "95% interval")
-    shown = streams.plain_table("model", *columns)
+    columns = ("answers", "words", "distinct-1", "distinct-2", "self-BLEU", "boilerplate", "95% interval", "refusals")
+    shown = streams.plain_table("model", *columns, "95% interval")
     for row in rows:
         shares = [
             cell
@@ -181,7 +183,8 @@ def answer_table(rows: list[Record]) -> RenderableType:
         ]
         measures = [number(row[name], ".3f") for name in ("distinct_1", "distinct_2", "self_bleu")]
         shown.add_row(Text(row["model"]), str(row["answers"]), number(row["words"]["value"], ".1f"), *measures, *shares)
-    parts: list[RenderableType] = [shown, Text(f"diversity: of {streams.plural(rows[0]['drawn'], 'answer')} of each, drawn by --seed")]
+    drawn = streams.plural(max(row["drawn"] for row in rows), "answer")
+    parts: list[RenderableType] = [shown, Text(f"distinct-n and self-BLEU: of {drawn} of each model, drawn by --seed")]
     for row in rows[1:]:
         phrases = streams.plain_table("phrase", row["model"], rows[0]["model"])
         for each in row["phrases"]:
@@ -191,16 +194,18 @@ def answer_table(rows: list[Record]) -> RenderableType:
     return Group(*parts)
 
 
-def step_table(rows: list[Record]) -> Table:
+def step_table(rows: list[Record]) -> RenderableType:
     """The steps' rows as a table for the terminal."""
-    shown = streams.plain_table("run", "steps", *MEASURES[:2], "tokens", *MEASURES[3:], "distinct-2", "self-BLEU", "samples", left=2)
+    columns = ("reward", "KL", "tokens", "refusals", "boilerplate", "distinct-2", "self-BLEU", "samples")
+    shown = streams.plain_table("run", "steps", *columns, left=2)
     for row in rows:
         steps = str(row["first"]) if row["first"] == row["last"] else f"{row['first']}-{row['last']}"
         forms = ("+.3f", ".4f", ".1f", ".2f", ".2f")
         means = [number(row[name], form) for name, form in zip(MEASURES, forms, strict=True)]
         more = [number(row[name], ".3f") for name in ("distinct_2", "self_bleu")]
         shown.add_row(Text(row["run"]), steps, *means, *more, str(row["samples"] or ""))
-    return shown
+    drawn = streams.plural(max(row["drawn"] for row in rows), "answer")
+    return Group(shown, Text(f"distinct-n and self-BLEU: of {drawn} of each part, drawn by --seed"))
 
 
 def cut(text: str) -> str:
@@ -228,10 +233,6 @@ def change_table(rows: list[Record], count: int) -> RenderableType:
     return Group(*parts)
 
 
-def _missing(what: str, how: str) -> None:
-    streams.say(f"cai eval rl: no {what}: {how}")
-
-
 def rl(
     files: Annotated[
         list[str],
@@ -249,23 +250,27 @@ def rl(
     steps = step_rows({name: read_steps(Path(path)) for name, path in runs.items()}, seed)
     models = {name: read_answers(path) for name, path in paths.items()}
     answers = answer_rows(models, seed) if models else []
-    first, last = [*models, ""][0], [*models, ""][len(models) - 1 if models else 0]
-    changed = changes(models[first], models[last], (first, last)) if len(models) > 1 else []
+    ends = (names[0], names[-1]) if len(names := list(models)) > 1 else None
+    changed = changes(models[ends[0]], models[ends[1]], ends) if ends else []
     if output:
-        used = [*paths.values(), *(str(Path(path) / name) for path in runs.values() for name in ("metrics.jsonl", "samples.jsonl"))]
-        write_file(output, map(jsonl.encode, [*answers, *steps, *changed]), {"step": "eval", "inputs": [source(path) for path in used]})
-    shown: list[RenderableType] = []
-    if answers:
-        shown.append(answer_table(answers))
+        used = [*paths.values(), *(f"{path}/{name}" for path in runs.values() for name in FILES)]
+        rows = [*answers, *steps, *changed]
+        write_file(output, map(jsonl.encode, rows), {"step": "eval", "inputs": [source(path) for path in used]})
+    shown: list[RenderableType] = [answer_table(answers)] if answers else []
     if steps:
-        shown += [Text(""), step_table(steps)] if shown else [step_table(steps)]
-    if changed:
-        scorers = {name: scored_by(paths[name]) for name in (first, last)}
-        shown += [change_table(changed, samples), Text(f"\n{scorer_line(scorers)}")]
+        shown += [Text("")] if shown else []
+        shown.append(step_table(steps))
+    if changed and ends:
+        shown += [change_table(changed, samples), Text(f"\n{scorer_line({name: scored_by(paths[name]) for name in ends})}")]
     streams.print_table(Group(*shown))
+    say_what_is_missing(bool(runs), ends, bool(changed))
+
+
+def say_what_is_missing(runs: bool, ends: tuple[str, str] | None, changed: bool) -> None:
+    """Name the parts that were not printed, and what they need."""
     if not runs:
-        _missing("steps", "give the directory of a run too, for example runs/rl")
-    if len(models) < 2:
-        _missing("comparison with a base", "give two files of answers, for example base=base.jsonl rl=rl.jsonl")
+        streams.say("cai eval rl: no steps: give the directory of a run too, for example runs/rl")
+    if not ends:
+        streams.say("cai eval rl: no comparison with a base: give two files of answers, for example base=base.jsonl rl=rl.jsonl")
     elif not changed:
-        _missing(f"scores in both {first} and {last}, so no samples", "run `cai score` on both files first")
+        streams.say(f"cai eval rl: no answers that gained or lost: run `cai score` on the files of {ends[0]} and {ends[1]} first")

@@ -115,15 +115,13 @@ def new_phrases(texts: Sequence[str], base: Sequence[str]) -> list[Record]:
         return known[phrase] / max(1, len(base)) <= PHRASE_RATIO * count / len(texts)
 
     while len(found) < PHRASES:
-        places = _places(pieces)
-        shared = {gram: count for gram, at in places.items() if (count := _texts(pieces, at)) >= need}
+        shared = {gram: count for gram, at in _places(pieces).items() if (count := _texts(pieces, at)) >= need}
         pieces = list(_covered(pieces, shared))  # a longer shared phrase consists of shared ones
-        places = _places(pieces)
         seeds = [gram for gram, count in shared.items() if is_new(gram, count)]
         if not seeds:
             break
         start = max(seeds, key=lambda gram: (shared[gram], gram))
-        grown = _grown(pieces, start, places[start], need)
+        grown = _grown(pieces, start, _places(pieces)[start], need)
         phrase, count, at = max((each for each in grown if is_new(each[0], each[1])), key=lambda each: each[1] * len(each[0]))
         found.append({"phrase": " ".join(phrase), "share": count / len(texts), "base": known[phrase] / max(1, len(base))})
         pieces = list(_without(pieces, len(phrase), at))
@@ -162,9 +160,7 @@ def _covered(pieces: Pieces, shared: Mapping[tuple[str, ...], int]) -> Iterator[
                 start = None
 
 
-def _grown(
-    pieces: Pieces, phrase: tuple[str, ...], places: Places, need: int
-) -> Iterator[tuple[tuple[str, ...], int, Places]]:
+def _grown(pieces: Pieces, phrase: tuple[str, ...], places: Places, need: int) -> Iterator[tuple[tuple[str, ...], int, Places]]:
     """A phrase, and the longer ones that hold it in `need` texts: each time by the word before or after it in most texts."""
     while (count := _texts(pieces, places)) >= need:
         yield phrase, count, places
