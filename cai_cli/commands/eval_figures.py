@@ -8,7 +8,7 @@ Draws what the folder has data for, and names what it has none for:
     revisions      preference-model score by the number of revisions (figures 5, 6, 7): revisions scored by `cai score`; a line
                    per file, so files made by few and by many principles, or by --direct, are compared
     principles     change of the score in the rounds of each principle, from the same files
-    diversity      of the last revisions, by the number of principles that drew them (figure 6): what `cai revise` wrote
+    diversity      of the last revisions, by the number of principles that drew them (section 3.4): what `cai revise` wrote
     accuracy       of judges and preference models (figure 4): what `cai eval choice -o` wrote
     calibration    of the same judges (figure 9)
     rl             reward, KL, length and refusals by step: directories of `cai rl`

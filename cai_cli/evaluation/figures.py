@@ -98,7 +98,7 @@ def calibration(axes: Any, rows: Sequence[Record]) -> None:
 
 
 def diversity(axes: Any, rows: Sequence[Record]) -> None:
-    """Distinct-2 and self-BLEU of each file's last revisions, by the number of principles that drew them (figure 6, right).
+    """Distinct-2 and self-BLEU of each file's last revisions, by the number of principles that drew them (section 3.4).
 
     Rows: `file`, `principles`, `distinct_2`, `self_bleu` (either may be None), in the order from below.
     """
