@@ -133,7 +133,7 @@ def rl_runs(run: Path) -> list[Path]:
 def steps(paths: Iterable[Path]) -> Iterator[Record]:
     """The rows of `figures.rl_steps`."""
     for path in paths:
-        for line in eval_rl.read_steps(path.parent).metrics:
+        for line in eval_rl.read_metrics(path):
             yield {"run": path.parent.name, "step": line["step"], **{name: line.get(name) for name in figures.STEPS}}
 
 

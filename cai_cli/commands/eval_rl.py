@@ -91,26 +91,31 @@ def sample_error(line: Record) -> str | None:
     return step_error(line) or text_error(line.get("response"), "response")
 
 
+def checked(path: Path, check: Callable[[Record], str | None]) -> list[Record]:
+    """The lines of a file; none, with a warning, if it is not there. InputError for a bad line."""
+    if not path.is_file():
+        streams.warn(f"{path}: not there, so what it holds is not shown")
+        return []
+    found = []
+    for line in jsonl.read_lines(str(path)):
+        if line.record is None or (error := check(line.record)):
+            raise jsonl.bad_line(str(path), line.number, line.error or str(error))
+        found.append(line.record)
+    return found
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The lines of a `metrics.jsonl` that are steps of RL, in order: step 0 and other trainers have no reward and no KL."""
+    found = [line for line in checked(path, step_error) if "reward" in line or "kl" in line]
+    return sorted(found, key=lambda line: line["step"])
+
+
 def read_steps(folder: Path) -> Steps:
-    """The steps of an RL run. Warns about a file that is not there. InputError for a bad line, or if there is no step."""
-
-    def lines(name: str, check: Callable[[Record], str | None]) -> list[Record]:
-        path, kept = folder / name, []
-        if not path.is_file():
-            streams.warn(f"{path}: not there, so what it holds is not shown")
-            return []
-        for line in jsonl.read_lines(str(path)):
-            if line.record is None or (error := check(line.record)):
-                raise jsonl.bad_line(str(path), line.number, line.error or str(error))
-            kept.append(line.record)
-        return kept
-
-    # step 0, and a trainer that is not RL's, have neither
-    metrics = [line for line in lines(FILES[0], step_error) if "reward" in line or "kl" in line]
-    samples = lines(FILES[1], sample_error)
+    """The steps of an RL run. InputError for a bad line, or if there is no step."""
+    metrics, samples = read_metrics(folder / FILES[0]), checked(folder / FILES[1], sample_error)
     if not metrics and not samples:
         raise InputError(f"{folder}: holds no step of RL; give a directory that `cai rl` wrote")
-    return Steps(sorted(metrics, key=lambda line: line["step"]), samples)
+    return Steps(metrics, samples)
 
 
 def read_answers(path: str) -> dict[str, Record]:
