@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -63,17 +64,27 @@ def by_step(run: Path) -> dict[str, list[Path]]:
     return found
 
 
+def compared(path: Path, seed: int) -> list[Record]:
+    """The ratings of a file of comparisons, as `cai eval compare` prints them."""
+    return _compared(path, path.stat().st_mtime_ns, seed)
+
+
+@lru_cache(8)  # the bootstrap takes seconds
+def _compared(path: Path, changed: int, seed: int) -> list[Record]:
+    seen, models = eval_compare.Compared(), dict[str, None]()
+    for record in jsonl.read(str(path)):
+        seen.reason(record)
+        models |= dict.fromkeys(record["models"])
+    return eval_compare.rows(seen.found, list(models), seed)
+
+
 def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
-    """The rows of `figures.frontier`, from the last file of comparisons that has both criteria."""
+    """The rows of `figures.frontier`, from the last file of comparisons, if it has both criteria."""
     for path in list(paths)[-1:]:
-        seen, models = eval_compare.Compared(), dict[str, None]()
-        for record in jsonl.read(str(path)):
-            seen.reason(record)
-            models |= dict.fromkeys(record["models"])
-        if {"helpful", "harmless"} <= seen.found.keys():
-            rated = eval_compare.rows({name: seen.found[name] for name in ("helpful", "harmless")}, list(models), seed)
-            for model in models:
-                yield {"model": model, **{row["criterion"]: row["elo"] for row in rated if row["model"] == model}}
+        rated = {(row["model"], row["criterion"]): row["elo"] for row in compared(path, seed)}
+        for model in dict.fromkeys(model for model, _ in rated):
+            if (model, "helpful") in rated and (model, "harmless") in rated:
+                yield {"model": model, "helpful": rated[model, "helpful"], "harmless": rated[model, "harmless"]}
 
 
 def _interval(values: list[float], seed: int) -> Record:
@@ -143,15 +154,9 @@ def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
         yield eval_judges.row(path.stem, list(eval_judges.read_judged(str(path)).values()), seed)
 
 
-def draw(
-    run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
-    output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
-    seed: BootstrapSeed = 0,
-) -> None:
-    """Draw figures."""
-    if not run.is_dir():
-        raise InputError(f"{run}: not a folder; give that of a run")
-    files, folder = by_step(run), Path(output or run / "figures")
+def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]]:
+    """The rows of every figure, none for those without data, and the files that they come from."""
+    files = by_step(run)
     # scored revisions are the same ones
     revised, trained = files["revise"] or files["score"], rl_runs(run)
     known = list(judges(files["eval choice"], seed))
@@ -164,7 +169,20 @@ def draw(
         "calibration": known,
         "rl": list(steps(trained)),
     }
-    used = [source(str(path)) for path in [*files["eval compare"], *files["score"], *files["eval choice"], *revised, *trained]]
+    used = [*files["eval compare"], *files["score"], *files["eval choice"], *revised, *trained]
+    return rows, [source(str(path)) for path in dict.fromkeys(used)]
+
+
+def draw(
+    run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
+    output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
+    seed: BootstrapSeed = 0,
+) -> None:
+    """Draw figures."""
+    if not run.is_dir():
+        raise InputError(f"{run}: not a folder; give that of a run")
+    folder = Path(output or run / "figures")
+    rows, used = rows_of(run, seed)
     os.makedirs(folder, exist_ok=True)
     for name, (kind, example) in FIGURES.items():
         if rows[name]:
