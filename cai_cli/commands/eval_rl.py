@@ -131,21 +131,23 @@ def _share(values: Sequence[float], seed: int) -> Record:
 
 
 def answer_rows(models: Mapping[str, Mapping[str, Record]], seed: int = 0) -> list[Record]:
-    """A row per model: the measures of its answers, and its new `phrases`, if it is not the first."""
+    """A row per model, with the measures of its answers, and then a row per phrase that is new against the first model."""
     shared = in_all(list(models.values()))
     texts = {name: [current_answer(records[i]) for i in shared] for name, records in models.items()}
-    measured, base = diversity.diversity(texts, seed), next(iter(texts.values()))
-    return [
+    measured = diversity.diversity(texts, seed)
+    rows: list[Record] = [
         {
             "table": "answers", "model": name, "answers": len(each),
             "words": _share([len(diversity.words(text)) for text in each], seed),
             **measured[name],
             "boilerplate": _share(formulaic(shared, each), seed),
             "refusals": _share([by_prefix(text) for text in each], seed),
-            **({} if each is base else {"phrases": diversity.new_phrases(each, base)}),
         }
         for name, each in texts.items()
     ]  # fmt: skip
+    (_, base), *others = texts.items()
+    found = [(name, phrase) for name, each in others for phrase in diversity.new_phrases(each, base)]
+    return rows + [{"table": "phrases", "model": name, **phrase} for name, phrase in found]
 
 
 def step_rows(runs: Mapping[str, Steps], seed: int = 0) -> list[Record]:
@@ -165,8 +167,9 @@ def changes(before: Mapping[str, Record], after: Mapping[str, Record], names: tu
         was, now = score_of(old), score_of(new)
         if was is not None and now is not None:
             rows.append({
-                "table": "changes", "id": identity, "models": list(names), "scores": [was, now], "change": now - was,
-                "prompt": as_messages(old["prompt"])[-1]["content"], "responses": [current_answer(old), current_answer(new)],
+                "table": "changes", "id": identity, "change": now - was, "scores": dict(zip(names, (was, now), strict=True)),
+                "prompt": as_messages(old["prompt"])[-1]["content"],
+                "responses": dict(zip(names, (current_answer(old), current_answer(new)), strict=True)),
             })  # fmt: skip
     return sorted(rows, key=lambda row: (-row["change"], row["id"]))
 
@@ -180,7 +183,8 @@ def answer_table(rows: list[Record]) -> RenderableType:
     """The models' rows as a table for the terminal, and their new phrases."""
     columns = ("answers", "words", "distinct-1", "distinct-2", "self-BLEU", "boilerplate", "95% interval", "refusals")
     shown = streams.plain_table("model", *columns, "95% interval")
-    for row in rows:
+    models = [row for row in rows if row["table"] == "answers"]
+    for row in models:
         shares = [
             cell
             for found in (row["boilerplate"], row["refusals"])
@@ -188,14 +192,15 @@ def answer_table(rows: list[Record]) -> RenderableType:
         ]
         measures = [number(row[name], ".3f") for name in ("distinct_1", "distinct_2", "self_bleu")]
         shown.add_row(Text(row["model"]), str(row["answers"]), number(row["words"]["value"], ".1f"), *measures, *shares)
-    drawn = streams.plural(max(row["drawn"] for row in rows), "answer")
+    drawn = streams.plural(max(row["drawn"] for row in models), "answer")
     parts: list[RenderableType] = [shown, Text(f"distinct-n and self-BLEU: of {drawn} of each model, drawn by --seed")]
-    for row in rows[1:]:
-        phrases = streams.plain_table("phrase", row["model"], rows[0]["model"])
-        for each in row["phrases"]:
+    for name in (row["model"] for row in models[1:]):
+        mine = [row for row in rows if row["table"] == "phrases" and row["model"] == name]
+        phrases = streams.plain_table("phrase", name, models[0]["model"])
+        for each in mine:
             phrases.add_row(Text(cut(each["phrase"])), number(each["share"]), number(each["base"]))
-        title = f"\nphrases that answers of {row['model']} share, and the share of answers with them"
-        parts += [Text(title), phrases] if row["phrases"] else [Text(f"\n{row['model']}: no phrase is new")]
+        title = f"\nphrases that answers of {name} share, and the share of answers with them"
+        parts += [Text(title), phrases] if mine else [Text(f"\n{name}: no phrase is new")]
     return Group(*parts)
 
 
@@ -228,11 +233,11 @@ def change_table(rows: list[Record], count: int) -> RenderableType:
     for title, each in (("gained", gained), ("lost", lost)):
         parts.append(Text(f"\nthe answers that {title} most, of {len(each)} that {title}:", style="bold"))
         for row in each[:count]:
-            before, after = row["scores"]
+            before, after = row["scores"].values()
             texts = Table.grid(padding=(0, 2))
             texts.add_column(style="cyan", no_wrap=True)
             texts.add_column(overflow="fold")
-            for name, text in zip(("prompt", *row["models"]), (row["prompt"], *row["responses"]), strict=True):
+            for name, text in [("prompt", row["prompt"]), *row["responses"].items()]:
                 texts.add_row(Text(visible(name)), Text(cut(text)))
             parts += [Text(f"\n{visible(row['id'])}: {before:+.2f} to {after:+.2f} ({row['change']:+.2f})"), texts]
     return Group(*parts)

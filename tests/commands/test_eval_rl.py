@@ -53,7 +53,8 @@ def test_boilerplate_of_rl_and_the_answers_that_changed_are_shown(here: Here, tm
     assert (before["refusals"]["value"], now["refusals"]["value"], now["boilerplate"]["value"]) == (0, 1, 1)
     assert now["words"]["value"] == before["words"]["value"] + 8
     assert now["self_bleu"] > before["self_bleu"] + 0.1
-    assert now["phrases"] == [{"phrase": habit.strip().lower(), "share": 1.0, "base": 0.0}]
+    phrases = [row for row in rows if row["table"] == "phrases"]
+    assert phrases == [{"table": "phrases", "model": "rl", "phrase": habit.strip().lower(), "share": 1.0, "base": 0.0}]
     assert habit.strip().lower() in done.out
     changed = [row for row in rows if row["table"] == "changes"]
     assert [row["id"] for row in changed] == [f"q{i}" for i in reversed(range(40))]
