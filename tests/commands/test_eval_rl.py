@@ -65,6 +65,9 @@ def test_boilerplate_of_rl_and_the_answers_that_changed_are_shown(here: Here, tm
     assert "\\x1b[2J" in done.out
     assert "\x1b" not in done.out
     assert "no steps: give the directory of a run too" in done.err
+    page = here("report", tmp_path, "--markdown").out
+    assert "**rows.jsonl: phrases**" in page
+    assert page.split("**rows.jsonl: changes**")[1].split("\n\n**")[0].count("| q") == 10  # of forty
 
 
 def test_the_steps_of_a_run_are_shown_in_parts(here: Here, run: Path, tmp_path: Path) -> None:
