@@ -8,8 +8,10 @@ Draws what the folder has data for, and names what it has none for:
     revisions      preference-model score by the number of revisions (figures 5, 6, 7): revisions scored by `cai score`; a line
                    per file, so files made by few and by many principles, or by --direct, are compared
     principles     change of the score in the rounds of each principle, from the same files
+    diversity      of the last revisions, by the number of principles that drew them (section 3.4): what `cai revise` wrote
     accuracy       of judges and preference models (figure 4): what `cai eval choice -o` wrote
     calibration    of the same judges (figure 9)
+    rl             reward, KL, length and refusals by step: directories of `cai rl`
 
 Departures from the paper: Elo ratings come from a judge, not from people; figures 8 and 10 are not drawn.
 """
@@ -27,12 +29,12 @@ import typer
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands import eval_compare, eval_judges
+from cai_cli.commands import eval_compare, eval_judges, eval_rl
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
-from cai_cli.evaluation import figures
+from cai_cli.evaluation import diversity, figures
 from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.outputs import source
@@ -41,8 +43,10 @@ FIGURES = {
     "frontier": (figures.frontier, "cai eval compare base.jsonl rl.jsonl -m JUDGE -o RUN/compared.jsonl"),
     "revisions": (figures.by_revision, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
     "principles": (figures.by_principle, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
+    "diversity": (figures.diversity, "cai revise critiques.jsonl -m MODEL -o RUN/revisions.jsonl"),
     "accuracy": (figures.accuracy, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
     "calibration": (figures.calibration, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
+    "rl": (figures.rl_steps, "cai rl prompts.jsonl -m MODEL --pm PM -o RUN/rl"),
 }
 """Each figure, and a command that makes its data."""
 
@@ -117,6 +121,33 @@ def principles(paths: Iterable[Path], seed: int) -> Iterator[Record]:
         yield {"principle": identity, "rounds": len(each), **_interval(each, seed)}
 
 
+def diverse(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.diversity`: fewer principles first."""
+    texts: dict[Path, list[str]] = defaultdict(list)
+    ids: dict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        for record in jsonl.read(str(path)):
+            rounds = [entry for entry in record.get("rounds") or [] if "revision" in entry]
+            if rounds:
+                texts[path].append(rounds[-1]["revision"])
+                ids[path] |= {entry["principle"] for entry in rounds}
+    measured = diversity.diversity(texts, seed)
+    for path in sorted(texts, key=lambda path: (len(ids[path]), path)):
+        yield {"file": path.stem, "principles": len(ids[path]), "records": len(texts[path]), **measured[path]}
+
+
+def rl_runs(run: Path) -> list[Path]:
+    """The `metrics.jsonl` of the run's finished RL directories."""
+    return [path for path in sorted(run.rglob("metrics.jsonl")) if lineage.beside(path.parent).get("step") == "rl"]
+
+
+def steps(paths: Iterable[Path]) -> Iterator[Record]:
+    """The rows of `figures.rl_steps`."""
+    for path in paths:
+        for line in eval_rl.read_metrics(path):
+            yield {"run": path.parent.name, "step": line["step"], **{name: line.get(name) for name in figures.STEPS}}
+
+
 def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
     """The rows of `figures.accuracy` and `figures.calibration`."""
     for path in paths:
@@ -126,15 +157,20 @@ def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
 def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]]:
     """The rows of every figure, none for those without data, and the files that they come from."""
     files = by_step(run)
+    # scored revisions are the same ones
+    revised, trained = files["revise"] or files["score"], rl_runs(run)
     known = list(judges(files["eval choice"], seed))
     rows = {
         "frontier": list(frontier(files["eval compare"], seed)),
         "revisions": list(revisions(files["score"], seed)),
         "principles": list(principles(files["score"], seed)),
+        "diversity": list(diverse(revised, seed)),
         "accuracy": known,
         "calibration": known,
+        "rl": list(steps(trained)),
     }
-    return rows, [source(str(path)) for step in ("eval compare", "score", "eval choice") for path in files[step]]
+    used = [*files["eval compare"], *files["score"], *files["eval choice"], *revised, *trained]
+    return rows, [source(str(path)) for path in dict.fromkeys(used)]
 
 
 def draw(

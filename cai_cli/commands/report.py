@@ -67,7 +67,7 @@ def refusals(reader: Reader, seed: int) -> list[Table]:
 
 def results(steps: list[Step], reader: Reader, seed: int) -> list[Table]:
     """The tables of the results: what `cai eval` wrote, comparisons, and refusals."""
-    made = [tables.of_rows(step.name, rows) for step, rows in run.measures(steps)]
+    made = [table for step, rows in run.measures(steps) for table in tables.of_eval(step.name, rows)]
     for step in steps:
         if step.kind == "eval compare" and step.finished and step.path.is_file():
             made.append(tables.of_rows(f"Comparisons: {step.name}", eval_figures.compared(step.path, seed)))

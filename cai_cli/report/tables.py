@@ -9,6 +9,8 @@ from typing import Any
 from cai_cli.data.jsonl import Record
 from cai_cli.report.run import Step
 
+CHANGED = 5
+"""How many of the answers that gained most, and of those that lost most, a table shows."""
 STEP_COLUMNS = ("output", "step", "in", "out", "skipped", "steps", "tokens", "seconds")
 
 
@@ -47,6 +49,17 @@ def of_rows(title: str, rows: Sequence[Record]) -> Table:
     flat = [_flat(row) for row in rows]
     columns = [name for name in dict.fromkeys(name for row in flat for name in row) if any(row.get(name) for row in flat)]
     return Table(title, [name.replace("_", " ") for name in columns], [[row.get(name, "") for name in columns] for row in flat])
+
+
+def of_eval(title: str, rows: Sequence[Record]) -> list[Table]:
+    """The tables of a file of `cai eval`, by the rows' `table`. Of the answers that changed only the CHANGED at either end."""
+    found = []
+    for name in dict.fromkeys(row.get("table") for row in rows):
+        mine = [{key: row[key] for key in row if key not in ("table", "responses")} for row in rows if row.get("table") == name]
+        if name == "changes" and len(mine) > 2 * CHANGED:
+            mine = mine[:CHANGED] + mine[-CHANGED:]
+        found.append(of_rows(f"{title}: {name}" if name else title, mine))
+    return found
 
 
 def _flat(row: Record) -> dict[str, str]:
