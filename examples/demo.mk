@@ -102,8 +102,10 @@ $(RUN)/refusals.jsonl: $(GRADED)
 	$(CAI) eval refusal $(NAMED) --by kind -o $@ > $(RUN)/refusals.txt
 $(RUN)/compared.jsonl: $(GRADED) $(C)
 	$(CAI) eval compare $(NAMED) -m $(MODEL) -c harmless=$(CONSTITUTION) -c helpful=helpful --few-shot 0 -o $@ > $(RUN)/compared.txt
+$(RUN)/changes.jsonl: $(RUN)/base-graded.jsonl $(RUN)/rl-graded.jsonl
+	$(CAI) eval rl $(RUN)/rl base=$(RUN)/base-graded.jsonl rl=$(RUN)/rl-graded.jsonl -o $@ > $(RUN)/changes.txt
 EVALUATED := $(RUN)/scores.jsonl $(RUN)/refusals.jsonl $(RUN)/compared.jsonl
-$(RUN)/report.txt: $(EVALUATED) $(RUN)/revisions-scores.jsonl examples/check_demo.py
+$(RUN)/report.txt: $(EVALUATED) $(RUN)/changes.jsonl $(RUN)/revisions-scores.jsonl examples/check_demo.py
 	@{ $(CAI) report $(RUN) && for table in $(EVALUATED:.jsonl=.txt); do echo && cat $$table; done && echo && \
 	  $(BIN)/python examples/check_demo.py $(RUN); } > $@.tmp
 	@mv $@.tmp $@ && echo && cat $@
