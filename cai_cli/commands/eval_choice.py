@@ -139,7 +139,7 @@ def choice(
     judging: Judging,
     by: Annotated[
         By,
-        Option("--by", help="letters: ask which answer is better. likelihood: compare the answers' log-likelihoods; no question."),
+        Option("--by", help="letters: ask which answer is better. likelihood: take the one that the model finds likelier."),
     ] = By.letters,
 ) -> None:
     """Judge pairs, and print how well."""

@@ -193,7 +193,8 @@ class TransformersEngine:
     def _read(self, requests: list[Request]) -> tuple[torch.Tensor, list[int]]:
         """(logits [rows, vocabulary], reused tokens) of prompts after which nothing is generated.
 
-        One row of logits per request, those of the next token; for requests with an answer, those of each of its tokens. Padding is on the right. Attention is causal, so a row's tokens do not see it, and no mask is needed. That saves 5%.
+        One row of logits per request, those of the next token; of a request with an answer, those of each of its tokens.
+        Padding is on the right. Attention is causal, so a row's tokens do not see it, and no mask is needed. That saves 5%.
         """
         known = tuple(prefix_of(requests[0])) in self._prefixes
         prefix, shared = self._prefix(requests[0])
