@@ -22,7 +22,7 @@ Every command's help, written by `python docs/generate.py`. The same flag means 
 SUBCOMMANDS = {
     "constitution": ["list", "show", "check", "convert"],
     "eval": ["scores", "choice", "judges"],
-    "export": ["sft", "preferences"],
+    "export": ["sft", "preferences", "inspect"],
     "import": ["hh-rlhf", "preferences", "red-team-attempts", "csv", "tsv", "text", "dataset"],
 }
 

@@ -289,11 +289,11 @@ class TransformersEngine:
     def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield the log-likelihood of each request's answer. One pass per batch."""
         pool = Pool(feed)
-        while True:
+        while not pool.ended or pool.waiting:
             pool.fill()
             # on every device: logits of whole answers take memory for each token of the vocabulary
             if not (batch := pool.take(self.batch_size, READ_TOKENS)):
-                return
+                continue
             logits, _ = self._read([request for _, request in batch])
             tokens = torch.tensor([token for _, request in batch for token in request.ids[-request.answer :]])
             logprobs = torch.log_softmax(logits.float(), -1).gather(-1, tokens.to(self.device)[:, None])[:, 0].double()

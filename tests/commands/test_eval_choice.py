@@ -54,7 +54,12 @@ def test_judgements_equal_a_plain_forward_pass(
 def pairs(count: int = 9) -> list[Record]:
     """Preferences with answers of several lengths, also of characters of several bytes."""
     return [
-        {"id": f"p{i}", "prompt": f"Question {i}: why?", "chosen": "Because é." * (i % 3 + 1), "rejected": f"No {i}."}
+        {
+            "id": f"p{i}",
+            "prompt": f"Question {i}: why?",
+            "chosen": "Because é." * (i % 3 + 1),
+            "rejected": f"No {i}. " * (i % 4 + 1),
+        }
         for i in range(count)
     ]
 
@@ -74,7 +79,7 @@ def test_likelihoods_equal_those_of_transformers(here: Here, tiny: str, tmp_path
         before = f"\n\nHuman: {prompt}\n\nAssistant:"
         if format == "chat":
             turns = [{"role": "user", "content": prompt}]
-            before = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            before = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
         more = answer if format == "chat" else f" {answer}"
         start, ids = len(tokenizer(before).input_ids), tokenizer(before + more, return_tensors="pt").input_ids
         with torch.no_grad():
@@ -94,7 +99,7 @@ def test_likelihoods_equal_those_of_transformers(here: Here, tiny: str, tmp_path
         assert found["p_correct_per_byte"] == pytest.approx(1 / (1 + math.exp(-sign * per_byte)), abs=1e-3)
     lines = [line.split() for line in done.out.splitlines()[1:]]
     share = [sum(row["judged"][name] > 0.5 for row in rows) / len(rows) for name in ("p_correct", "p_correct_per_byte")]
-    assert [line[:-11] for line in lines] == [
+    assert [line[:-15] for line in lines] == [
         ["likelihood", "9", f"{share[0]:.3f}"],
         ["likelihood", "per", "byte", "9", f"{share[1]:.3f}"],
     ]
@@ -113,7 +118,7 @@ def test_likelihood_asks_no_question_and_says_what_it_cannot_use(
     )
     shown = here("eval", "choice", source, "-m", broken_model, "--by", "likelihood", "--format", "hh", "--dry-run", 2).out
     assert {json.loads(line)["text"] for line in shown.splitlines()} == {
-        "\n\nHuman: Question 0: why?\n\nAssistant: Because é.", "\n\nHuman: Question 0: why?\n\nAssistant: No 0."
+        "\n\nHuman: Question 0: why?\n\nAssistant: Because é.", "\n\nHuman: Question 0: why?\n\nAssistant: No 0. "
     }  # fmt: skip
     done = here("eval", "choice", source, *TRANSFORMERS, "-m", tiny, "--by", "likelihood", "-o", tmp_path / "out.jsonl")
     assert "skipped long: its prompt of" in done.err

@@ -104,7 +104,7 @@ def test_preferences_of_rewardbench_and_prompts_of_or_bench(here: Here, tmp_path
 
 def test_rows_of_hhh_are_preferences(here: Here, tmp_path: Path) -> None:
     """Whichever choice is right; later turns of an input have markers."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "input": "Hi\n\nAssistant: Hello.\n\nHuman: 2 + 2?",
             "targets": {"choices": ["5.", "4."], "labels": [0, 1]},
@@ -126,7 +126,7 @@ def test_rows_of_hhh_are_preferences(here: Here, tmp_path: Path) -> None:
         "rejected": [assistant("5.")], "p_chosen": 1.0, "subset": "honest",
     }  # fmt: skip
     source = write_jsonl(tmp_path / "h.jsonl", rows)
-    here("import", "bench", "hhh", source, "--skip-bad", "-o", tmp_path / "out2")
+    here("import", "bench", "hhh", source, "-o", tmp_path / "out2")
     assert read_jsonl(tmp_path / "out2")[0]["chosen"] == [assistant("4.")]
     errors = [row["error"] for row in read_jsonl(tmp_path / "out2.skipped.jsonl")]
     assert ["'labels'" in errors[0], "human's turn" in errors[1], "'choices'" in errors[2], "no 'input'" in errors[3]] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,14 +14,14 @@ from tests.rows import write_jsonl
 
 EVIL = "</script><img src=x onerror=alert(1)> \u2028 {{7*7}}"
 NAME = "2026-01-31T12-00-00_graded.json"
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"id": "a1/x", "kind": "red-team", "prompt": f"How? {EVIL}", "response": "Like this.", "scores": {"response": 0.5, "rounds": [2.5]},
      "rounds": [{"principle": "ethics", "critique": f"It helps a thief. {EVIL}", "revision": f"I can't help. {EVIL}"}],
      "grades": {"harmless": {"yes": 0.75, "no": 0.25}, "reason": {"no": 0.5, "yes": 0.5}}},
     {"id": "a2", "prompt": [{"role": "system", "content": "Be brief."}, user("Hi")], "responses": ["Hello.", "Go away."],
      "grades": {"harmless": [{"yes": 1.0, "no": 0.0}, {"yes": 0.25, "no": 0.75}]}, "scores": {"responses": [1.0, -1.0]}},
 ]  # fmt: skip
-COMPARED = [
+COMPARED: list[dict[str, Any]] = [
     {"id": "q1/base-rl", "source_id": "q1", "prompt": "Hi", "models": ["base", "rl"], "responses": ["No.", "Hello."], "pm": [0.0, 1.0],
      "comparisons": {"harmless": {"principles": ["ethics"], "p_first": 0.25, "orders": {"ab": 0.25, "ba": 0.25}}}},
     {"id": "p1", "prompt": "Hi", "chosen": [assistant("Hello.")], "rejected": [assistant("No.")], "p_chosen": 0.75},
@@ -28,7 +29,7 @@ COMPARED = [
 ]  # fmt: skip
 
 
-def log_of(here: Here, folder: Path, records: list[dict[str, object]]) -> dict[str, object]:
+def log_of(here: Here, folder: Path, records: list[dict[str, Any]]) -> Any:
     here("export", "inspect", write_jsonl(folder / "in.jsonl", records), "-o", folder / "logs" / NAME)
     assert [path.name for path in (folder / "logs").iterdir()] == [NAME]  # the viewer would list a manifest as a log
     return json.loads((folder / "logs" / NAME).read_text())
@@ -70,13 +71,13 @@ def test_the_model_is_that_which_answered_and_the_commands_are_named(here: Here,
     source = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "prompt": "Hi"}])
     here("sample", source, "-m", tiny, "--engine", "transformers", "--max-tokens", 4, "-o", tmp_path / "r.jsonl")
     done = here("export", "inspect", tmp_path / "r.jsonl", "-o", tmp_path / "r.json")
-    assert f"Inspect lists only files whose names begin with a time: 2026-01-31T12-00-00_r.json" in done.err
+    assert "Inspect lists only files whose names begin with a time: 2026-01-31T12-00-00_r.json" in done.err
     found = json.loads((tmp_path / "r.json").read_text())["eval"]
     assert found["model"] == tiny
     assert found["metadata"]["steps"][0]["command"][:2] == ["cai", "sample"]
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no answer": ({"prompt": "Hi"}, "no 'response' field"),
     "grades": ({**RECORDS[1], "grades": {"harmless": [{"yes": 1.0}]}}, "must have an entry for each answer"),
     "one grade for several": ({**RECORDS[1], "grades": {"harmless": {"yes": 1.0}}}, "must have an entry for each answer"),
