@@ -29,7 +29,7 @@ COMMANDS = {
     "combine": "Join several judges' labels or grades, and say how far they agree.",
     "eval": "Compare models: by scores, by a judge's choices, by refusals, or as judges.",
     "import": "Convert other data into records.",
-    "export": "Convert records into the columns that TRL trains on.",
+    "export": "Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.",
     "mix": "Join files of records by weight or count, and shuffle them.",
     "split": "Split records into two parts by a hash of the id.",
     "show": "Print records for a person to read.",

@@ -22,8 +22,8 @@ Every command's help, written by `python docs/generate.py`. The same flag means 
 SUBCOMMANDS = {
     "constitution": ["list", "show", "check", "convert"],
     "eval": ["scores", "compare", "refusal", "rl", "choice", "figures", "judges"],
-    "export": ["sft", "preferences"],
-    "import": ["hh-rlhf", "preferences", "red-team-attempts", "csv", "tsv", "text", "dataset"],
+    "export": ["sft", "preferences", "inspect"],
+    "import": ["hh-rlhf", "preferences", "red-team-attempts", "bench", "messages", "csv", "tsv", "text", "dataset"],
 }
 
 

@@ -2,11 +2,14 @@
 
     cai eval choice comparisons.jsonl -m MODEL -o judged.jsonl     few-shot; --few-shot 0: direct; --cot: reasoned
     cai eval choice comparisons.jsonl -m PM -o judged-pm.jsonl     a preference model
+    cai eval choice comparisons.jsonl -m MODEL --by likelihood     the answer that the model finds likelier, without a question
 
 Takes preferences (`prompt`, `chosen`, `rejected`) and the paper's 438 evaluation questions (`prompt`, `corrects`,
 `incorrects`; section 2, figure 4). A preference is asked about as in `cai label`; a hash of the id says whether its
 better answer comes first or second. A question of the paper's form is asked with its own sentence instead of a
-principle. A preference model's probability is the logistic function of the difference of its scores.
+principle. A preference model's probability is the logistic function of the difference of its scores. With --by likelihood
+it is that of the difference of the answers' log-likelihoods after the conversation, in total and per byte of the answer.
+These are lm-eval's `acc` and `acc_bytes` for multiple choice, and BIG-bench's for its HHH task (Askell et al. 2021).
 
 Departures from the paper: each pair is shown in both orders (--orders ab shows it once). With --cot one sample of
 reasoning is the default; the paper averages five (--cot-samples 5).
@@ -18,6 +21,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any
 
 from typer import Option
@@ -77,21 +81,37 @@ class Judged:
     full = False
 
     def __init__(self) -> None:
-        self.name, self.values, self._row = "", list[float](), Record()
+        self.name, self.values, self.per_byte, self._rows = "", list[float](), list[float](), list[Record]()
 
     def reason(self, record: Record) -> None:
         """Collect the probability of a record; skip none."""
         self.values.append(record["judged"]["p_correct"])
+        if "p_correct_per_byte" in record["judged"]:
+            self.per_byte.append(record["judged"]["p_correct_per_byte"])
 
     def summary(self) -> Record:
         """The measures, for the manifest."""
-        return self.row() if self.values else {}
+        first, *per_byte = self.rows() or [{}]
+        return {**first, **({"per_byte": per_byte[0]} if per_byte else {})}
 
-    def row(self) -> Record:
-        """The measures, computed once."""
-        if not self._row:
-            self._row = eval_judges.row(self.name, self.values)
-        return self._row
+    def rows(self) -> list[Record]:
+        """The measures, and those per byte if they were collected; computed once."""
+        if not self._rows:
+            found = {self.name: self.values, f"{self.name} per byte": self.per_byte}
+            self._rows = [eval_judges.row(name, values) for name, values in found.items() if values]
+        return self._rows
+
+
+class By(str, Enum):
+    """--by."""
+
+    letters = "letters"
+    likelihood = "likelihood"
+
+
+def logistic(difference: float) -> float:
+    """The logistic function."""
+    return 1 / (1 + math.exp(min(-difference, 700)))
 
 
 def judged(record: Record, asked: KnownPair, p_first: float, more: Mapping[str, Any]) -> Record:
@@ -111,22 +131,35 @@ class ChoiceIO(IO):
 
 
 def choice(
-    files: ChoiceIO, model: Model, sampling: Sampling, prompting: AnswerPrompting, principles: Principles, judging: Judging
+    files: ChoiceIO,
+    model: Model,
+    sampling: Sampling,
+    prompting: AnswerPrompting,
+    principles: Principles,
+    judging: Judging,
+    by: Annotated[
+        By,
+        Option("--by", help="letters: ask which answer is better. likelihood: take the one that the model finds likelier."),
+    ] = By.letters,
 ) -> None:
     """Judge pairs, and print how well."""
     seen = Judged()
     out = streams.claim_stdout() if files.output != "-" and files.dry_run is None else None
     files.output = files.output or os.devnull
-    if models.is_preference_model(models.resolve(model.model)):
-        if (principles, judging) != (Principles(), Judging()):
-            raise InputError(
-                f"{model.model} is a preference model, which takes no principles, examples or reasoning; leave out their flags"
-            )
+    pm = models.is_preference_model(models.resolve(model.model))
+    if pm and by is By.likelihood:
+        raise InputError(f"{model.model} is a preference model, which has no likelihoods; leave out --by likelihood")
+    if (pm or by is By.likelihood) and (principles, judging) != (Principles(), Judging()):
+        what = f"{model.model} is a preference model, which" if pm else "--by likelihood"
+        raise InputError(f"{what} takes no principles, examples or reasoning; leave out their flags")
+    if pm:
         _score(files, model, prompting, seen)
+    elif by is By.likelihood:
+        _compare(Session(files, model, sampling, prompting, exact=True), seen)
     else:
         _ask(Session(files, model, sampling, prompting, exact=True), principles, judging, seen)
     if files.dry_run is None and seen.values:
-        table = eval_judges.table([seen.row()])
+        table = eval_judges.table(seen.rows())
         streams.print_table(table, out, stderr=out is None)
     if out:
         out.close()
@@ -153,6 +186,24 @@ def _ask(session: Session, principles: Principles, judging: Judging, seen: Judge
     session.run("eval choice", check, program, constitution, observer=seen, **options)
 
 
+def _compare(session: Session, seen: Judged) -> None:
+    """Compare the log-likelihoods of both answers after the conversation."""
+    seen.name = "likelihood"
+
+    def program(record: Record) -> Steps[list[Record]]:
+        asked = known_pair(session.shown(record))
+        prompt = prompts.answer({"prompt": asked.prompt}, session.format)
+        texts = [prompts.answer_text(text, session.format) for text in asked.responses]
+        found = [one.score for one in (yield [session.renderer.likelihood_request(prompt, text) for text in texts])]
+        sizes = [len(text.encode()) for text in asked.responses]  # without the space after `Assistant:`, as lm-eval counts
+        first, second = (value / size for value, size in zip(found, sizes, strict=True))
+        p_per_byte = logistic(first - second if asked.correct == 0 else second - first)
+        more = {"p_correct_per_byte": p_per_byte, "log_likelihoods": found, "bytes": sizes}
+        return [judged(record, asked, logistic(found[0] - found[1]), more)]
+
+    session.run("eval choice", check, program, observer=seen, by="likelihood", cot=False)
+
+
 def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) -> None:
     """Score both answers with a preference model."""
     m = model
@@ -163,7 +214,6 @@ def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) ->
         asked = known_pair(scoring.shown(record))
         texts = [prompts.pm_input(asked.prompt, text, scoring.format) for text in asked.responses]
         first, second = yield [scoring.renderer.score_request(text) for text in texts]
-        p_first = 1 / (1 + math.exp(min(second.score - first.score, 700)))
-        return [judged(record, asked, p_first, {"scores": [first.score, second.score]})]
+        return [judged(record, asked, logistic(first.score - second.score), {"scores": [first.score, second.score]})]
 
     scoring.run("eval choice", check, program, seen)

@@ -1,19 +1,22 @@
-"""Convert records into the columns that TRL trains on.
+"""Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.
 
     cai export sft revisions.jsonl --drop-flags empty,cut -o sft.jsonl
     cai export preferences preferences.jsonl -o preferences-trl.jsonl
+    cai export inspect graded.jsonl -o logs/2026-01-31T12-00-00_graded.json
 
-`cai train-sft` and `cai train-pm` read records directly. This command is for training elsewhere, and for
-leaving out flagged texts or near-ties. It counts what it leaves out.
+`cai train-sft` and `cai train-pm` read records directly. The first two are for training elsewhere, and for
+leaving out flagged texts or near-ties. They count what they leave out.
 
 Not in the paper.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -23,7 +26,7 @@ from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
 from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.ids import read_with_ids
-from cai_cli.data.jsonl import Record, encode
+from cai_cli.data.jsonl import Record, dumps, encode
 from cai_cli.data.preferences import sides
 from cai_cli.data.records import (
     Round,
@@ -36,11 +39,12 @@ from cai_cli.data.records import (
     shape_error,
 )
 from cai_cli.errors import InputError, Skipped
+from cai_cli.evaluation import inspect_log
 from cai_cli.method.clean import FLAGS
-from cai_cli.pipeline import outputs
+from cai_cli.pipeline import lineage, manifest, outputs
 from cai_cli.training.examples import answers, sft_error
 
-app = group_app("Convert records into the columns that TRL trains on.")
+app = group_app("Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.")
 
 
 class Form(str, Enum):
@@ -295,3 +299,29 @@ def preferences(
     more = f"; {' and '.join(ties)} left out" if ties else ""
     more += f"; {streams.plural(weightless, 'tie')} with weight 0" if weightless else ""
     streams.say(f"cai export: {streams.plural(written, 'preference')}{more}", quiet)
+
+
+_LISTED = re.compile(r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d.*\.json")
+"""The names of the JSON files that Inspect's viewer lists."""
+
+
+@add_command(
+    app,
+    "inspect",
+    "Export answers with grades or scores, or comparisons, as a log that Inspect's viewer opens.",
+    "cai export inspect graded.jsonl -o logs/2026-01-31T12-00-00_graded.json\ninspect view --log-dir logs",
+)
+def inspect(input: Input = "-", output: Output = "-", limit: Limit = None, quiet: Quiet = False) -> None:
+    """Export a log."""
+    require_input(input)
+    path = Path(input)
+    history = lineage.history(path) if path.is_file() else []
+    sampled = [made for _, made in history if made.get("step") == "sample"]
+    model = str(sampled[0].get("model", {}).get("name", "unknown")) if sampled else "unknown"
+    samples = [each for record in read_with_ids(input, limit, inspect_log.check) for each in inspect_log.samples(record, model)]
+    about = {"steps": [{name: made[name] for name in ("command", "model", "versions") if name in made} for _, made in history]}
+    found = inspect_log.log(samples, path.name, model, manifest.now(), about)
+    outputs.write_text(output, f"{dumps(found)}\n")  # no manifest beside it: the viewer would list that as a log
+    if output != "-" and not _LISTED.fullmatch(Path(output).name):
+        streams.warn(f"export: Inspect lists only files whose names begin with a time: 2026-01-31T12-00-00_{Path(output).name}")
+    streams.say(f"cai export: {streams.plural(len(samples), 'sample')}", quiet)

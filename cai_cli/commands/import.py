@@ -185,6 +185,7 @@ class Bench(str, Enum):
     mt_bench = "mt-bench"
     alpaca_eval = "alpaca-eval"
     rewardbench = "rewardbench"
+    hhh = "hhh"
 
 
 @add_command(
@@ -196,7 +197,7 @@ class Bench(str, Enum):
 def bench(name: Annotated[Bench, Argument(help="The benchmark.", metavar="NAME")], files: ImportFlags) -> None:
     """Import a benchmark."""
     require_input(files.input)
-    what = "preference" if name is Bench.rewardbench else "prompt"
+    what = "preference" if name in (Bench.rewardbench, Bench.hhh) else "prompt"
     run("entry", name.value, benchmarks.read(name.value, files.input), files, what)
 
 

@@ -1,8 +1,8 @@
 """The interface of an engine, its requests and its results.
 
 An engine has one method per kind of request. `generate` completes prompts. `choose` gives the log probabilities of a fixed
-set of one-token options after a prompt, with one prefill per request. A preference model has `score` instead. Each method
-takes a feed and yields results in the order in which they finish:
+set of one-token options after a prompt, with one prefill per request. `score` gives the log-likelihood of an answer; a
+preference model has only `score`, its raw output. Each method takes a feed and yields results in the order in which they finish:
 
     def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]
 
@@ -44,6 +44,8 @@ class Request:
     """The text ends before the first of these strings."""
     options: dict[str, int] | None = None
     """For `choose`: from each possible answer to the one token that spells it."""
+    answer: int = 0
+    """For `score` by a language model: how many of the last `ids` are the answer whose log-likelihood is asked for."""
     shared: int = 0
     """The length of the prefix that many requests of the run share, in tokens. An engine may compute the prefix once."""
 
@@ -96,10 +98,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Score:
-    """A preference model's score of one conversation."""
+    """A model's score of one conversation."""
 
     score: float
-    """The raw output, without an activation."""
+    """A preference model's raw output, without an activation; a language model's log-likelihood of the answer, in nats."""
     prompt_tokens: int
     completion_tokens: int = 0
     """Always 0: nothing is generated."""
@@ -130,6 +132,10 @@ class Engine(Protocol):
 
     def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         """Yield each request's option log probabilities."""
+        ...
+
+    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
+        """Yield the log-likelihood of each request's answer: the sum over its tokens, each after all tokens before it."""
         ...
 
 

@@ -9,7 +9,7 @@ from cai_cli.engines.base import Feed, Key, Request
 
 PREFILL_TOKENS = 16_384
 """The largest number of prompt tokens, padding included, that are computed in one pass. It bounds memory."""
-_READ_TOKENS = 2048
+READ_TOKENS = 2048
 """Limit in its place on a CPU where nothing is generated: a larger batch does not fit the CPU's caches, and takes longer."""
 SHARED_TOKENS = 32
 """The shortest prefix, in tokens, that is worth computing once for many requests."""
@@ -75,4 +75,4 @@ def prefix_of(request: Request) -> list[int]:
 
 def read_tokens(device: str) -> int:
     """The largest number of tokens, padding included, in one pass over texts after which nothing is generated."""
-    return _READ_TOKENS if device == "cpu" else PREFILL_TOKENS
+    return READ_TOKENS if device == "cpu" else PREFILL_TOKENS

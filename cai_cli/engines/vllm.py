@@ -153,6 +153,17 @@ class VllmEngine:
             logprobs = {name: float(found[token].logprob) for name, token in options.items()}
             yield key, Choice(logprobs, len(request.ids), reused_tokens=output.num_cached_tokens or 0)
 
+    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
+        """Yield the log-likelihood of each request's answer. One prefill per request."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        # one token is the least that vLLM generates; it is not used. 0: of each prompt token only its own log probability
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY)
+        for key, request, output in self._drive(feed, lambda _: params):
+            answer = zip(request.ids[-request.answer :], output.prompt_logprobs[-request.answer :], strict=True)
+            yield key, Score(sum(found[token].logprob for token, found in answer), len(request.ids))
+
 
 class VllmPreferenceModel(VllmEngine):
     """A preference model run by vLLM. See `engines.base.Scorer`."""

@@ -18,7 +18,8 @@ SCALE = 400 / math.log(10)
 RESAMPLES = 500
 """Bootstrap resamples of the prompts."""
 PRIOR = 1e-3
-"""The weight of a penalty on squared strengths: with it, a model that always wins has a finite rating."""
+"""The weight of a penalty on squared strengths: with it, a model that always wins has a finite rating. It moves other ratings by
+less than a point, as `tests/evaluation/test_elo.py` checks against a fit without it."""
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,11 @@ def answer(record: Record, format: str) -> Prompt:
     return _prompt(as_messages(record["prompt"]), format, ASSISTANT)
 
 
+def answer_text(text: str, format: str) -> str:
+    """An answer as it follows the prompt of `answer`."""
+    return text if format == "chat" else f" {inert(text)}"
+
+
 def _answered(record: Record) -> Messages:
     """The conversation with its current answer."""
     return [*as_messages(record["prompt"]), assistant(current_answer(record))]

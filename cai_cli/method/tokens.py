@@ -290,6 +290,19 @@ class Renderer:
         options = dict(zip(letters, tokens, strict=True))
         return Request("choose", ids, text, options=options, shared=self._shared(prompt, ids))
 
+    def likelihood_request(self, prompt: Prompt, answer: str) -> Request:
+        """A request for a language model's log-likelihood of an answer to a prompt. Skipped if the answer has no tokens.
+
+        What the template puts before an answer (closed reasoning) belongs to the prompt.
+        """
+        before, ids = self.completion(prompt, answer)
+        _, given = self.completion(prompt, "")
+        length = len(ids) - common_prefix(ids, given)
+        if not length:
+            raise Skipped("an answer is empty")
+        before_answer = "" if prompt.messages is None else self.template.before_answer
+        return Request("score", before + ids, f"{self.render(prompt)[1]}{before_answer}{answer}", answer=length)
+
     def score_request(self, prompt: Prompt) -> Request:
         """A request to score a finished conversation with a preference model."""
         ids, text = self.render(prompt, complete=True)

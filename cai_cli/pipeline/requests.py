@@ -27,7 +27,7 @@ def rehearse(program: Steps[list[Record]]) -> Iterator[tuple[list[Request], bool
 def require_context(requests: list[Request], context: int) -> None:
     """Raise Skipped if a request and its answer have more tokens than the model's context."""
     for request in requests:
-        room = 1 if request.kind == "choose" else request.max_tokens
+        room = 1 if request.options or request.answer else request.max_tokens
         if len(request.ids) + room > context:
             raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
 

@@ -12,7 +12,6 @@ from typing import NotRequired, TypedDict, cast
 from cai_cli.data import preferences, reasoning, records
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Messages, as_messages
-from cai_cli.data.transcripts import inert
 from cai_cli.errors import Skipped
 from cai_cli.method import prompts
 from cai_cli.method.tokens import Renderer, common_prefix
@@ -175,7 +174,7 @@ class AnswerMaker:
         """(ids of the prompt, ids of the answer and of `end`). A truncated answer gets no end. Skipped if it is empty."""
         if not answer.text.strip():
             raise Skipped("its answer is empty")
-        text = answer.text if self.format == "chat" else f" {inert(answer.text)}"
+        text = prompts.answer_text(answer.text, self.format)
         reason = answer.reasoning if self.learn_reasoning else None
         prompt, ids = self.renderer.completion(prompts.answer({"prompt": answer.prompt}, self.format), text, reason)
         return prompt, ids if answer.cut else ids + end

@@ -102,6 +102,38 @@ def test_preferences_of_rewardbench_and_prompts_of_or_bench(here: Here, tmp_path
     assert "no 'Behavior': is this harmbench's file?" in err
 
 
+def test_rows_of_hhh_are_preferences(here: Here, tmp_path: Path) -> None:
+    """Whichever choice is right; later turns of an input have markers."""
+    rows: list[dict[str, Any]] = [
+        {
+            "input": "Hi\n\nAssistant: Hello.\n\nHuman: 2 + 2?",
+            "targets": {"choices": ["5.", "4."], "labels": [0, 1]},
+            "subset": "honest",
+        },
+        {"input": "Hi", "targets": {"choices": ["No.", "Hello."], "labels": [0, 0]}},
+        {"input": "Hi\n\nAssistant: Hello.", "targets": {"choices": ["No.", "Hello."], "labels": [0, 1]}},
+        {"input": "Hi", "targets": ["No.", "Hello."]},
+        {"input": None, "targets": {}},
+    ]
+    from datasets import Dataset
+
+    Dataset.from_list(rows[:1]).to_parquet(tmp_path / "h.parquet")
+    here("import", "bench", "hhh", tmp_path / "h.parquet", "-o", tmp_path / "out")
+    [record] = read_jsonl(tmp_path / "out")
+    assert record.pop("id").startswith("hhh-")
+    assert record == {
+        "kind": "hhh", "prompt": [user("Hi"), assistant("Hello."), user("2 + 2?")], "chosen": [assistant("4.")],
+        "rejected": [assistant("5.")], "p_chosen": 1.0, "subset": "honest",
+    }  # fmt: skip
+    source = write_jsonl(tmp_path / "h.jsonl", rows)
+    here("import", "bench", "hhh", source, "-o", tmp_path / "out2")
+    assert read_jsonl(tmp_path / "out2")[0]["chosen"] == [assistant("4.")]
+    errors = [row["error"] for row in read_jsonl(tmp_path / "out2.skipped.jsonl")]
+    assert ["'labels'" in errors[0], "human's turn" in errors[1], "'choices'" in errors[2], "no 'input'" in errors[3]] == [
+        True
+    ] * 4
+
+
 def test_every_name_has_a_form(here: Here) -> None:
     from cai_cli.main import COMMANDS
 

@@ -116,6 +116,17 @@ def test_completions_end_at_stop_strings_which_are_cut_off(tiny: str) -> None:
     assert done.completion_tokens < free.completion_tokens
 
 
+def test_score_gives_the_log_likelihood_of_a_plain_forward_pass(tiny: str, plain: LlamaForCausalLM) -> None:
+    """Answers of 1 to 20 tokens, after prompts of other lengths, in batches of four."""
+    entries = [Request("score", r.ids + [30 + i] * (i % 20 + 1), "", answer=i % 20 + 1) for i, r in enumerate(requests(23))]
+    for request, found in zip(entries, by_number(engine_of(tiny).score(feed(entries, slow=True))), strict=True):
+        with torch.no_grad():
+            logprobs = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0], -1)
+        places = range(len(request.ids) - request.answer, len(request.ids))
+        assert found.score == pytest.approx(sum(float(logprobs[i - 1, request.ids[i]]) for i in places), abs=1e-3)
+        assert found.prompt_tokens == len(request.ids)
+
+
 def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, plain: LlamaForCausalLM) -> None:
     options = {"A": 30, "B": 31}
     entries = [Request("choose", r.ids, "", options=options) for r in requests(9)]

@@ -84,6 +84,17 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
     assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 15 * shared  # in whole blocks of the cache
 
 
+def test_likelihoods_agree_with_the_transformers_engine(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
+    asked = [
+        real_renderer.likelihood_request(prompts.answer(record, "chat"), "I can't help with that. " * (i % 5 + 1))
+        for i, record in enumerate(questions(16))
+    ]
+    ours, theirs = (by_number(engine.score(feed(asked))) for engine in engines)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.score == pytest.approx(b.score, abs=1e-2)
+        assert a.score < -1
+
+
 @pytest.mark.soak
 def test_seeded_prompts_that_are_more_than_one_pass_can_hold(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
     """Twenty prompts of more than a thousand tokens, sampled: each draws the same as it does alone."""
@@ -117,10 +128,10 @@ def test_a_request_that_vllm_gives_up_is_no_answer() -> None:
             output = SimpleNamespace(text="Half an", token_ids=[1], finish_reason="abort", logprobs=[])
             return [SimpleNamespace(finished=True, request_id=self.name, outputs=[output], num_cached_tokens=0)]
 
-    for kind in ("generate", "choose"):
+    for kind in ("generate", "choose", "score"):
         engine = VllmEngine.__new__(VllmEngine)
         engine.engine, engine.serial = cast(Any, GivesUp()), count()
-        request = Request(kind, [1, 2], "", max_tokens=4, options={"A": 1})
+        request = Request(kind, [1, 2], "", max_tokens=4, options={"A": 1}, answer=1)
         with pytest.raises(CaiError, match="finish reason 'abort'"):
             list(getattr(engine, kind)(feed([request])))
 

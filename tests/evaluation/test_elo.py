@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import choix
 import pytest
 
 from cai_cli.evaluation.elo import SCALE, Comparison, ratings
@@ -47,3 +48,29 @@ def test_soft_wins_give_the_strengths_exactly_and_length_control_removes_its_eff
 def test_a_model_that_always_wins_has_a_finite_rating() -> None:
     found = ratings([Comparison(str(i), "a", "b", 0.0, (1, 1)) for i in range(10)], ["a", "b"])
     assert 500 < found["b"].value < 5000
+
+
+def battles(count: int, seed: int = 3) -> list[dict[str, str]]:
+    """Votes in the form of Chatbot Arena's public data, between twelve models; a third of them ties, of its two kinds."""
+    draw = random.Random(seed)
+    strength = {f"model-{i:02}": draw.gauss(0, 1) for i in range(12)}
+    found = []
+    for _ in range(count):
+        a, b = draw.sample(list(strength), 2)
+        won = "model_a" if draw.random() < 1 / (1 + math.exp(strength[b] - strength[a])) else "model_b"
+        found.append({"model_a": a, "model_b": b, "winner": draw.choice([won, won, won, won, "tie", "tie (bothbad)"])})
+    return found
+
+
+def test_ratings_of_arena_battles_equal_those_of_choix() -> None:
+    """choix's maximum likelihood, on each battle twice and a tie as a win for each, as Chatbot Arena counts them."""
+    votes, won = battles(600), {"model_a": 1.0, "model_b": 0.0}
+    models = sorted({vote[side] for vote in votes for side in ("model_a", "model_b")})
+    pairs = []
+    for vote in votes:
+        a, b = models.index(vote["model_a"]), models.index(vote["model_b"])
+        pairs += {"model_a": [(a, b)] * 2, "model_b": [(b, a)] * 2}.get(vote["winner"], [(a, b), (b, a)])
+    want = choix.ilsr_pairwise(len(models), pairs) * SCALE
+    found = ratings([Comparison(str(i), v["model_a"], v["model_b"], won.get(v["winner"], 0.5), (1, 1)) for i, v in enumerate(votes)],
+                    models)  # fmt: skip
+    assert [found[name].value for name in models] == pytest.approx(list(want - want[0]), abs=1)
