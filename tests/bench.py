@@ -293,6 +293,7 @@ def main(model: str, names: list[str]) -> None:
     from cai_cli.commands._command import calm_libraries
 
     calm_libraries(debug=False)
+    os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
     from tests.bench_training import SECTIONS
 
