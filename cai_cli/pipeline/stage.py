@@ -347,9 +347,9 @@ class _Run:
         while item.program is not None and not item.pending and not item.done:
             try:
                 requests = item.program.send(results)  # type: ignore[arg-type]  # the first send of a generator takes None
-                self._require_context(item.program, requests, self.job.context)
                 results = item.results = [self.answers.get(request) for request in requests]
                 missing = [request for request, kept in zip(requests, results, strict=True) if kept is None]
+                self._require_context(item.program, missing)
                 # The model is loaded here and not before the run: a command in a pipe must not hold a model in memory
                 # while it waits for its first record, and a step without requests needs no model at all.
                 if missing and self.engine is None:
@@ -357,7 +357,7 @@ class _Run:
                     self.engine = self.job.open_engine()
                     self.context = min(self.context, self.engine.context)
                     self.progress.restart()
-                self._require_context(item.program, missing, self.context)  # the engine's context may be smaller
+                    self._require_context(item.program, missing)  # the engine's context may be smaller
             except StopIteration as stop:
                 item.outputs, item.done, item.program = stop.value, True, None
                 break
@@ -376,10 +376,10 @@ class _Run:
                 self.queues[request.kind].append((key, request))
         self.flush()
 
-    def _require_context(self, program: Steps[list[Record]], requests: list[Request], context: int) -> None:
+    def _require_context(self, program: Steps[list[Record]], requests: list[Request]) -> None:
         """Raise Skipped inside the program if requests are too long, so that the program can attach its work so far."""
         try:
-            require_context(requests, context)
+            require_context(requests, self.context)
         except Skipped as reason:
             program.throw(reason)
 
