@@ -29,7 +29,7 @@ class Session:
     """A command's model and settings. The tokenizer is loaded at its first use, the weights by `open`."""
 
     def __init__(self, files: IO, model: Model, sampling: Sampling, prompting: Prompting, exact: bool = False) -> None:
-        """`exact`: whether the command reads probabilities, which --dtype auto then computes in float32.
+        """`exact`: whether the command reads probabilities. --dtype auto then computes in float32, and answers are kept.
 
         InputError if the model is not a language model.
         """
@@ -146,8 +146,8 @@ class Session:
 
 
 def _decides(options: Record, trust_remote_code: bool) -> Record | None:
-    """What decides a judge's answers besides the request. None with code from the model, which the model's hash leaves out."""
-    if trust_remote_code:
+    """What decides a judge's answers besides the request; None if they are not kept."""
+    if trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
         return None
     deterministic = options.get("deterministic", False)
     return {

@@ -351,7 +351,7 @@ class _Run:
                 missing = [request for request, kept in zip(requests, results, strict=True) if kept is None]
                 self._require_context(item.program, missing)
                 # The model is loaded here and not before the run: a command in a pipe must not hold a model in memory
-                # while it waits for its first record, and a step without requests needs no model at all.
+                # while it waits for its first record, and a step without requests, or with kept answers, needs none.
                 if missing and self.engine is None:
                     streams.say(f"cai {self.job.name}: loading {self.job.model}", self.files.quiet)
                     self.engine = self.job.open_engine()
