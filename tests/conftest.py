@@ -36,9 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Prepared examples and merged adapters go into a temporary directory; matplotlib's font cache, slow to make, stays."""
+    """Prepared examples and merged adapters go into a temporary directory; matplotlib's font cache, slow to make, stays.
+
+    A judge's answers are not kept: tests compare runs that compute them, and count them. `kept_answers` keeps them.
+    """
     os.environ.setdefault("MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matplotlib"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["CAI_NO_CACHE"] = "1"
+
+
+@pytest.fixture
+def kept_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Answers are kept, in this new file."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CAI_NO_CACHE")
+    return tmp_path / "cache" / "cai" / "answers.sqlite"
 
 
 @pytest.fixture(scope="session")

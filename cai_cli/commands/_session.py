@@ -12,7 +12,7 @@ from cai_cli.commands._command import require_input
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Line, Record
-from cai_cli.engines import models, select
+from cai_cli.engines import answers, models, select
 from cai_cli.engines.base import Engine, Request, Scorer
 from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import InputError
@@ -29,7 +29,7 @@ class Session:
     """A command's model and settings. The tokenizer is loaded at its first use, the weights by `open`."""
 
     def __init__(self, files: IO, model: Model, sampling: Sampling, prompting: Prompting, exact: bool = False) -> None:
-        """`exact`: whether the command reads probabilities, which --dtype auto then computes in float32.
+        """`exact`: whether the command reads probabilities. --dtype auto then computes in float32, and answers are kept.
 
         InputError if the model is not a language model.
         """
@@ -139,9 +139,23 @@ class Session:
         assert not options.keys() & extra.keys(), options.keys() & extra.keys()
         options |= extra
         job = stage.Job(
-            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer
-        )
+            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
+            _decides(options, self.model.trust_remote_code) if self.exact else None,
+        )  # fmt: skip
         stage.run(job, stage.RunOptions(**asdict(self.files), window=window))
+
+
+def _decides(options: Record, trust_remote_code: bool) -> Record | None:
+    """What decides a judge's answers besides the request; None if they are not kept."""
+    if trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
+        return None
+    deterministic = options.get("deterministic", False)
+    return {
+        **{name: options[name] for name in ("model", "dtype", "engine")},
+        "deterministic": deterministic,
+        "machine": answers.machine(deterministic),
+        "versions": manifest.versions(),
+    }
 
 
 class ScoringSession:
@@ -197,5 +211,6 @@ class ScoringSession:
         options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
         about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype}}
         context = models.context_length(self.folder)
-        job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer)
+        decides = _decides(options, self.trust)
+        job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)
         stage.run(job, stage.RunOptions(**asdict(self.files)))

@@ -16,12 +16,17 @@ from typing import Any
 from cai_cli import streams
 
 
+def user_cache() -> Path:
+    """The folder for what may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
+
+
 def merged(name: str, adapter: Path, base: Path) -> Path:
     """The directory of the model in `base` with the adapter in `adapter` merged into it. It is made at its first use.
 
     `name`: what the user calls the adapter. Raises whatever peft and transformers raise.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai" / "merged"
+    cache = user_cache() / "merged"
     target = cache / _identity(adapter, base)
     if target.exists():
         return target

@@ -62,7 +62,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     reused_tokens: int = 0
-    """How many of the prompt tokens were not computed for this request, because another one has the same prefix."""
+    """How many of the prompt tokens were not computed for this request: another one has the same prefix, or was the same."""
     tokens: Sequence[int] = ()
     """The generated tokens, special ones too."""
     reasoning: str | None = None

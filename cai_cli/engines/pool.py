@@ -5,6 +5,8 @@ The transformers engine (`generate` and `choose`) and the scorer take their batc
 
 from __future__ import annotations
 
+from itertools import count
+
 from cai_cli.engines.base import Feed, Key, Request
 
 PREFILL_TOKENS = 16_384
@@ -16,10 +18,17 @@ SHARED_TOKENS = 32
 
 
 class Pool:
-    """Requests that were taken from a feed and wait for a batch, oldest first."""
+    """Requests that were taken from a feed and wait for a batch."""
 
     def __init__(self, feed: Feed) -> None:
-        self.feed, self.waiting, self.ended = feed, list[tuple[Key, Request]](), False
+        self.feed, self.ended, self._numbers = feed, False, count()
+        # By prefix, oldest first, each with its number: a batch looks only at requests of one prefix, not at all that wait.
+        self._waiting: dict[tuple[int, ...], list[tuple[int, Key, Request]]] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._waiting)
 
     def fill(self) -> None:
         """Take every request that the feed has at the moment."""
@@ -31,7 +40,7 @@ class Pool:
                 return
             if entry is None:
                 return
-            self.waiting.append(entry)
+            self._waiting.setdefault(tuple(prefix_of(entry[1])), []).append((next(self._numbers), *entry))
 
     def take(self, rows: int, tokens: int = PREFILL_TOKENS) -> list[tuple[Key, Request]]:
         """The oldest request and others of similar length with the same prefix: at most `rows`, and `tokens` with padding.
@@ -39,12 +48,13 @@ class Pool:
         Requests with the same prefix are ranked by length and divided into batches of `rows`; this returns the batch of the
         oldest request.
         """
-        if not self.waiting or rows < 1:
+        if not self._waiting or rows < 1:
             return []
-        prefix = prefix_of(self.waiting[0][1])
         # Only requests with the same prefix can start from the same copy of its keys and values.
-        alike = [i for i, (_, request) in enumerate(self.waiting) if prefix_of(request) == prefix]
-        ranked = sorted(alike, key=lambda i: len(self.waiting[i][1].ids))
+        prefix = min(self._waiting, key=lambda prefix: self._waiting[prefix][0][0])
+        alike = self._waiting.pop(prefix)
+        lengths = [len(request.ids) for _, _, request in alike]
+        ranked = sorted(range(len(alike)), key=lengths.__getitem__)
         # Fixed slices of the ranking, not the nearest neighbours of the oldest request: neighbours would leave the
         # shortest and the longest requests together in the last batch, and that batch would be mostly padding.
         place = ranked.index(0)
@@ -54,14 +64,15 @@ class Pool:
         chosen: list[int] = []
         longest = 0
         for i in (ranked[at] for at in sorted(batch, key=lambda at: abs(at - place))):
-            longest = max(longest, len(self.waiting[i][1].ids) - len(prefix))
+            longest = max(longest, lengths[i] - len(prefix))
             if chosen and longest * (len(chosen) + 1) > tokens:
                 break
             chosen.append(i)
         # In order of arrival, so that results do not depend on how ties in length were ranked.
-        taken = [self.waiting[i] for i in sorted(chosen)]
+        taken = [alike[i][1:] for i in sorted(chosen)]
         gone = set(chosen)
-        self.waiting = [entry for i, entry in enumerate(self.waiting) if i not in gone]
+        if left := [entry for i, entry in enumerate(alike) if i not in gone]:
+            self._waiting[prefix] = left
         return taken
 
 

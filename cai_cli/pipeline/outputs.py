@@ -2,7 +2,7 @@
 
     OUT.partial                 the records so far, in input order
     OUT.partial.journal         one line per input record: its digest, its numbers of output and skipped lines,
-                                its tokens (prompt, completion, reused), and the seconds so far
+                                its tokens (prompt, completion, reused), its requests from the cache, and the seconds so far
     OUT.partial.manifest.json   the fingerprint of the run, from the start
     OUT.skipped.jsonl.partial   the skipped records, with their reasons
 
@@ -34,8 +34,8 @@ from cai_cli.pipeline import manifest
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.streams import plural
 
-Tokens = tuple[int, int, int]
-"""Prompt tokens, completion tokens, and how many of the prompt tokens were reused from another request."""
+Tokens = tuple[int, int, int, int]
+"""Prompt tokens, completion tokens, how many of the prompt tokens were not computed for it, and how many requests were not."""
 
 
 @dataclass
@@ -48,6 +48,8 @@ class Counts:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reused_tokens: int = 0
+    cached_calls: int = 0
+    """Requests whose answers an earlier run computed (`engines.answers`)."""
     seconds: float = 0.0
     """Wall-clock time, summed over resumed runs."""
 
@@ -59,6 +61,7 @@ class Counts:
         self.prompt_tokens += tokens[0]
         self.completion_tokens += tokens[1]
         self.reused_tokens += tokens[2]
+        self.cached_calls += sum(tokens[3:])  # a run that an earlier version began has no such number
 
 
 def _failed(path: str | Path, problem: OSError) -> CaiError:
@@ -124,7 +127,7 @@ class FileOutput:
         self.log = self.journal.open("ab", buffering=0)
 
     def _entries(self) -> Iterator[list[Any]]:
-        """Per journal line: [the line, digest, number of output lines, of skipped lines, three numbers of tokens, seconds]."""
+        """Per journal line: [the line, digest, number of output lines, of skipped lines, `Tokens`, seconds]."""
         for line in _lines(self.journal):
             try:
                 yield [line, *json.loads(line)]
@@ -312,6 +315,14 @@ def settle(path: str) -> None:
 def skip_reasons(path: str) -> Counter[str]:
     """How often each reason occurs among the skipped records of a finished output."""
     return Counter(json.loads(line)["error"] for line in _lines(Path(f"{path}.skipped.jsonl")))
+
+
+def require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
+    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred."""
+    if counts.skipped and not counts.records_out:
+        (reason, times), *_ = reasons.most_common(1) or [("unknown", counts.skipped)]
+        see = f"; see {output}.skipped.jsonl" if Path(f"{output}.skipped.jsonl").is_file() else ""
+        raise CaiError(f"{name}: every record was skipped{see}; most frequent reason ({times:,} of {counts.skipped:,}): {reason}")
 
 
 def _require_no_directory(path: str | Path) -> None:

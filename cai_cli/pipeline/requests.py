@@ -32,6 +32,13 @@ def require_context(requests: list[Request], context: int) -> None:
             raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
 
 
+def shown_requests(identity: str, program: Steps[list[Record]], context: int) -> Iterator[Record]:
+    """A record's requests as --dry-run shows them. Raises Skipped where the run would skip the record."""
+    for requests, depends in rehearse(program):
+        require_context(requests, context)
+        yield from (request_record(identity, request, depends) for request in requests)
+
+
 def request_record(identity: str, request: Request, depends: bool = False) -> Record:
     """A request as --dry-run shows it. `depends`: a placeholder stands for an earlier text in it."""
     shown: Record = {"id": identity, "text": request.text}

@@ -12,7 +12,7 @@ writes a manifest.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -24,12 +24,13 @@ from cai_cli import streams
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
+from cai_cli.engines.answers import Answers
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
-from cai_cli.errors import CaiError, InputError, Skipped
+from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest, outputs
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
 from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
-from cai_cli.pipeline.requests import rehearse, request_record, require_context
+from cai_cli.pipeline.requests import require_context, shown_requests
 
 Program = Callable[[Record], Steps[list[Record]]]
 """Makes output records from one checked input record. See `engines.base.Steps`."""
@@ -43,7 +44,7 @@ class Job:
     check: Check
     program: Program
     open_engine: Callable[[], Engine | Scorer]
-    """Loads the model. Called when the first request is ready."""
+    """Loads the model. Called when the first request is ready whose answer is not kept."""
     context: int
     """The model's limit in tokens. An engine with little memory may have a smaller `context` of its own."""
     options: Record
@@ -55,6 +56,8 @@ class Job:
     lines: Callable[[], Iterator[Line]] | None = None
     """Makes the input lines, for a step that does not process the lines of an input file (`cai prompts`)."""
     observer: Observer | None = None
+    decides: object = None
+    """What decides the model's answers besides the request. None: they are not kept for other runs. See `engines.answers`."""
 
 
 class Observer(Protocol):
@@ -107,7 +110,13 @@ class _Item:
     done: bool = False
     outputs: list[Record] = field(default_factory=list)
     skipped: list[Record] = field(default_factory=list)
-    tokens: Tokens = (0, 0, 0)
+    tokens: Tokens = (0, 0, 0, 0)
+
+    def count(self, result: Result, cached: int) -> None:
+        """Count the tokens of a result."""
+        prompt, completion, reused, calls = self.tokens
+        spent = prompt + result.prompt_tokens, completion + result.completion_tokens, reused + result.reused_tokens
+        self.tokens = (*spent, calls + cached)
 
 
 def run(job: Job, files: RunOptions) -> Counts:
@@ -135,9 +144,10 @@ def run(job: Job, files: RunOptions) -> Counts:
         raise
     finally:
         runner.progress.close()
+        runner.answers.close()
         output.close()
     _summary(job, files, output.counts)
-    _require_output(job.name, output.counts, output.reasons(), files.output)
+    outputs.require_output(job.name, output.counts, output.reasons(), files.output)
     return output.counts
 
 
@@ -157,16 +167,8 @@ def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Count
     if job.observer:
         for record in jsonl.read(files.output):
             job.observer.reason(record)
-    _require_output(job.name, counts, outputs.skip_reasons(files.output), files.output)
+    outputs.require_output(job.name, counts, outputs.skip_reasons(files.output), files.output)
     return counts
-
-
-def _require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
-    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred."""
-    if counts.skipped and not counts.records_out:
-        (reason, times), *_ = reasons.most_common(1) or [("unknown", counts.skipped)]
-        see = f"; see {output}.skipped.jsonl" if Path(f"{output}.skipped.jsonl").is_file() else ""
-        raise CaiError(f"{name}: every record was skipped{see}; most frequent reason ({times:,} of {counts.skipped:,}): {reason}")
 
 
 def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) -> manifest.Manifest:
@@ -194,9 +196,10 @@ def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
     tokens = counts.prompt_tokens + counts.completion_tokens
     target = f" -> {files.output}" if kept else ""
     reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
+    cached = f", {streams.plural(counts.cached_calls, 'answer')} from the cache" if counts.cached_calls else ""
     streams.say(
         f"cai {job.name}: {streams.plural(counts.records_out, 'record')}, {streams.plural(tokens, 'token')} "
-        f"({counts.completion_tokens:,} generated{reused}), {counts.seconds:.1f} s{target}",
+        f"({counts.completion_tokens:,} generated{reused}){cached}, {counts.seconds:.1f} s{target}",
         files.quiet,
     )
 
@@ -215,11 +218,9 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
                 raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
             assert line.record is not None
             try:
-                for requests, depends in rehearse(job.program(line.record)):
-                    require_context(requests, job.context)
-                    for request in requests[:left]:
-                        output.write(jsonl.encode(request_record(line.record["id"], request, depends)))
-                    left = max(0, left - len(requests))
+                for shown in islice(shown_requests(line.record["id"], job.program(line.record), job.context), left):
+                    output.write(jsonl.encode(shown))
+                    left -= 1
             except Skipped as reason:
                 streams.warn(f"{job.name}: would skip {line.record['id']}: {reason}")
     return Counts()
@@ -235,7 +236,9 @@ class _Run:
         self.input = InputLines(islice(made or jsonl.read_lines(files.input), files.limit), slow)
         self.window: deque[_Item] = deque()
         self.queues: dict[str, deque[tuple[Key, Request]]] = {k: deque() for k in ("generate", "choose", "score")}
-        self.in_flight: dict[Key, _Item] = {}
+        self.in_flight: dict[Key, tuple[_Item, Request]] = {}
+        self.due = 0  # requests that the engine has; it works on one feed at a time
+        self.answers = Answers(job.decides)
         self.ids, self.serial = Ids(), count()
         self.finished = deque(output.done)  # digests of the records that an earlier run finished
         self.failure: InputError | None = None  # a bad line; raised after the records before it are written
@@ -274,18 +277,15 @@ class _Run:
 
     def feed(self, kind: str) -> Feed:
         """Requests of one kind, as the window admits records. See `engines.base` for None."""
-        mine: set[Key] = set()  # keys given out here whose results have not arrived
         while True:
             if self.queues[kind]:
-                key, request = self.queues[kind].popleft()
-                mine.add(key)
-                yield key, request
+                self.due += 1
+                yield self.queues[kind].popleft()
                 continue
-            mine &= self.in_flight.keys()
             # Wait for a slow pipe only if there is nothing else to do: no result is due, and no request of another kind waits.
-            if self.admit(wait=not mine and not any(self.queues.values())):
+            if self.admit(wait=not self.due and not any(self.queues.values())):
                 continue
-            if not mine:
+            if not self.due:
                 return
             yield None
 
@@ -330,10 +330,11 @@ class _Run:
 
     def place(self, key: Key, result: Result) -> None:
         """Store a finished result, and continue its record's program when no result is missing."""
-        item = self.in_flight.pop(key)
+        item, request = self.in_flight.pop(key)
+        self.answers.put(request, result)
+        self.due -= 1
         item.results[key[1]] = result  # type: ignore[index]
-        prompt, completion, reused = item.tokens
-        item.tokens = (prompt + result.prompt_tokens, completion + result.completion_tokens, reused + result.reused_tokens)
+        item.count(result, cached=0)
         item.pending -= 1
         self.progress.advance(0, result.completion_tokens or result.prompt_tokens)
         if item.pending == 0:
@@ -346,15 +347,17 @@ class _Run:
         while item.program is not None and not item.pending and not item.done:
             try:
                 requests = item.program.send(results)  # type: ignore[arg-type]  # the first send of a generator takes None
-                self._require_context(item.program, requests)
+                results = item.results = [self.answers.get(request) for request in requests]
+                missing = [request for request, kept in zip(requests, results, strict=True) if kept is None]
+                self._require_context(item.program, missing)
                 # The model is loaded here and not before the run: a command in a pipe must not hold a model in memory
-                # while it waits for its first record, and a step without requests needs no model at all.
-                if requests and self.engine is None:
+                # while it waits for its first record, and a step without requests, or with kept answers, needs none.
+                if missing and self.engine is None:
                     streams.say(f"cai {self.job.name}: loading {self.job.model}", self.files.quiet)
                     self.engine = self.job.open_engine()
                     self.context = min(self.context, self.engine.context)
                     self.progress.restart()
-                    self._require_context(item.program, requests)  # the engine's context may be smaller
+                    self._require_context(item.program, missing)  # the engine's context may be smaller
             except StopIteration as stop:
                 item.outputs, item.done, item.program = stop.value, True, None
                 break
@@ -363,11 +366,13 @@ class _Run:
                 break
             # Results arrive in any order, in batches with other records. The key's first part is unique in the run, and
             # its second part is the place of the result.
-            results = item.results = [None] * len(requests)
-            item.pending = len(requests)
-            for i, request in enumerate(requests):
+            item.pending = len(missing)
+            for i, (request, result) in enumerate(zip(requests, results, strict=True)):
+                if result is not None:
+                    item.count(result, cached=1)
+                    continue
                 key = (next(self.serial), i)
-                self.in_flight[key] = item
+                self.in_flight[key] = item, request
                 self.queues[request.kind].append((key, request))
         self.flush()
 

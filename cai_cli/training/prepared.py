@@ -33,6 +33,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import digest
+from cai_cli.engines import adapters
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.inputs import Check, line_error, skipped_entry
@@ -90,7 +91,7 @@ class _Item(NamedTuple):
 
 def cache() -> Path:
     """The directory of all prepared examples."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai" / "examples"
+    return adapters.user_cache() / "examples"
 
 
 def key(sources: Iterable[Source], skip_bad: bool, options: object, folders: Iterable[Path]) -> str:

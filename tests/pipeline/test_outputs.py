@@ -27,7 +27,7 @@ def test_no_kill_loses_or_doubles_a_record(tmp_path: Path, shape: list[tuple[int
     All records are kept that the three files hold completely.
     """
     entries = [
-        (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(skipped)], (i, 1, 2 * i))
+        (f"d{i}", [{"r": [i, j]} for j in range(outs)], [{"x": [i, j]} for j in range(skipped)], (i, 1, 2 * i, 3 * i))
         for i, (outs, skipped) in enumerate(shape)
     ]
     shutil.rmtree(tmp_path / "w", ignore_errors=True)
@@ -56,6 +56,7 @@ def test_no_kill_loses_or_doubles_a_record(tmp_path: Path, shape: list[tuple[int
     assert again.counts.records_in == len(entries)
     assert again.counts.prompt_tokens == sum(entry[3][0] for entry in entries)
     assert again.counts.reused_tokens == sum(entry[3][2] for entry in entries)
+    assert again.counts.cached_calls == sum(entry[3][3] for entry in entries)
     again.finish({})
     again.close()
     assert read_jsonl(out) == [record for entry in entries for record in entry[1]]
@@ -68,7 +69,7 @@ def test_leftovers_of_a_finished_run_are_not_resumed(tmp_path: Path) -> None:
     """A kill after the last rename leaves the unfinished run's manifest and journal."""
     out = tmp_path / "x"
     first = outputs.FileOutput(str(out), {"a": 1})
-    first.write("d0", [{"r": 1}], [], (1, 1, 0))
+    first.write("d0", [{"r": 1}], [], (1, 1, 0, 0))
     first.close()
     first.partial.rename(out)
     again = outputs.FileOutput(str(out), {"a": 2})
@@ -80,8 +81,8 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(tmp_path: Path, monke
     """The skipped records are in place already, the output not yet."""
     out = tmp_path / "x"
     first = outputs.FileOutput(str(out), {"a": 1})
-    first.write("d0", [{"r": 1}], [], (1, 1, 0))
-    first.write("d1", [], [{"x": 1}], (1, 1, 0))
+    first.write("d0", [{"r": 1}], [], (1, 1, 0, 0))
+    first.write("d1", [], [{"x": 1}], (1, 1, 0, 0))
 
     replace = os.replace
 
@@ -110,11 +111,11 @@ def test_a_kill_between_the_last_two_renames_loses_nothing(tmp_path: Path, monke
 def test_a_run_over_a_finished_output_leaves_its_skipped_records_until_the_end(tmp_path: Path) -> None:
     out = tmp_path / "x"
     old = outputs.FileOutput(str(out), {"a": 1})
-    old.write("d0", [], [{"x": 1}], (1, 1, 0))
+    old.write("d0", [], [{"x": 1}], (1, 1, 0, 0))
     old.finish({})
     old.close()
     new = outputs.FileOutput(str(out), {"a": 2})
-    new.write("d0", [{"r": 1}], [], (1, 1, 0))
+    new.write("d0", [{"r": 1}], [], (1, 1, 0, 0))
     new.close()
     again = outputs.FileOutput(str(out), {"a": 2})
     assert again.done == ["d0"]

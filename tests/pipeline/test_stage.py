@@ -32,7 +32,8 @@ def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: Reco
     for i, line in enumerate(lines):
         meta = json.loads(line)["meta"]["response"]
         input_line = jsonl.Line(i + 1, raw[i], None)
-        unfinished.write(stage._digest(input_line), [json.loads(line)], [], (meta["prompt_tokens"], meta["completion_tokens"], 0))
+        tokens = meta["prompt_tokens"], meta["completion_tokens"], 0, 0
+        unfinished.write(stage._digest(input_line), [json.loads(line)], [], tokens)
     unfinished.close()
     if torn:
         partial = Path(f"{out}.partial")
