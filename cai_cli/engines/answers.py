@@ -75,7 +75,7 @@ class Answers:
 
     def _key(self, request: Request) -> bytes:
         sampled = [request.seed, request.max_tokens, request.temperature, request.top_p, request.stop]
-        asked = [request.kind, request.options, request.shared, sampled if request.kind == "generate" else None]
+        asked = [request.kind, request.options, request.shared, request.answer, sampled if request.kind == "generate" else None]
         return sha256(f"{self.decides}{json.dumps(asked)}".encode() + array("q", request.ids).tobytes()).digest()
 
     def get(self, request: Request) -> Result | None:

@@ -48,6 +48,7 @@ OTHERS = [
     replace(CHOOSE, options={"A": 7, "B": 8}),
     replace(CHOOSE, shared=2),  # a prefix that is computed alone rounds in another way
     replace(CHOOSE, kind="score"),
+    replace(CHOOSE, answer=1),
 ]
 SAMPLED = [{"seed": 6}, {"max_tokens": 9}, {"temperature": 0.8}, {"top_p": 1.0}, {"stop": ()}]
 
