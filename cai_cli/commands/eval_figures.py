@@ -193,7 +193,7 @@ def draw(
     rows = {
         "frontier": list(frontier(rated)),
         "elo-by-step": elo_by_step(rated),
-        "harmfulness": list(harmfulness(files["score"], seed)),
+        "harmfulness": sorted(harmfulness(files["score"], seed), key=lambda row: (row["label"], row["step"] or 0)),
         "revisions": list(revisions(files["score"], seed)),
         "principles": list(principles(files["score"], seed)),
         "accuracy": known,

@@ -282,7 +282,7 @@ def rated_error(record: Record) -> str | None:
     if error := records.response_error(record):
         return error
     if "rating" not in record:
-        return "no 'rating' field: --target score trains on a number for each conversation; --skip-bad skips those without one"
+        return "no 'rating' field: --target score trains on a number for each conversation"
     rating = record["rating"]
     if isinstance(rating, bool) or not isinstance(rating, int | float):
         return f"'rating' must be a number, found {type(rating).__name__}"

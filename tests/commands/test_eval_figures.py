@@ -117,8 +117,8 @@ def test_predicted_ratings_are_a_figure_of_their_own(here: Here, tmp_path: Path,
         about = {"step": "score", "model": {"name": "harm", "sha256": "0" * 64, "dtype": "float32", "target": "score"}}
         manifest.write(tmp_path / "run" / f"{name}.jsonl.manifest.json", about)
     several = [{"id": "a", "prompt": "x", "responses": ["y", "z"], "scores": {"responses": [1.0, 2.0]}}]
-    made(tmp_path / "run" / "several.jsonl", "score", several)
-    manifest.write(tmp_path / "run" / "several.jsonl.manifest.json", about)
+    made(tmp_path / "run" / "tested.jsonl", "score", several)
+    manifest.write(tmp_path / "run" / "tested.jsonl.manifest.json", about)
     done = here("eval", "figures", tmp_path / "run")
     assert done.out.split() == [f"{tmp_path}/run/figures/harmfulness.png"]
     found = read_jsonl(tmp_path / "run" / "figures" / "harmfulness.jsonl")
