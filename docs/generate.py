@@ -21,7 +21,7 @@ Every command's help, written by `python docs/generate.py`. The same flag means 
 """
 SUBCOMMANDS = {
     "constitution": ["list", "show", "check", "convert"],
-    "eval": ["scores", "choice", "judges"],
+    "eval": ["scores", "compare", "refusal", "rl", "choice", "figures", "judges"],
     "export": ["sft", "preferences"],
     "import": ["hh-rlhf", "preferences", "red-team-attempts", "csv", "tsv", "text", "dataset"],
 }

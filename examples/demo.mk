@@ -33,7 +33,8 @@ LIMITED = $(if $(LIMIT),--limit $(LIMIT))
 
 .PHONY: demo FORCE
 demo: $(RUN)/report.txt
-	@echo "$< holds the results; a step runs again only when something that it depends on changes"
+	@echo "$< holds these results; a step runs again only when something that it depends on changes"
+	@echo "the report, with the records to read: $(RUN)/report.html"
 
 $(RUN)/settings/%: FORCE
 	@mkdir -p $(@D)
@@ -80,17 +81,33 @@ $(RUN)/pm/manifest.json: $(RUN)/preferences.jsonl $(COMPARISONS) $(M) $(TRAIN) $
 $(RUN)/rl/manifest.json: $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl $(RUN)/sft/manifest.json $(RUN)/pm/manifest.json $(TRAIN) $(TEXT)
 	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl -m $(RUN)/sft --pm $(RUN)/pm --batch-size 2 --grad-accum 1 --num-generations 4 --max-tokens $(MAX_TOKENS) $(FIT) -o $(@D)
 
-# Evaluation: the preference model scores each model's answers to the held-out prompts.
+# Evaluation. The preference model scores the revisions, and each model's answers to the held-out prompts. The judge grades how far
+# the answers refuse, and compares the models' answers. Without few-shot examples, for speed, its questions are short.
 $(RUN)/base-answers.jsonl: $(RUN)/held-out.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/sft-answers.jsonl $(RUN)/rl-answers.jsonl: $(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json $(TEXT)
 	$(CAI) sample $< -m $(RUN)/$* $(GENERATE) -o $@
+$(RUN)/revisions-scores.jsonl: $(RUN)/revisions-2.jsonl $(RUN)/pm/manifest.json
+	$(CAI) score $< -m $(RUN)/pm -o $@
 $(RUN)/base-scores.jsonl $(RUN)/sft-scores.jsonl $(RUN)/rl-scores.jsonl: $(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(RUN)/pm/manifest.json
 	$(CAI) score $< -m $(RUN)/pm -o $@
-$(RUN)/eval.jsonl: $(RUN)/base-scores.jsonl $(RUN)/sft-scores.jsonl $(RUN)/rl-scores.jsonl
-	$(CAI) eval scores base=$(RUN)/base-scores.jsonl sft=$(RUN)/sft-scores.jsonl rl=$(RUN)/rl-scores.jsonl --by kind -o $@ > $(RUN)/eval.txt
-$(RUN)/report.txt: $(RUN)/eval.jsonl examples/check_demo.py
-	@{ $(CAI) report $(RUN) && echo && cat $(RUN)/eval.txt && echo && $(BIN)/python examples/check_demo.py $(RUN); } > $@.tmp
+$(RUN)/base-graded.jsonl $(RUN)/sft-graded.jsonl $(RUN)/rl-graded.jsonl: $(RUN)/%-graded.jsonl: $(RUN)/%-scores.jsonl $(M)
+	$(CAI) grade $< -m $(MODEL) -r refusal -o $@
+MODELS := base sft rl
+GRADED := $(MODELS:%=$(RUN)/%-graded.jsonl)
+NAMED := $(foreach name,$(MODELS),$(name)=$(RUN)/$(name)-graded.jsonl)
+$(RUN)/scores.jsonl: $(GRADED)
+	$(CAI) eval scores $(NAMED) --by kind -o $@ > $(RUN)/scores.txt
+$(RUN)/refusals.jsonl: $(GRADED)
+	$(CAI) eval refusal $(NAMED) --by kind -o $@ > $(RUN)/refusals.txt
+$(RUN)/compared.jsonl: $(GRADED) $(C)
+	$(CAI) eval compare $(NAMED) -m $(MODEL) -c harmless=$(CONSTITUTION) -c helpful=helpful --few-shot 0 -o $@ > $(RUN)/compared.txt
+$(RUN)/changes.jsonl: $(RUN)/base-graded.jsonl $(RUN)/rl-graded.jsonl
+	$(CAI) eval rl $(RUN)/rl base=$(RUN)/base-graded.jsonl rl=$(RUN)/rl-graded.jsonl -o $@ > $(RUN)/changes.txt
+EVALUATED := $(RUN)/scores.jsonl $(RUN)/refusals.jsonl $(RUN)/compared.jsonl
+$(RUN)/report.txt: $(EVALUATED) $(RUN)/changes.jsonl $(RUN)/revisions-scores.jsonl examples/check_demo.py
+	@{ $(CAI) report $(RUN) && for table in $(EVALUATED:.jsonl=.txt); do echo && cat $$table; done && echo && \
+	  $(BIN)/python examples/check_demo.py $(RUN); } > $@.tmp
 	@mv $@.tmp $@ && echo && cat $@
 
 .PRECIOUS: $(RUN)/settings/%

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from cai_cli.engines.select import vllm_problem
 from cai_cli.main import app
 from cai_cli.method.tokens import Renderer
 from tests import tiny as make
+from tests.browser import chromium, executable
 from tests.rows import asks, pair, write_jsonl
 
 calm_libraries(debug=False)  # as a command does, and before transformers is imported
@@ -61,6 +62,19 @@ class Done:
     err: str
 
 
+def in_process(*args: object) -> int:
+    """Run `cai ARGS` in this process; returns its exit code."""
+    fd = os.dup(1)
+    try:
+        app(list(map(str, args)), prog_name="cai")
+        return 0
+    except SystemExit as problem:
+        return int(problem.code or 0)
+    finally:
+        os.dup2(fd, 1)
+        os.close(fd)
+
+
 class Here:
     """Runs `cai ARGS` in this process, which saves the seconds that importing torch takes."""
 
@@ -71,16 +85,7 @@ class Here:
         self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((stdin or "").encode())))
         self.monkeypatch.setattr(sys, "argv", ["cai", *map(str, args)])
         self.capfd.readouterr()
-        fd = os.dup(1)
-        try:
-            app(list(map(str, args)), prog_name="cai")
-            got = 0
-        except SystemExit as problem:
-            got = int(problem.code or 0)
-        finally:
-            os.dup2(fd, 1)
-            os.close(fd)
-        done = Done(got, *self.capfd.readouterr())
+        done = Done(in_process(*args), *self.capfd.readouterr())
         assert done.code == code, f"exit {done.code}, not {code}:\n{done.err}"
         return done
 
@@ -183,3 +188,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser; see `tests.browser`."""
+    if executable() is None:
+        missing("no Chromium is installed; on Debian: apt-get install chromium", "CAI_REQUIRE_BROWSER")
+    with chromium() as found:
+        yield found

@@ -55,6 +55,7 @@ def test_the_package_works_from_a_wheel_elsewhere(tmp_path_factory: pytest.TempP
     assert done.stdout.splitlines()[0].startswith(str(site))
     assert done.stdout.splitlines()[1] == "16"
     assert (site / "cai_cli" / "py.typed").is_file()
+    assert (site / "cai_cli" / "report" / "uplot.LICENSE").is_file()
 
 
 GROUPS = ("constitution", "eval", "export", "import")

@@ -3,10 +3,11 @@
     cai eval scores base=base-scored.jsonl sft=sft-scored.jsonl
     cai eval compare base.jsonl sft.jsonl rl.jsonl -m JUDGE -o compared.jsonl
     cai eval refusal base=base-graded.jsonl rl=rl-graded.jsonl
+    cai eval rl runs/rl base=base-scored.jsonl rl=rl-scored.jsonl
     cai eval choice comparisons.jsonl -m MODEL -o judged.jsonl
     cai eval judges direct=judged.jsonl reasoned=judged-cot.jsonl
 
-Departures from the paper: see `eval_scores`, `eval_compare`, `eval_refusal`, `eval_choice`, `eval_judges` and
+Departures from the paper: see `eval_scores`, `eval_compare`, `eval_refusal`, `eval_rl`, `eval_choice`, `eval_judges` and
 `eval_figures`.
 """
 
@@ -18,9 +19,10 @@ from cai_cli.commands.eval_compare import compare
 from cai_cli.commands.eval_figures import draw
 from cai_cli.commands.eval_judges import judges
 from cai_cli.commands.eval_refusal import refusals
+from cai_cli.commands.eval_rl import rl
 from cai_cli.commands.eval_scores import scores
 
-app = group_app("Compare models: by scores, by a judge's choices, by refusals, or as judges.")
+app = group_app("Compare models: by scores, by a judge's choices, by refusals, by what RL changed, or as judges.")
 
 add_command(
     app,
@@ -40,6 +42,12 @@ add_command(
     "Measure how often answers to safe and unsafe prompts refuse, and without a reason, with 95% intervals.",
     "cai eval refusal base=base-graded.jsonl rl=rl-graded.jsonl --by type",
 )(refusals)
+add_command(
+    app,
+    "rl",
+    "Look for what RL did besides raising the score: diversity, boilerplate, length, KL, refusals, and the answers that changed.",
+    "cai eval rl runs/rl base=base-scored.jsonl rl=rl-scored.jsonl",
+)(rl)
 add_command(
     app,
     "choice",

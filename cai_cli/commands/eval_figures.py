@@ -11,8 +11,10 @@ Draws what the folder has data for, and names what it has none for:
     revisions      preference-model score by the number of revisions (figures 5, 6, 7): revisions scored by `cai score`; a line
                    per file, so files made by few and by many principles, or by --direct, are compared
     principles     change of the score in the rounds of each principle, from the same files
+    diversity      of the last revisions, by the number of principles that drew them (section 3.4): what `cai revise` wrote
     accuracy       of judges and preference models (figure 4): what `cai eval choice -o` wrote
     calibration    of the same judges (figure 9)
+    rl             reward, KL, length and refusals by step: directories of `cai rl`
 
 Departures from the paper: Elo ratings come from a judge, not from people; the steps of RL are optimizer steps, not sequences.
 """
@@ -23,6 +25,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -31,12 +34,12 @@ import typer
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands import eval_compare, eval_judges, eval_scores
+from cai_cli.commands import eval_compare, eval_judges, eval_rl, eval_scores
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
-from cai_cli.evaluation import figures
+from cai_cli.evaluation import diversity, figures
 from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.outputs import source
@@ -52,12 +55,14 @@ FIGURES = {
     ),
     "harmfulness": (
         figures.harmfulness,
-        "cai score answers.jsonl -m SCORER -o RUN/rated.jsonl, SCORER of `cai train-pm --target score`",
+        "cai train-pm rated.jsonl --target score -m MODEL -o SCORER; cai score answers.jsonl -m SCORER -o RUN/answers.jsonl",
     ),
     "revisions": (figures.by_revision, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
     "principles": (figures.by_principle, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
+    "diversity": (figures.diversity, "cai revise critiques.jsonl -m MODEL -o RUN/revisions.jsonl"),
     "accuracy": (figures.accuracy, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
     "calibration": (figures.calibration, "cai eval choice comparisons.jsonl -m JUDGE -o RUN/judged.jsonl"),
+    "rl": (figures.rl_steps, "cai rl prompts.jsonl -m MODEL --pm PM -o RUN/rl"),
 }
 """Each figure, and a command that makes its data."""
 
@@ -75,22 +80,27 @@ def by_step(run: Path) -> dict[str, list[Path]]:
     return found
 
 
-def ratings(paths: Iterable[Path], seed: int) -> list[Record]:
-    """The rows of `cai eval compare` for harmlessness and helpfulness, from the last file of comparisons. Empty without one."""
+def compared(path: Path, seed: int) -> list[Record]:
+    """The ratings of a file of comparisons, as `cai eval compare` prints them."""
+    return _compared(path, path.stat().st_mtime_ns, seed)
+
+
+@lru_cache(8)  # the bootstrap takes seconds
+def _compared(path: Path, changed: int, seed: int) -> list[Record]:
     seen, models = eval_compare.Compared(), dict[str, None]()
+    for record in jsonl.read(str(path)):
+        seen.reason(record)
+        models |= dict.fromkeys(record["models"])
+    return eval_compare.rows(seen.found, list(models), seed)
+
+
+def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.frontier`, from the last file of comparisons, if it has both criteria."""
     for path in list(paths)[-1:]:
-        for record in jsonl.read(str(path)):
-            seen.reason(record)
-            models |= dict.fromkeys(record["models"])
-    return eval_compare.rows({name: seen.found[name] for name in CRITERIA if name in seen.found}, list(models), seed)
-
-
-def frontier(rated: list[Record]) -> Iterator[Record]:
-    """The rows of `figures.frontier`: the models that are rated by both criteria."""
-    for model in dict.fromkeys(row["model"] for row in rated):
-        found = {row["criterion"]: row["elo"] for row in rated if row["model"] == model}
-        if len(found) == len(CRITERIA):
-            yield {"model": model, **found}
+        rated = {(row["model"], row["criterion"]): row["elo"] for row in compared(path, seed)}
+        for model in dict.fromkeys(model for model, _ in rated):
+            if (model, "helpful") in rated and (model, "harmless") in rated:
+                yield {"model": model, "helpful": rated[model, "helpful"], "harmless": rated[model, "harmless"]}
 
 
 def step_of(name: str) -> tuple[str, int | None]:
@@ -99,8 +109,9 @@ def step_of(name: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (name, None)
 
 
-def elo_by_step(rated: list[Record]) -> list[Record]:
+def elo_by_step(paths: Iterable[Path], seed: int) -> list[Record]:
     """The rows of `figures.elo_by_step`, if some run has models of at least two steps. The first model, rated 0, has none."""
+    rated = [row for path in list(paths)[-1:] for row in compared(path, seed) if row["criterion"] in CRITERIA]
     steps = Counter(run for run, step in {step_of(row["model"]) for row in rated} if step is not None)
     if not steps or max(steps.values()) < 2:
         return []
@@ -173,10 +184,58 @@ def principles(paths: Iterable[Path], seed: int) -> Iterator[Record]:
         yield {"principle": identity, "rounds": len(each), **_interval(each, seed)}
 
 
+def diverse(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.diversity`: fewer principles first."""
+    texts: dict[Path, list[str]] = defaultdict(list)
+    ids: dict[Path, set[str]] = defaultdict(set)
+    for path in paths:
+        for record in jsonl.read(str(path)):
+            rounds = [entry for entry in record.get("rounds") or [] if "revision" in entry]
+            if rounds:
+                texts[path].append(rounds[-1]["revision"])
+                ids[path] |= {entry["principle"] for entry in rounds}
+    measured = diversity.diversity(texts, seed)
+    for path in sorted(texts, key=lambda path: (len(ids[path]), path)):
+        yield {"file": path.stem, "principles": len(ids[path]), "records": len(texts[path]), **measured[path]}
+
+
+def rl_runs(run: Path) -> list[Path]:
+    """The `metrics.jsonl` of the run's finished RL directories."""
+    return [path for path in sorted(run.rglob("metrics.jsonl")) if lineage.beside(path.parent).get("step") == "rl"]
+
+
+def steps(paths: Iterable[Path]) -> Iterator[Record]:
+    """The rows of `figures.rl_steps`."""
+    for path in paths:
+        for line in eval_rl.read_metrics(path):
+            yield {"run": path.parent.name, "step": line["step"], **{name: line.get(name) for name in figures.STEPS}}
+
+
 def judges(paths: Iterable[Path], seed: int) -> Iterator[Record]:
     """The rows of `figures.accuracy` and `figures.calibration`."""
     for path in paths:
         yield eval_judges.row(path.stem, list(eval_judges.read_judged(str(path)).values()), seed)
+
+
+def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]]:
+    """The rows of every figure, none for those without data, and the files that they come from."""
+    files = by_step(run)
+    # scored revisions are the same ones
+    revised, trained = files["revise"] or files["score"], rl_runs(run)
+    known = list(judges(files["eval choice"], seed))
+    rows = {
+        "frontier": list(frontier(files["eval compare"], seed)),
+        "elo-by-step": elo_by_step(files["eval compare"], seed),
+        "harmfulness": sorted(harmfulness(files["score"], seed), key=lambda row: (row["label"], row["step"] or 0)),
+        "revisions": list(revisions(files["score"], seed)),
+        "principles": list(principles(files["score"], seed)),
+        "diversity": list(diverse(revised, seed)),
+        "accuracy": known,
+        "calibration": known,
+        "rl": list(steps(trained)),
+    }
+    used = [*files["eval compare"], *files["score"], *files["eval choice"], *revised, *trained]
+    return rows, [source(str(path)) for path in dict.fromkeys(used)]
 
 
 def draw(
@@ -187,19 +246,8 @@ def draw(
     """Draw figures."""
     if not run.is_dir():
         raise InputError(f"{run}: not a folder; give that of a run")
-    files, folder = by_step(run), Path(output or run / "figures")
-    rated = ratings(files["eval compare"], seed)
-    known = list(judges(files["eval choice"], seed))
-    rows = {
-        "frontier": list(frontier(rated)),
-        "elo-by-step": elo_by_step(rated),
-        "harmfulness": sorted(harmfulness(files["score"], seed), key=lambda row: (row["label"], row["step"] or 0)),
-        "revisions": list(revisions(files["score"], seed)),
-        "principles": list(principles(files["score"], seed)),
-        "accuracy": known,
-        "calibration": known,
-    }
-    used = [source(str(path)) for step in ("eval compare", "score", "eval choice") for path in files[step]]
+    folder = Path(output or run / "figures")
+    rows, used = rows_of(run, seed)
     os.makedirs(folder, exist_ok=True)
     for name, (kind, example) in FIGURES.items():
         if rows[name]:

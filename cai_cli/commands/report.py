@@ -1,65 +1,136 @@
-"""Print a table of the steps of a run, from their manifests: records, tokens and seconds, in the order they ended.
+"""Report on a run: one HTML page that holds everything, and a table of the steps.
 
-    cai report runs/demo
+    cai report runs/demo                          a table, and the page runs/demo/report.html
+    cai report runs/demo --serve                  the same page in the browser while the run goes on
+    cai report runs/demo --markdown >> card.md    the tables, for a model card
 
-Not in the paper.
+The page needs no network and opens from disk. It shows the run as a picture; the results that `cai eval` wrote into the folder,
+refusals, and comparisons; the paper's figures; the training curves; every manifest; and a reader of the records: all that the
+run made from a prompt together, with search, filters, differences of revisions, both orders of a label, and the file and line
+that each came from. Of more than 10,000 prompts, 10,000 are drawn.
+
+The figures are those of the paper (see `cai eval figures`); the page is not in it.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from rich.table import Table
+import typer
 from rich.text import Text
-from typer import Argument
+from typer import Argument, Option
 
+from cai_cli import streams
+from cai_cli.commands import eval_figures
 from cai_cli.commands._command import command
-from cai_cli.errors import InputError
+from cai_cli.commands._flags import BootstrapSeed, Quiet
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import CaiError
+from cai_cli.evaluation import figures, refusal
 from cai_cli.pipeline import manifest
-from cai_cli.pipeline.manifest import Manifest
-from cai_cli.streams import plain_table, print_table
+from cai_cli.report import markdown, page, records, run, tables
+from cai_cli.report.page import Figure, Report
+from cai_cli.report.records import Reader
+from cai_cli.report.run import Step
+from cai_cli.report.serve import server, version
+from cai_cli.report.sources import principles_of
+from cai_cli.report.tables import Table
 
 
-def steps(folder: Path) -> list[tuple[str, Manifest]]:
-    """(name, manifest) of every finished step in a folder, in the order they ended."""
-    paths = [*folder.glob("*.manifest.json"), *folder.glob("*/manifest.json")]
-    found = []
-    for path in paths:
-        name = path.parent.name if path.name == "manifest.json" else path.name.removesuffix(".manifest.json")
-        found.append((name, manifest.read(path)))
-    return sorted(found, key=lambda entry: (entry[1].get("finished", ""), entry[0]))
+def drawn(rows: dict[str, list[Record]]) -> list[Figure]:
+    """The figures that have data."""
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (kind, _) in eval_figures.FIGURES.items():
+            if rows[name]:
+                figures.save(name, kind, rows[name], Path(folder), [])
+                svg = (Path(folder) / f"{name}.svg").read_text("utf-8")
+                caption = (kind.__doc__ or name).splitlines()[0].split(": `")[0].rstrip(".")
+                made.append(Figure(name, page.inline(svg, name), f"{caption}."))
+    return made
 
 
-def table(found: list[tuple[str, Manifest]]) -> Table:
-    """One row per step that has counts and seconds, and the sum of the tokens and seconds."""
-    shown = plain_table("output", "step", "in", "out", "skipped", "steps", "tokens", "seconds", left=2)
-    total = [0, 0.0]
-    for name, content in found:
-        counts = content.get("counts")
-        if not counts or "seconds" not in counts:
-            continue
-        tokens = counts.get("tokens", counts.get("prompt_tokens", 0) + counts.get("completion_tokens", 0))
-        total = [total[0] + tokens, total[1] + counts["seconds"]]
-        numbers = (
-            counts["records_in"],
-            counts["records_out"],
-            counts.get("skipped") or "",
-            counts.get("steps", ""),
-            f"{tokens:,}",
-        )
-        shown.add_row(Text(name), Text(str(content["step"])), *map(str, numbers), f"{counts['seconds']:.1f}")
-    shown.add_section()
-    shown.add_row("all", "", "", "", "", "", f"{total[0]:,}", f"{total[1]:.1f}", style="bold")
-    return shown
+def refusals(reader: Reader, seed: int) -> list[Table]:
+    """How often the answers of each file refuse, as `cai eval refusal` tells."""
+    answers: dict[str, list[refusal.Answer]] = {}
+    for group in reader.records:
+        for entry in group["entries"]:
+            if "response" in entry["r"] and "step" not in entry["r"]:
+                answers.setdefault(reader.files[entry["f"]]["name"], []).append(refusal.answer(entry["r"], None))
+    rows = [row for name, each in answers.items() for row in refusal.rows(name, each, seed)]
+    return [tables.of_rows("Refusals: by the first words, and by the grades of cai grade -r refusal", rows)] if rows else []
 
 
-@command("Print a table of the steps of a run, from their manifests: records, tokens, seconds.", "cai report runs/demo")
-def app(folder: Annotated[str, Argument(help="The folder that holds the run's files.", metavar="DIR")]) -> None:
+def results(steps: list[Step], reader: Reader, seed: int) -> list[Table]:
+    """The tables of the results: what `cai eval` wrote, comparisons, and refusals."""
+    made = [table for step, rows in run.measures(steps) for table in tables.of_eval(step.name, rows)]
+    for step in steps:
+        if step.kind == "eval compare" and step.finished and step.path.is_file():
+            made.append(tables.of_rows(f"Comparisons: {step.name}", eval_figures.compared(step.path, seed)))
+    return made + refusals(reader, seed)
+
+
+def gathered(folder: Path, seed: int) -> Report:
+    """Everything that the page shows."""
+    steps = run.steps(folder)
+    reader = records.collect(steps)
+    rows, _ = eval_figures.rows_of(folder, seed)
+    principles: dict[str, Record] = {}
+    for step in steps:
+        principles |= {name: asdict(found) for name, found in principles_of(step.path).items()}
+    missing = {name: example for name, (_, example) in eval_figures.FIGURES.items() if not rows[name]}
+    name = Path(os.path.abspath(folder)).name
+    return Report(
+        name, steps, run.graph(steps), results(steps, reader, seed), drawn(rows), missing, run.curves(steps), reader,
+        principles,
+    )  # fmt: skip
+
+
+def follow(folder: Path, seed: int, port: int) -> None:
+    """Serve the page until the command is interrupted."""
+
+    def build(now: str) -> str:
+        found = gathered(folder, seed)
+        found.version = now
+        return page.build(found)
+
+    build(version(folder))  # so that bad input is an error before the address is printed
+    with server(folder, build, port) as serving:
+        streams.say(f"cai report: http://127.0.0.1:{serving.server_port}/ follows {folder}; Ctrl-C ends it")
+        serving.serve_forever()
+
+
+@command(
+    "Report on a run: one HTML page with its steps, results, figures, curves and records, and a table of the steps.",
+    "cai report runs/demo\ncai report runs/demo --serve\ncai report runs/demo --markdown >> card.md",
+)
+def app(
+    folder: Annotated[Path, Argument(help="The folder that holds the run's files.", metavar="DIR")],
+    output: Annotated[str | None, Option("--output", "-o", help="The page's file; by default DIR/report.html.")] = None,
+    serve: Annotated[bool, Option("--serve", help="Serve the page on this machine only; it follows the run.")] = False,
+    port: Annotated[int, Option("--port", min=0, max=65535, help="The port of --serve; 0 for any that is free.")] = 8000,
+    as_markdown: Annotated[bool, Option("--markdown", help="Print the tables as Markdown, and write no page.")] = False,
+    seed: BootstrapSeed = 0,
+    quiet: Quiet = False,
+) -> None:
     """Report on a run."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder that holds the run's files")
-    found = steps(Path(folder))
-    if not found:
-        raise InputError(f"{folder}: has no manifest of a finished step; give the folder that holds the run's files")
-    print_table(table(found))
+    if serve:
+        return follow(folder, seed, port)
+    found = gathered(folder, seed)
+    if as_markdown:
+        return typer.echo(markdown.build(found.title, found.steps, found.results), nl=False)
+    path = output or str(folder / "report.html")
+    try:
+        manifest.write_atomic(path, page.build(found).encode())
+    except OSError as problem:
+        raise CaiError(f"{path}: {(problem.strerror or str(problem)).lower()}; give another file with -o") from None
+    summary = tables.of_steps(found.steps)
+    shown = streams.plain_table(*summary.columns, left=2)
+    for row in summary.rows:
+        shown.add_row(*map(Text, row), style="bold" if row is summary.rows[-1] else None)
+    streams.print_table(shown)
+    streams.say(f"cai report: wrote {path}; open it in a browser", quiet)

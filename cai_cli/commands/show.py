@@ -18,7 +18,6 @@ import difflib
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -33,10 +32,8 @@ from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, as_object, item
 from cai_cli.data.records import Label, Round, as_messages, label_of, shape_error, stripped
 from cai_cli.errors import InputError
-from cai_cli.method import constitution
-from cai_cli.method.constitution import TEXTS, Constitution, Principle
-from cai_cli.pipeline import lineage
-from cai_cli.pipeline.manifest import Manifest
+from cai_cli.method.constitution import Principle
+from cai_cli.report.sources import principles_of
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 ALIKE = 0.5
@@ -194,33 +191,6 @@ def texts(ids: Iterable[str], principles: Principles, kind: str) -> str:
     """The texts of one kind (see `TEXTS`) of these principles, each after its id on a line of its own."""
     known = {i: getattr(principles[i], kind) for i in ids if i in principles}
     return "\n".join(f"{i}: {text}" for i, text in known.items() if text)
-
-
-def principles_of(path: Path) -> dict[str, Principle]:
-    """The principles by which a file and its inputs were made, as far as their constitutions are at hand and agree."""
-    found: dict[str, Principle] = {}
-    differ: set[str] = set()
-    for output, made in lineage.history(path):
-        loaded = constitution_of(made, output)
-        for new in loaded.principles if loaded else ():
-            old = found.setdefault(new.id, new)
-            differ |= {new.id} if any(getattr(old, text) != getattr(new, text) for text in TEXTS) else set()
-    return {identity: principle for identity, principle in found.items() if identity not in differ}
-
-
-def constitution_of(made: Manifest, output: Path) -> Constitution | None:
-    """The constitution that the manifest `made` of `output` names, with what was drawn from, if it is still the same one."""
-    if "constitution" not in made:
-        return None
-    words = made.get("command", [])
-    names = [word for flag, word in pairwise(words) if flag in ("-c", "--constitution")] or [made["constitution"]["name"]]
-    known = constitution.packaged()
-    try:
-        loaded = constitution.load(*(name if name in known else str(lineage.find(name, output)) for name in names))
-    except InputError:
-        return None
-    same = loaded.sha256 == made["constitution"]["sha256"]
-    return loaded.select(made["constitution"].get("principles", []), []) if same else None
 
 
 def marks(entry: Round, kind: str) -> str:

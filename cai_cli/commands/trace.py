@@ -22,7 +22,6 @@ import typer
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands import show
 from cai_cli.commands._command import command
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
@@ -33,6 +32,7 @@ from cai_cli.method.constitution import ROUND, Constitution
 from cai_cli.pipeline import lineage, manifest
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.pipeline.seeds import draw
+from cai_cli.report.sources import constitution_of, ids_before, inputs_first
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,9 @@ def find(path: Path, ids: list[str]) -> Place | None:
 
 def before(place: Place) -> Place | None:
     """The record that a step made this one from; None if its file has no manifest, or no input of it has the record."""
-    record, identity = place.record, place.record["id"]
-    mixed = identity.partition("#")[0].removeprefix(f"{record.get('mixed_from')}:")  # `cai mix` makes ids unique so
-    ids = [identity, mixed, str(record.get("source_id", identity)), identity.rpartition("/")[0]]
-    inputs = sorted(lineage.inputs(place.made, place.path), key=lambda entry: Path(entry[0]).stem != record.get("mixed_from"))
-    for _, path in inputs:
-        if path.is_file() and (found := find(path, list(dict.fromkeys(filter(None, ids))))):
+    inputs = (path for _, path in lineage.inputs(place.made, place.path))
+    for path in inputs_first(place.record, inputs):
+        if path.is_file() and (found := find(path, ids_before(place.record))):
             return found
     return None
 
@@ -131,7 +128,7 @@ def verified(place: Place, old: Place | None) -> Iterator[tuple[str, bool]]:
     for entry, (typed, path) in zip(made.get("inputs", []), lineage.inputs(made, place.path), strict=True):
         if entry.get("sha256") and path.is_file():
             yield f"the hash of its input {typed}", manifest.hash_file(path) == entry["sha256"]
-    yield from draws(place, old, show.constitution_of(made, place.path))
+    yield from draws(place, old, constitution_of(made, place.path))
 
 
 @command(

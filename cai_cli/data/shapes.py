@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import types
+from functools import cache
 from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 _NAMES = {str: "a string", bool: "true or false", float: "a number", int: "an integer", list: "a list", dict: "an object"}
+
+
+@cache  # evaluating the hints takes longer than comparing a record with them
+def _hints(wanted: Any) -> dict[str, Any]:
+    return get_type_hints(wanted, include_extras=True)
 
 
 def type_error(value: object, wanted: Any, field: str) -> str | None:
@@ -20,7 +26,7 @@ def type_error(value: object, wanted: Any, field: str) -> str | None:
         return f"'{field}' must be {_NAMES.get(base, 'null')}, found {type(value).__name__}"
     parts: list[tuple[object, Any, str]] = []
     if is_typeddict(wanted) and isinstance(value, dict):
-        for name, hint in get_type_hints(wanted, include_extras=True).items():
+        for name, hint in _hints(wanted).items():
             optional = get_origin(hint) is NotRequired or not wanted.__total__
             if name not in value and not optional:
                 return f"'{field}' has no '{name}'"

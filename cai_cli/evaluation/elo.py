@@ -44,8 +44,11 @@ class Rating:
     high: float
 
 
-def strengths(design: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The coefficients of the logistic regression of soft `wins` on the rows of `design`, by maximum likelihood."""
+def strengths(design: np.ndarray, wins: np.ndarray, weights: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
+    """The coefficients of the logistic regression of soft `wins` on the rows of `design`, by maximum likelihood.
+
+    `start`: where the search begins, such as the coefficients of similar data.
+    """
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -54,7 +57,13 @@ def strengths(design: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> np.n
         value = weights @ (np.logaddexp(0, d) - wins * d) + PRIOR * x @ x / 2
         return float(value), design.T @ (weights * (expit(d) - wins)) + PRIOR * x
 
-    return np.asarray(minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x)
+    def curvature(x: np.ndarray) -> np.ndarray:
+        p = expit(design @ x)
+        return (design.T * (weights * p * (1 - p))) @ design + PRIOR * np.eye(len(x))
+
+    start = np.zeros(design.shape[1]) if start is None else start
+    # needs a third of the steps of L-BFGS-B
+    return np.asarray(minimize(loss, start, jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-6}).x)
 
 
 def _design(comparisons: Sequence[Comparison], models: Sequence[str], length: bool) -> np.ndarray:
@@ -80,11 +89,12 @@ def ratings(comparisons: Sequence[Comparison], models: Sequence[str], length: bo
     prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(each.prompt for each in comparisons))}
     prompt = np.array([prompts[each.prompt] for each in comparisons])
     random, columns = np.random.default_rng(seed), len(models) - 1
-    whole = strengths(design, wins, np.ones(len(wins)))[:columns]
+    every = strengths(design, wins, np.ones(len(wins)))
+    whole = every[:columns]
     samples = []
     for _ in range(RESAMPLES):
         taken = np.bincount(random.integers(0, len(prompts), len(prompts)), minlength=len(prompts))
-        samples.append(strengths(design, wins, taken[prompt].astype(float))[:columns])
+        samples.append(strengths(design, wins, taken[prompt].astype(float), every)[:columns])
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
     found = {models[0]: Rating(0.0, 0.0, 0.0)}
     return found | {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cai_cli.data import jsonl
@@ -187,6 +188,54 @@ def calibration(axes: Any, rows: Sequence[Record]) -> None:
     axes.legend(frameon=False, fontsize=9)
 
 
+def diversity(axes: Any, rows: Sequence[Record]) -> None:
+    """Distinct-2 and self-BLEU of each file's last revisions, by the number of principles that drew them (section 3.4).
+
+    Rows: `file`, `principles`, `distinct_2`, `self_bleu` (either may be None), in the order from below.
+    """
+    for style, (name, title) in enumerate({"distinct_2": "distinct-2", "self_bleu": "self-BLEU"}.items()):
+        found = [(row[name], number) for number, row in enumerate(rows) if row[name] is not None]
+        if found:
+            axes.plot(*zip(*found, strict=True), linewidth=1, **_style(style))
+            side = "left" if found[-1][0] < 0.5 else "right"
+            axes.annotate(title, found[-1], textcoords="offset points", xytext=(0, 9), ha=side, color=f"C{style}")
+    counts = [f"{row['principles']} principle{'s' * (row['principles'] != 1)}" for row in rows]
+    axes.set_yticks(range(len(rows)), [f"{plain(row['file'])} ({count})" for row, count in zip(rows, counts, strict=True)])
+    axes.set(xlabel="share; more diverse: higher distinct-2, lower self-BLEU", xlim=(0, 1), ylim=(-0.6, len(rows) - 0.2))
+
+
+STEPS = {"reward": "reward", "kl": "KL (nats per token)", "length": "length (tokens)", "refusals": "share of refusals"}
+"""What `rl_steps` draws, and how it is called there."""
+POINTS = 20
+"""Points per line of `rl_steps`: each is the mean of as many steps as that takes."""
+
+
+def rl_steps(axes: Any, rows: Sequence[Record]) -> None:
+    """Reward, KL, length and refusals by step, a line per RL run in four panels: `run`, `step`, and those of STEPS it has."""
+    figure, longest = axes.figure, 1
+    axes.remove()
+    panels = figure.subplots(2, 2, sharex=True)
+    for panel, (name, title) in zip(panels.flat, STEPS.items(), strict=True):
+        for number, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
+            found = [(row["step"], row[name]) for row in rows if row["run"] == run and row.get(name) is not None]
+            size = -(-len(found) // POINTS)
+            longest = max(size, longest)
+            if size > 1:
+                panel.plot(*zip(*found, strict=True), linewidth=1, alpha=0.2, color=_style(number)["color"])
+            means = [
+                [fmean(values) for values in zip(*found[i : i + size], strict=True)] for i in range(0, len(found), size or 1)
+            ]
+            if means:
+                panel.plot(*zip(*means, strict=True), linewidth=1.2, markersize=4, clip_on=False, **_style(number))
+                panel.annotate(plain(run), means[-1], textcoords="offset points", xytext=(6, 0), va="center", fontsize=8)
+        panel.set_title(title, fontsize=10, loc="left")
+        panel.margins(x=0.15)
+        if name != "reward":  # a score has no zero that means anything
+            panel.set_ylim(bottom=0)
+    for panel in panels[1]:
+        panel.set_xlabel(f"step (a point: mean of {longest} steps)" if longest > 1 else "step")
+
+
 def draw(kind: Draw, rows: Sequence[Record], path: Path, height: float = 5) -> None:
     """Draw a figure to a file; its suffix decides: PNG, SVG or PDF. InputError if it cannot be written."""
     import matplotlib
@@ -197,9 +246,11 @@ def draw(kind: Draw, rows: Sequence[Record], path: Path, height: float = 5) -> N
 
     figure, axes = pyplot.subplots(figsize=(6.5, height), dpi=110)
     kind(axes, rows)
-    axes.spines[["top", "right"]].set_visible(False)
-    if kind is not calibration and axes.get_ylim()[0] > 0:
-        axes.annotate("the vertical axis does not begin at 0", (0, 1.01), xycoords="axes fraction", fontsize=8, color="0.4")
+    for panel in figure.axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        if kind is not calibration and panel.get_ylim()[0] > 0:
+            note = "the vertical axis does not begin at 0"
+            panel.annotate(note, (1, 1.01), xycoords="axes fraction", fontsize=8, color="0.4", ha="right")
     try:
         figure.tight_layout()
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -211,7 +262,7 @@ def draw(kind: Draw, rows: Sequence[Record], path: Path, height: float = 5) -> N
 
 def save(name: str, kind: Draw, rows: Sequence[Record], folder: Path, inputs: list[Record]) -> None:
     """Write a figure as NAME.png and NAME.svg, and its numbers as NAME.jsonl."""
-    height = max(3.0, 0.4 * len(rows) + 1) if kind in (by_principle, accuracy) else 5.0
+    height = max(3.0, 0.4 * len(rows) + 1) if kind in (by_principle, accuracy, diversity) else 5.0
     for suffix in ("png", "svg"):
         draw(kind, rows, folder / f"{name}.{suffix}", height)
     write_file(str(folder / f"{name}.jsonl"), map(jsonl.encode, rows), {"step": "eval figures", "inputs": inputs})

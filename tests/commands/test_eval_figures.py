@@ -59,12 +59,30 @@ def run(tmp_path: Path) -> Path:
                 }
             )
     made(folder / "evaluation" / "compared.jsonl", "eval compare", pairs)
+    for name, principles, vocabulary in (("few", 1, 50), ("all", 16, 500)):
+        rows = [
+            {
+                "id": str(i),
+                "prompt": "x",
+                "response": "y",
+                "rounds": [
+                    {"principle": f"p{i % principles}", "revision": " ".join(f"w{draw.randrange(vocabulary)}" for _ in range(20))}
+                ],
+            }
+            for i in range(60)
+        ]
+        made(folder / f"{name}.jsonl", "revise", rows)
+    for name in ("rl", "rl-2"):
+        (folder / name).mkdir()
+        steps = [{"step": i, "reward": 5.0 + draw.random(), "kl": i / 1000, "length": 9.0, "refusals": 0.0} for i in range(50)]
+        write_jsonl(folder / name / "metrics.jsonl", steps)
+        manifest.write(folder / name / "manifest.json", {"step": "rl"})
     return folder
 
 
 def test_every_figure_has_its_numbers_beside_it(here: Here, run: Path) -> None:
     done = here("eval", "figures", run)
-    names = ["frontier", "revisions", "principles", "accuracy", "calibration"]
+    names = ["frontier", "revisions", "principles", "diversity", "accuracy", "calibration", "rl"]
     assert done.out.split() == [f"{run}/figures/{name}.png" for name in names]
     assert (run / "figures" / "frontier.png").read_bytes().startswith(b"\x89PNG")
     svg = (run / "figures" / "frontier.svg").read_text()
@@ -81,6 +99,13 @@ def test_every_figure_has_its_numbers_beside_it(here: Here, run: Path) -> None:
         "true": 120,
     }
     assert [row["judge"] for row in read_jsonl(run / "figures" / "accuracy.jsonl")] == ["direct", "reasoned"]
+    one, sixteen = read_jsonl(run / "figures" / "diversity.jsonl")
+    assert (one["file"], one["principles"], sixteen["file"], sixteen["principles"]) == ("few", 1, "all", 16)
+    assert sixteen["distinct_2"] > one["distinct_2"]
+    assert sixteen["self_bleu"] < one["self_bleu"]
+    steps_of = [row["run"] for row in read_jsonl(run / "figures" / "rl.jsonl")]
+    assert steps_of == ["rl"] * 50 + ["rl-2"] * 50
+    assert "the vertical axis does not begin at 0" in (run / "figures" / "rl.svg").read_text()
     here("eval", "figures", run)  # again, over its own files
     assert (run / "figures" / "frontier.svg").read_text() == svg
 
