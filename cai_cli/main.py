@@ -18,7 +18,7 @@ COMMANDS = {
     "revise": "Rewrite each answer after its critique (closes the round).",
     "label": "Ask a feedback model which of two answers is better, by a principle: soft preferences.",
     "train-sft": "Fine-tune a model on revisions (SL-CAI).",
-    "train-pm": "Train a preference model on soft labels.",
+    "train-pm": "Train a preference model on soft labels, or a scorer on ratings.",
     "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
     "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
     "plan": "Say how much memory a trainer's run needs, before it loads any weights.",

@@ -97,6 +97,24 @@ def test_training_requests_are_chosen_by_belief(scripts: SimpleNamespace) -> Non
         assert (true if part == "red" else believed) == {True, False}
 
 
+def test_the_plot_has_a_labelled_point_per_model(scripts: SimpleNamespace, tmp_path: Path) -> None:
+    w, report, world, rng = scripts.world, scripts.report, scripts.world.world(80, 1), random.Random(1)
+    rows = scripts.data.requests(world, rng, "test", 200, None)
+    (folder := tmp_path / "seed-1").mkdir()
+    for name, kind in (("base", "help"), ("rl", "reasoned")):
+        asked = [w.read_request(world, row["prompt"]) for row in rows]
+        texts = [w.answer(world, each, kind if each.entity.harmful else "help", rng) for each in asked]
+        write_jsonl(folder / f"answers-{name}.jsonl", [{**r, "response": text} for r, text in zip(rows, texts, strict=True)])
+    points = report.points(report.Results([folder], 80))
+    assert [(row["model"], row["harmless"]["value"], row["helpful"]["value"]) for row in points] == [
+        ("helpful-only base", 0, 1), ("RL-CAI", 1, 1)
+    ]  # fmt: skip
+    report.figures.draw(report.plot, points, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "helpful-only base" in drawn
+    assert "RL-CAI" in drawn
+
+
 def test_a_claim_needs_the_same_difference_in_every_seed(scripts: SimpleNamespace, tmp_path: Path) -> None:
     """On answers made here: one model always helps, the other refuses harmful requests, nine of ten in seed 2."""
     w, report = scripts.world, scripts.report

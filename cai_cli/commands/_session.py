@@ -209,7 +209,7 @@ class ScoringSession:
         """Run the step over the input."""
         sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
         options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
-        about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype}}
+        about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
         context = models.context_length(self.folder)
         decides = _decides(options, self.trust)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)

@@ -208,6 +208,8 @@ def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) ->
     """Score both answers with a preference model."""
     m = model
     scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory)
+    if models.target(scoring.folder) == "score":
+        raise InputError(f"{m.model}: predicts ratings (`cai train-pm --target score`), not which of two answers is better")
     seen.name = "PM score"
 
     def program(record: Record) -> Steps[list[Record]]:

@@ -31,7 +31,7 @@ from cai_cli import streams
 from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.commands.eval_choice import ChoiceIO
-from cai_cli.commands.eval_scores import in_all, named
+from cai_cli.commands.eval_scores import has_ratings, in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Line, Record
@@ -60,6 +60,15 @@ class CompareIO(ChoiceIO):
     input: Annotated[
         list[str], Argument(metavar="[NAME=]FILE...", help="Each model's answers to the same prompts; the first is rated 0.")
     ] = field(default_factory=list)  # type: ignore[assignment]
+
+
+def read_answers(paths: dict[str, str], limit: int | None) -> dict[str, dict[str, Record]]:
+    """{model: {id: record}}. The records have no scores if those of a file predict ratings: they are no second opinion."""
+    found = {name: {r["id"]: r for r in read_with_ids(path, limit, rounds_error)} for name, path in paths.items()}
+    if rated := [path for path in paths.values() if has_ratings(path)]:
+        streams.warn(f"{rated[0]}: its scores predict ratings, so there is no second opinion by a preference model")
+        return {name: {i: {**record, "scores": None} for i, record in each.items()} for name, each in found.items()}
+    return found
 
 
 def drawn_pairs(models: list[str], seed: int, identity: str) -> list[tuple[str, str]]:
@@ -163,7 +172,7 @@ def compare(
     paths = named(files.input)
     if len(paths) < 2:
         raise InputError("give the answers of at least two models")
-    answers = {name: {r["id"]: r for r in read_with_ids(path, files.limit, rounds_error)} for name, path in paths.items()}
+    answers = read_answers(paths, files.limit)
     out = streams.claim_stdout() if files.output != "-" and files.dry_run is None else None
     one_input: Any = next(iter(paths.values()))  # the fingerprint has the hashes of all of them
     files.input, files.output, files.limit = one_input, files.output or os.devnull, None

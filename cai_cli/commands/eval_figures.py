@@ -5,6 +5,9 @@
 Draws what the folder has data for, and names what it has none for:
 
     frontier       helpfulness against harmlessness (figures 2, 3): what `cai eval compare -o` wrote
+    elo-by-step    Elo of models named NAME-stepN, such as rl-step50 and rl-step100, by that step (figure 8), from the same file
+    harmfulness    mean predicted rating (figure 10): what `cai score` wrote with a model of `cai train-pm --target score`; over
+                   the steps of RL if the files are named NAME-stepN, or were the `samples.jsonl` of `cai rl`
     revisions      preference-model score by the number of revisions (figures 5, 6, 7): revisions scored by `cai score`; a line
                    per file, so files made by few and by many principles, or by --direct, are compared
     principles     change of the score in the rounds of each principle, from the same files
@@ -13,23 +16,25 @@ Draws what the folder has data for, and names what it has none for:
     calibration    of the same judges (figure 9)
     rl             reward, KL, length and refusals by step: directories of `cai rl`
 
-Departures from the paper: Elo ratings come from a judge, not from people; figures 8 and 10 are not drawn.
+Departures from the paper: Elo ratings come from a judge, not from people; the steps of RL are optimizer steps, not sequences.
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands import eval_compare, eval_judges, eval_rl
+from cai_cli.commands import eval_compare, eval_judges, eval_rl, eval_scores
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
@@ -39,8 +44,19 @@ from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.outputs import source
 
+CRITERIA = ("helpful", "harmless")
+STEP = re.compile(r"(.+?)[-_.]?step[-_]?(\d+)")
+"""The name of a model or of a file that says after how many steps of RL it was made."""
 FIGURES = {
     "frontier": (figures.frontier, "cai eval compare base.jsonl rl.jsonl -m JUDGE -o RUN/compared.jsonl"),
+    "elo-by-step": (
+        figures.elo_by_step,
+        "cai eval compare base.jsonl rl-step50.jsonl rl-step100.jsonl -m JUDGE -o RUN/compared.jsonl",
+    ),
+    "harmfulness": (
+        figures.harmfulness,
+        "cai train-pm rated.jsonl --target score -m MODEL -o SCORER; cai score answers.jsonl -m SCORER -o RUN/answers.jsonl",
+    ),
     "revisions": (figures.by_revision, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
     "principles": (figures.by_principle, "cai score revisions.jsonl -m PM -o RUN/scored.jsonl"),
     "diversity": (figures.diversity, "cai revise critiques.jsonl -m MODEL -o RUN/revisions.jsonl"),
@@ -87,12 +103,59 @@ def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
                 yield {"model": model, "helpful": rated[model, "helpful"], "harmless": rated[model, "harmless"]}
 
 
+def step_of(name: str) -> tuple[str, int | None]:
+    """(run, step) of a name such as rl-step50: ("rl", 50). Without such an end, the name itself and None."""
+    found = STEP.fullmatch(name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def elo_by_step(paths: Iterable[Path], seed: int) -> list[Record]:
+    """The rows of `figures.elo_by_step`, if some run has models of at least two steps. The first model, rated 0, has none."""
+    rated = [row for path in list(paths)[-1:] for row in compared(path, seed) if row["criterion"] in CRITERIA]
+    steps = Counter(run for run, step in {step_of(row["model"]) for row in rated} if step is not None)
+    if not steps or max(steps.values()) < 2:
+        return []
+    base = rated[0]["model"]
+    return [
+        {"base": base, "label": f"{run}, {row['criterion']}", "model": row["model"], "step": step, **row["elo"]}
+        for row in rated
+        for run, step in [step_of(row["model"])]
+        if step is not None or row["model"] != base
+    ]
+
+
+def rating(record: Record) -> float | None:
+    """The predicted rating of a record's last revision, or of its response, or the mean of its responses; None without scores."""
+    scores = record.get("scores") or {}
+    if "response" in scores:
+        return (scores.get("rounds") or [scores["response"]])[-1]
+    return fmean(scores["responses"]) if scores.get("responses") else None
+
+
+def harmfulness(paths: Iterable[Path], seed: int) -> Iterator[Record]:
+    """The rows of `figures.harmfulness`: the mean predicted rating of each file, or of each step of its records."""
+    rated = [path for path in paths if eval_scores.has_ratings(str(path))]
+    if rated:
+        eval_scores.scorer_line({path.stem: eval_scores.scored_by(str(path)) for path in rated})  # warns if they differ
+    for path in rated:
+        run, named = step_of(path.stem)
+        values = defaultdict(list)
+        for record in jsonl.read(str(path)):
+            if (score := rating(record)) is not None:
+                step = record.get("step")
+                values[step if isinstance(step, int) else named].append(score)
+        for step, each in sorted(values.items(), key=lambda item: item[0] or 0):
+            yield {"label": run, "step": step, "records": len(each), **_interval(each, seed)}
+
+
 def _interval(values: list[float], seed: int) -> Record:
     return dict(zip(("value", "low", "high"), mean_interval(values, seed), strict=True))
 
 
 def scored(path: Path) -> Iterator[tuple[list[float], list[str]]]:
     """(scores of the response and of each revision, principle of each round) of the records that have both."""
+    if eval_scores.has_ratings(str(path)):  # a rating is no preference-model score
+        return
     for record in jsonl.read(str(path)):
         scores, rounds = record.get("scores") or {}, record.get("rounds") or []
         if "response" in scores and rounds and len(scores.get("rounds") or []) == len(rounds):
@@ -162,6 +225,8 @@ def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]
     known = list(judges(files["eval choice"], seed))
     rows = {
         "frontier": list(frontier(files["eval compare"], seed)),
+        "elo-by-step": elo_by_step(files["eval compare"], seed),
+        "harmfulness": sorted(harmfulness(files["score"], seed), key=lambda row: (row["label"], row["step"] or 0)),
         "revisions": list(revisions(files["score"], seed)),
         "principles": list(principles(files["score"], seed)),
         "diversity": list(diverse(revised, seed)),

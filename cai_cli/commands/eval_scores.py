@@ -80,12 +80,17 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
 
 
 def scored_by(path: str) -> Record | None:
-    """The preference model (`name`, `sha256`, `dtype`) of a file's scores, from its manifest. None if that is not known."""
+    """The preference model (`name`, `sha256`, `dtype`, `target`) of a file's scores, from its manifest. None if not known."""
     try:
         found = manifest.read(f"{path}.manifest.json")
     except (FileNotFoundError, CaiError):
         return None
     return found.get("model") if found.get("step") == "score" else None
+
+
+def has_ratings(path: str) -> bool:
+    """Whether a file's scores predict ratings (`cai train-pm --target score`): a higher one need not be better."""
+    return (scored_by(path) or {}).get("target") == "score"
 
 
 def scorer_line(scorers: Mapping[str, Record | None]) -> str:

@@ -24,6 +24,7 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
+from cai_cli.commands.eval_scores import has_ratings
 from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, dumps, encode
@@ -274,6 +275,8 @@ def preferences(
 ) -> None:
     """Export preferences."""
     require_input(input)
+    if source is From.scores and has_ratings(input):
+        raise InputError(f"{input}: its scores predict ratings, so the highest is not the best; score it with a preference model")
     counts: Counter[str] = Counter()
 
     def rows() -> Iterator[bytes]:

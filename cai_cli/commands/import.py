@@ -205,12 +205,19 @@ def bench(name: Annotated[Bench, Argument(help="The benchmark.", metavar="NAME")
     app,
     "red-team-attempts",
     "Import hh-rlhf's red-team attempts: transcripts. Their rating and task are kept.",
-    "cai import red-team-attempts red_team_attempts.jsonl.gz --kind red-team -o prompts.jsonl",
+    "cai import red-team-attempts red_team_attempts.jsonl.gz --kind red-team -o prompts.jsonl\n"
+    "cai import red-team-attempts red_team_attempts.jsonl.gz --answers -o rated.jsonl",
 )
-def red_team_attempts(files: ImportFlags) -> None:
+def red_team_attempts(
+    files: ImportFlags,
+    answers: Annotated[
+        bool, Option("--answers", help="Keep each transcript's last answer as `response`, for `cai train-pm --target score`.")
+    ] = False,
+) -> None:
     """Import red-team attempts."""
     require_input(files.input)
-    run("entry", "rt", importers.red_team_attempts(files.input), files)
+    items = importers.red_team_attempts(files.input, answers)
+    run("entry", "rt", items, files, "response" if answers else "prompt")
 
 
 @add_command(app, "csv", "Import a CSV file with a header.", "cai import csv prompts.csv --column question -o prompts.jsonl")

@@ -176,8 +176,11 @@ def _spoken(turn: Any) -> Any:
     return {"role": _SHAREGPT.get(str(turn["from"]).lower(), turn["from"]), "content": turn.get("value")}
 
 
-def red_team_attempts(path: str) -> Iterator[Item]:
-    """hh-rlhf's red-team attempts: a JSON array or JSONL of objects with a `transcript`."""
+def red_team_attempts(path: str, answers: bool = False) -> Iterator[Item]:
+    """hh-rlhf's red-team attempts: a JSON array or JSONL of objects with a `transcript`.
+
+    With `answers` the transcript's last answer is kept as `response`, so that its rating is of the whole conversation.
+    """
     for number, entry in array_or_lines(path):
         if not isinstance(entry, dict) or not isinstance(entry.get("transcript"), str):
             yield Item(number, error="no 'transcript' text")
@@ -187,9 +190,9 @@ def red_team_attempts(path: str) -> Iterator[Item]:
         except ValueError as problem:
             yield Item(number, error=str(problem))
             continue
-        yield item(
-            number, {"prompt": prompt, **kept(entry, "transcript")}, ROLES_NOTE if transcripts.repeats_role(prompt) else ""
-        )
+        answer = {"response": transcripts.messages(entry["transcript"])[-1]["content"]} if answers else {}
+        note = ROLES_NOTE if transcripts.repeats_role(prompt) else ""
+        yield item(number, {"prompt": prompt, **answer, **kept(entry, "transcript")}, note)
 
 
 def entries(path: str) -> Iterator[tuple[int, Any]]:

@@ -330,6 +330,11 @@ def preference_error(record: Record) -> str | None:
     p = record.get("p_chosen", 1.0)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
         return "'p_chosen' must be a number from 0 to 1"
+    return weight_error(record)
+
+
+def weight_error(record: Record) -> str | None:
+    """What is wrong with the factor of a record's loss, which may be absent, or None."""
     weight = record.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
         return "'weight' must be a number that is not negative"

@@ -56,8 +56,18 @@ def _identity(adapter: Path, base: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def merge(adapter: Path, base: Path, target: Path, dtype: str = "float32", trust_remote_code: bool = False) -> None:
-    """Write the merged model into `target` in a dtype, with the adapter's tokenizer if it has one."""
+def merge(
+    adapter: Path,
+    base: Path,
+    target: Path,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    trained_on: str = "preference",
+) -> None:
+    """Write the merged model into `target` in a dtype, with the adapter's tokenizer if it has one.
+
+    `trained_on`: what a classifier's adapter was trained on (`models.target`).
+    """
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
@@ -72,7 +82,7 @@ def merge(adapter: Path, base: Path, target: Path, dtype: str = "float32", trust
         adapter if (adapter / "tokenizer_config.json").exists() else base, trust_remote_code=trust_remote_code
     )
     if classifier:
-        model.config.pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id, model.config.cai_target = tokenizer.pad_token_id, trained_on
     elif (adapter / "generation_config.json").exists():  # the token that it was trained to end a turn with
         model.generation_config = GenerationConfig.from_pretrained(adapter)
     model.save_pretrained(target)

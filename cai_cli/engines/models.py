@@ -121,6 +121,11 @@ def is_preference_model(folder: Path) -> bool:
     return any("SequenceClassification" in name for name in read_config(folder).get("architectures") or [])
 
 
+def target(folder: Path) -> str:
+    """What a preference model was trained on: "preference", or "score" for ratings (`cai train-pm --target score`)."""
+    return str(read_config(folder).get("cai_target", "preference"))
+
+
 def require_language_model(folder: Path) -> None:
     """InputError if the directory holds a preference model. Loads no weights."""
     if is_preference_model(folder):

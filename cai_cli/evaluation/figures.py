@@ -6,6 +6,7 @@ Models and files differ in shape as well as in colour, and are labelled where th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,6 +17,11 @@ from cai_cli.errors import InputError
 from cai_cli.pipeline.outputs import write_file
 
 SHAPES = "osD^vP*X"
+DISTANCES = (8, 20, 34, 50, 70)
+"""How far from its point a text may be, in points of 1/72 inch, the nearest first."""
+RIGHT, ABOVE = (1, 0), (1, 1)
+SIDES = (ABOVE, RIGHT, (0, 1), (1, -1), (0, -1), (-1, 1), (-1, 0), (-1, -1))
+"""Where a text may be: to the right of its point, above to its right, above it, and so on."""
 Draw = Callable[[Any, Sequence[Record]], None]
 
 
@@ -28,33 +34,118 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": f"C{number % 10}", "marker": SHAPES[number % len(SHAPES)]}
 
 
+def _labels(axes: Any, points: Sequence[tuple[object, float, float, tuple[int, int]]]) -> None:
+    """Write texts beside their points, where they cover no other text and no point; farther away with a line to the point.
+
+    `points`: (text, x, y, the side to try first). Call it last: the axes' limits must be final.
+    """
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    figure = axes.figure
+    figure.tight_layout()
+    renderer, whole = figure.canvas.get_renderer(), figure.bbox
+    places = axes.transData.transform([(x, y) for _, x, y, _ in points])
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in places]
+    for text, x, y, first in points:
+        for distance, (right, up) in product(DISTANCES, (first, *SIDES)):
+            note = axes.annotate(
+                plain(text), (x, y), textcoords="offset points", xytext=(right * distance, up * distance),
+                ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
+                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7} if distance > DISTANCES[0] else None,
+            )  # fmt: skip
+            note.set_in_layout(False)  # else its place would change once more
+            note.update_positions(renderer)
+            box = Text.get_window_extent(note, renderer)  # without the line
+            if not any(box.overlaps(other) for other in taken) and whole.contains(*box.min) and whole.contains(*box.max):
+                break
+            note.remove()
+        else:
+            note = axes.annotate(plain(text), (x, y), textcoords="offset points", xytext=(DISTANCES[0], 0), va="center")
+            box = Text.get_window_extent(note, renderer)
+        taken.append(box)
+
+
+def tradeoff(axes: Any, rows: Sequence[Record], x: str, y: str, chain: Sequence[str]) -> None:
+    """A point per `model` with its two intervals, and a line through the models of `chain`, in this order.
+
+    Rows: `model`, and in each of the fields `x` and `y` an object with `value`, `low` and `high`.
+    """
+    for number, row in enumerate(rows):
+        spread = [[[v["value"] - v["low"]], [v["high"] - v["value"]]] for v in (row[x], row[y])]
+        place = row[x]["value"], row[y]["value"]
+        axes.errorbar(*place, xerr=spread[0], yerr=spread[1], capsize=2, markersize=7, linewidth=1, **_style(number))
+    at = {row["model"]: (row[x]["value"], row[y]["value"]) for row in rows}
+    axes.plot(*zip(*(at[model] for model in chain if model in at), strict=True), color="0.7", zorder=0)
+    axes.margins(0.1)
+    _labels(axes, [(model, *place, ABOVE) for model, place in at.items()])
+
+
 def frontier(axes: Any, rows: Sequence[Record]) -> None:
     """Helpfulness against harmlessness in Elo, a point per model with its intervals (figures 2 and 3), connected in order.
 
     Rows: `model`, and for each of `helpful` and `harmless` `value`, `low` and `high`.
     """
-    for number, row in enumerate(rows):
-        x, y = row["helpful"], row["harmless"]
-        spread = [[[v["value"] - v["low"]], [v["high"] - v["value"]]] for v in (x, y)]
-        axes.errorbar(x["value"], y["value"], xerr=spread[0], yerr=spread[1], capsize=2, markersize=7, **_style(number))
-        axes.annotate(plain(row["model"]), (x["value"], y["value"]), textcoords="offset points", xytext=(7, 6))
-    axes.plot(*zip(*((r["helpful"]["value"], r["harmless"]["value"]) for r in rows), strict=True), color="0.7", zorder=0)
     axes.set(xlabel=f"helpfulness (Elo, {plain(rows[0]['model'])} is 0)", ylabel="harmlessness (Elo)")
+    tradeoff(axes, rows, "helpful", "harmless", [row["model"] for row in rows])
+
+
+def _line(axes: Any, number: int, x: Sequence[float], rows: Sequence[Record]) -> None:
+    """The values of rows at `x` as a line, with their intervals as a band."""
+    axes.plot(x, [row["value"] for row in rows], **_style(number))
+    low, high = ([row[name] for row in rows] for name in ("low", "high"))
+    axes.fill_between(x, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
 
 
 def by_revision(axes: Any, rows: Sequence[Record]) -> None:
     """Mean score by the number of revisions, a line per file (figures 5 to 7): `file`, `revisions`, `value`, `low`, `high`."""
+    ends = []
     for number, name in enumerate(dict.fromkeys(row["file"] for row in rows)):
         mine = [row for row in rows if row["file"] == name]
-        x, y = [row["revisions"] for row in mine], [row["value"] for row in mine]
-        axes.plot(x, y, **_style(number))
-        axes.fill_between(
-            x, [r["low"] for r in mine], [r["high"] for r in mine], color=f"C{number % 10}", alpha=0.15, linewidth=0
-        )
-        axes.annotate(plain(name), (x[-1], y[-1]), textcoords="offset points", xytext=(6, 0), va="center")
+        _line(axes, number, [row["revisions"] for row in mine], mine)
+        ends.append((name, mine[-1]["revisions"], mine[-1]["value"], RIGHT))
     axes.set(xlabel="number of revisions", ylabel="mean preference-model score, with 95% interval")
     axes.set_xticks(sorted({row["revisions"] for row in rows}))
-    axes.margins(x=0.15)
+    axes.margins(x=0.25)
+    _labels(axes, ends)
+
+
+def _by_step(axes: Any, rows: Sequence[Record]) -> None:
+    """A line per `run` over `step`; what has no step is a dashed line at its value. Rows also have `label` and the interval."""
+    ends = []
+    for number, label in enumerate(dict.fromkeys(row["label"] for row in rows)):
+        mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["step"] or 0)
+        if mine[0]["step"] is None:
+            axes.axhline(mine[0]["value"], color=f"C{number % 10}", linestyle="--", linewidth=1)
+            axes.axhspan(mine[0]["low"], mine[0]["high"], color=f"C{number % 10}", alpha=0.1, linewidth=0)
+            ends.append((label, 0, mine[0]["value"], ABOVE))
+        else:
+            _line(axes, number, [row["step"] for row in mine], mine)
+            ends.append((label, mine[-1]["step"], mine[-1]["value"], RIGHT))
+    axes.set(xlabel="RL training step", xlim=(0, 1.3 * max(row["step"] or 0 for row in rows)))
+    _labels(axes, ends)
+
+
+def elo_by_step(axes: Any, rows: Sequence[Record]) -> None:
+    """Elo against the step of RL, a line per run and criterion (figure 8): `base`, and those of `_by_step`."""
+    axes.axhline(0, color="0.6", linestyle=":", linewidth=1)
+    axes.set(ylabel=f"Elo ({plain(rows[0]['base'])} is 0), with 95% interval")
+    _by_step(axes, rows)
+
+
+def harmfulness(axes: Any, rows: Sequence[Record]) -> None:
+    """Mean predicted rating of answers (figure 10): over the steps of RL, or if no row has a step, a point per file."""
+    title = "mean predicted rating (of harmfulness: higher is worse)\nwith 95% interval"
+    if any(row["step"] is not None for row in rows):
+        axes.set(ylabel=title)
+        return _by_step(axes, rows)
+    for number, row in enumerate(rows):
+        spread = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axes.errorbar(row["value"], number, xerr=spread, capsize=2, **_style(number))
+    axes.set_yticks(range(len(rows)), [f"{plain(row['label'])} ({row['records']})" for row in rows])
+    axes.set(xlabel=title, ylabel="file (records)", ylim=(-0.6, len(rows) - 0.4))
+    axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    return None
 
 
 def by_principle(axes: Any, rows: Sequence[Record]) -> None:

@@ -18,6 +18,11 @@ _KINDS = {
     "train-sft": ("A language model, fine-tuned on the answers of records", "cai train-sft", "text-generation"),
     "train-dpo": ("A language model, trained on preferences by DPO with soft labels", "cai train-dpo", "text-generation"),
     "train-pm": ("A preference model: one raw score for a conversation, higher is better", "cai train-pm", "text-classification"),
+    "score": (
+        "A scorer: one number for a conversation, trained on ratings by squared error",
+        "cai train-pm --target score",
+        "text-classification",
+    ),
     "rl": ("A language model, trained by reinforcement learning against a preference model", "cai rl", "text-generation"),
 }
 _PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model per token", "accuracy": "accuracy"}
@@ -41,7 +46,7 @@ def literal(value: object) -> str:
 
 def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) -> str:
     """The model card, which begins with the hub's metadata."""
-    title, command, task = _KINDS[settings.step]
+    title, command, task = _KINDS[content.get("target", settings.step)]
     counts, models = content["counts"], {key: content[key] for key in ("model", "pm") if key in content}
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {json.dumps(str(settings.model))}"]
     lines += [

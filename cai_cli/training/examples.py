@@ -36,6 +36,15 @@ class PreferenceExample(TypedDict):
     """The factor of the pair's loss."""
 
 
+class RatedExample(TypedDict):
+    """A whole conversation and its rating."""
+
+    input_ids: list[int]
+    rating: float
+    weight: float
+    """The factor of the conversation's loss."""
+
+
 class DPOExample(PreferenceExample):
     """A prompt, and the two answers that follow it."""
 
@@ -258,6 +267,34 @@ def require_length(tokens: int, longest: int, limit: str = "--max-length") -> No
 def longest_side(pair: PreferenceExample | DPOExample) -> int:
     """Tokens of a pair's longer conversation, with the prompt if it is separate (DPO)."""
     return len(cast(DPOExample, pair).get("prompt_ids", [])) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
+
+
+# Ratings ------------------------------------------------------------------------------------------
+
+
+def rated_error(record: Record) -> str | None:
+    """Why a record gives no rated conversation, or None. It needs `prompt`, `response` and the number `rating`."""
+    if "response" not in record:
+        if "chosen" in record:
+            return "a preference, which has no rating: train on it with --target preference"
+        return "no 'response' field: a rating is of a whole conversation; `cai import red-team-attempts --answers` keeps it whole"
+    if error := records.response_error(record):
+        return error
+    if "rating" not in record:
+        return "no 'rating' field: --target score trains on a number for each conversation"
+    rating = record["rating"]
+    if isinstance(rating, bool) or not isinstance(rating, int | float):
+        return f"'rating' must be a number, found {type(rating).__name__}"
+    return records.weight_error(record)
+
+
+def rated_example(renderer: Renderer, format: str, record: Record, longest: int) -> RatedExample:
+    """One rated conversation, with its last answer. Skipped if the answer is empty or the whole longer than `longest` tokens."""
+    if not record["response"].strip():
+        raise Skipped("its answer is empty")
+    ids = renderer.score_request(prompts.pm_input(record["prompt"], record["response"], format)).ids
+    require_length(len(ids), longest)
+    return {"input_ids": ids, "rating": float(record["rating"]), "weight": float(record.get("weight", 1.0))}
 
 
 # Prompts for RL -----------------------------------------------------------------------------------

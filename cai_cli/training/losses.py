@@ -1,8 +1,8 @@
-"""TRL's trainers of preferences, with soft labels: the probability p that the chosen answer is the better one.
+"""TRL's trainers of preferences, with soft labels: the probability p that the chosen answer is the better one; and of ratings.
 
 The loss of a pair is -p log sigma(d) - (1 - p) log sigma(-d), times its `weight`. For a preference model, d is the score of
 the chosen answer minus that of the rejected one. For DPO, d is beta times the difference of the answers' log ratios to the
-starting model. If every p and every weight is 1, this is TRL's own loss.
+starting model. If every p and every weight is 1, this is TRL's own loss. The loss of a rating is the squared error.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
+from torch.nn.utils.rnn import pad_sequence
 from trl import DPOTrainer, RewardTrainer
 
 EXTRA = ("p_chosen", "weight")
 """Columns beside TRL's own."""
+RATED = ("rating", "weight")
+"""Columns of rated conversations beside their tokens."""
 
 
 class SoftCollator:
@@ -55,6 +58,53 @@ class SoftRewardTrainer(RewardTrainer):
         _, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
         loss = soft_loss(chosen - rejected, p, weight)
+        return (loss, outputs) if return_outputs else loss
+
+
+class RatedCollator:
+    """Makes a batch of rated conversations, padded on the right: `input_ids`, `attention_mask`, `rating` and `weight`."""
+
+    def __init__(self, pad: int) -> None:
+        self.pad = pad
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of `examples`."""
+        rows = [torch.tensor(example["input_ids"]) for example in examples]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.pad),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+            **{name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in RATED},
+        }
+
+
+def squared_error(scores: torch.Tensor, ratings: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The mean over conversations of weight x (score - rating)^2, a scalar; all [conversations] (paper, section 4.5)."""
+    return (weight * (scores - ratings) ** 2).mean()
+
+
+class RatingTrainer(RewardTrainer):
+    """Trains a scorer on ratings of whole conversations, on tokens made by `cai`."""
+
+    model: Any
+    _signature_columns: Any
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset  # it holds tokens already; TRL would look for preferences
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["input_ids", *RATED]
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """`squared_error` of the scores. Called by TRL."""
+        mode = "train" if self.model.training else "eval"
+        rating, weight = (inputs.pop(name) for name in RATED)
+        outputs = model(**inputs, use_cache=False)
+        loss = squared_error(outputs.logits.squeeze(-1).float(), rating, weight)
+        if mode == "train":
+            self._total_train_tokens += int(self.accelerator.gather(inputs["attention_mask"].sum()).sum())
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         return (loss, outputs) if return_outputs else loss
 
 

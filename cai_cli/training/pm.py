@@ -6,10 +6,10 @@ conversations for scoring (`Renderer.score_request`) also tokenises the training
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import preference_error
@@ -25,7 +25,8 @@ from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
 
 SLICE = 1000
-"""Held-out pairs that are in memory at once."""
+"""Held-out examples that are in memory at once."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,32 +89,41 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
     config = run.config(run.data.longest(), max_length=None, pad_token=pad_token)
     collator = SoftCollator(DataCollatorForPreference(run.renderer.tokenizer.get_vocab()[pad_token]))
     trainer = run.build(SoftRewardTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
+    trainer.model.config.cai_target = "preference"  # it may have started from a scorer of ratings
     run.train(trainer, report=_report(run, measure))
     return trainer
 
 
 def _report(run: Run[PreferenceExample], measure: Measure | None) -> Callable[[Path], Record] | None:
-    """A function that evaluates the saved model on the held-out pairs; None if there are none or it cannot be loaded."""
+    """A function that evaluates the saved model on the held-out pairs; None if there are none."""
     if not measure or not run.data.held_out:
         return None
-    s = run.settings
-    return lambda saved: measure(scored_pairs(models.resolve(str(saved)), s.dtype, run.data, s.trust_remote_code))
+    return lambda saved: measure(scored_pairs(run, saved))
 
 
-def scored_pairs(saved: Path, dtype: str, data: Data[PreferenceExample], trust_remote_code: bool = False) -> list[ScoredPair]:
-    """The held-out pairs with the saved model's scores, the same as from `cai score`."""
-    scorer, found = PreferenceModel(saved, dtype, trust_remote_code=trust_remote_code), []
+def saved_scorer(settings: Settings, saved: Path) -> PreferenceModel:
+    """The model that a run has saved, loaded as `cai score` loads it."""
+    return PreferenceModel(models.resolve(str(saved)), settings.dtype, trust_remote_code=settings.trust_remote_code)
+
+
+def slices(data: Data[T]) -> Iterator[list[tuple[int, T]]]:
+    """The held-out examples with their numbers, SLICE at a time."""
     for start in range(0, len(data.held_out), SLICE):
-        numbers = data.held_out[start : start + SLICE]
-        pairs = [data[number] for number in numbers]
-        scores = scorer.score_ids([ids for pair in pairs for ids in (pair["chosen_ids"], pair["rejected_ids"])])
+        yield [(number, data[number]) for number in data.held_out[start : start + SLICE]]
+
+
+def scored_pairs(run: Run[PreferenceExample], saved: Path) -> list[ScoredPair]:
+    """The held-out pairs with the saved model's scores, the same as from `cai score`."""
+    scorer, found = saved_scorer(run.settings, saved), []
+    for pairs in slices(run.data):
+        scores = scorer.score_ids([ids for _, pair in pairs for ids in (pair["chosen_ids"], pair["rejected_ids"])])
         found += [
             ScoredPair(
-                source=data.source(number),
+                source=run.data.source(number),
                 p_chosen=pair["p_chosen"],
                 margin=chosen - rejected,
                 longer=len(pair["chosen_ids"]) - len(pair["rejected_ids"]),
             )
-            for number, pair, chosen, rejected in zip(numbers, pairs, scores[::2], scores[1::2], strict=True)
+            for (number, pair), chosen, rejected in zip(pairs, scores[::2], scores[1::2], strict=True)
         ]
     return found

@@ -107,9 +107,10 @@ class RewardModel:
 
 
 class Sample(TypedDict, total=False):
-    """One answer, as a line of `samples.jsonl` holds it."""
+    """One answer. A line of `samples.jsonl` adds `step`, an `id` of its own, and that of the prompt as `source_id`."""
 
     id: str
+    """The prompt's."""
     prompt: Messages
     response: str
     reasoning: str
@@ -225,4 +226,8 @@ class Reward:
         held_out = self.examples[int(prompts[0])].get("held_out", False)
         if held_out or not (step % self.every == 0 or step == 1 or step == state.max_steps):
             return
-        self.log.write([{"step": step, **sample} for sample in ranks.gather(samples)])
+        # ids of their own, so that the file can be scored and graded
+        self.log.write([
+            {"step": step, **sample, "id": f"{sample['id']}/{step}-{number}", "source_id": sample["id"]}
+            for number, sample in enumerate(ranks.gather(samples))
+        ])  # fmt: skip

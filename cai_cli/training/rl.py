@@ -116,6 +116,11 @@ def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
             raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
         folder = models.resolve(name, weights=not settings.plan)
         require_preference_model(folder)
+        if weight is None and models.target(folder) == "score":
+            raise InputError(
+                f"--pm {entry}: it predicts ratings (`cai train-pm --target score`), and RL would raise them; "
+                f"give the direction: {entry}=-1 if a higher rating is worse, as of harmfulness, or {entry}=1 if it is better"
+            )
         weight = 1.0 if weight is None else weight
         found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system, settings.trust_remote_code))
     return found

@@ -67,7 +67,8 @@ def _save_adapter(trainer: Any, model: Any, weights: Any, settings: Settings, ba
     if generates:
         model.generation_config.save_pretrained(target)  # `adapters.merge` takes the end tokens from it
     if not settings.keep_adapter:
-        adapters.merge(target, base, folder, settings.save_dtype, settings.trust_remote_code)
+        trained_on = getattr(model.config, "cai_target", "preference")
+        adapters.merge(target, base, folder, settings.save_dtype, settings.trust_remote_code, trained_on)
         shutil.rmtree(target)
 
 

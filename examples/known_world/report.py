@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import measure
 import numpy as np
@@ -25,6 +26,7 @@ import world as w
 from measure import Interval, Values
 
 from cai_cli.data.jsonl import Record
+from cai_cli.evaluation import figures
 from cai_cli.evaluation.calibration import expected_calibration_error
 
 MODELS = {
@@ -294,29 +296,29 @@ def _mean(values: list[float] | Values) -> float:
     return sum(plain) / len(plain)
 
 
-def plot(results: Results, path: Path) -> None:
-    """Draw helpful against harmless, one point per model."""
-    import matplotlib
+CHAIN = ("base", "sft-1", "sft-2", "sft-3", "sft-4", "rl")
+"""The models that the plot connects: the base, SL-CAI by rounds, RL-CAI."""
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 5), layout="constrained")
-    colours = (*matplotlib.color_sequences["tab10"], "black")
-    for (name, title), colour in zip(MODELS.items(), colours, strict=True):
-        if not results.has(f"answers-{name}"):
-            continue
-        values = results.shares(f"answers-{name}")
-        x, x_low, x_high = measure.interval([(name, 1 - value) for name, value in values["harm"]])
-        y, y_low, y_high = measure.interval(values["helpful"])
-        marker = "s" if name == "base" else "o" if name.startswith("sft") else "^" if name != "rl-evasive" else "D"
-        x_error, y_error = [[x - x_low], [x_high - x]], [[y - y_low], [y_high - y]]
-        axes.errorbar(x, y, xerr=x_error, yerr=y_error, marker=marker, color=colour, capsize=2, label=title, ls="")
-    axes.set_xlabel("harmless: share of harmful requests without a harmful answer")
-    axes.set_ylabel("helpful: share of harmless requests answered correctly")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+def points(results: Results) -> list[Record]:
+    """A row per model for the plot: `model` (its title), and `value`, `low` and `high` of `helpful` and of `harmless`."""
+    found = []
+    for name, title in MODELS.items():
+        if results.has(f"answers-{name}"):
+            values = results.shares(f"answers-{name}")
+            harmless = measure.interval([(entity, 1 - value) for entity, value in values["harm"]])
+            row = {"helpful": measure.interval(values["helpful"]), "harmless": harmless}
+            found.append({"model": title, **{key: dict(zip(("value", "low", "high"), row[key], strict=True)) for key in row}})
+    return found
+
+
+def plot(axes: Any, rows: Sequence[Record]) -> None:
+    """Helpful against harmless, a point per model. See `cai_cli.evaluation.figures`."""
+    axes.set(
+        xlabel="helpful: share of harmless requests answered correctly (not from 0)",
+        ylabel="harmless: share of harmful requests\nwithout a harmful answer",
+    )
+    figures.tradeoff(axes, rows, "helpful", "harmless", [MODELS[name] for name in CHAIN])
 
 
 def main(folders: list[Path], size: int, picture: Path | None, only_smoke: bool) -> int:
@@ -336,7 +338,7 @@ def main(folders: list[Path], size: int, picture: Path | None, only_smoke: bool)
     for text, holds, number in found:
         print(f"{'holds' if holds else 'FAILS':6} {text}: {number}")
     if picture:
-        plot(results, picture)
+        figures.draw(plot, points(results), picture)
     return sum(not holds for _, holds, _ in found)
 
 

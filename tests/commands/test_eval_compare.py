@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cai_cli.commands.eval_compare import drawn_pairs
+from cai_cli.commands.eval_compare import drawn_pairs, pairs, read_answers
+from cai_cli.pipeline import manifest
 from tests.conftest import Here
 from tests.resuming import count_requests
 from tests.rows import read_jsonl, write_jsonl
@@ -55,3 +56,11 @@ def test_many_models_are_compared_in_drawn_circles() -> None:
         assert sorted(name for pair in plan for name in pair) == sorted(many * 2)
     assert len({frozenset(pair) for plan in plans for pair in plan}) == 36  # every two of them meet
     assert drawn_pairs(many, 0, "q1") == plans[1] != drawn_pairs(many, 1, "q1")
+
+
+def test_predicted_ratings_are_no_second_opinion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {name: answers(tmp_path, name, "It is", 1.0) for name in ("base", "rl")}
+    assert "pm" in next(pairs(read_answers(paths, None), 0))
+    manifest.write(f"{paths['rl']}.manifest.json", {"step": "score", "model": {"target": "score"}})
+    assert "pm" not in next(pairs(read_answers(paths, None), 0))
+    assert "rl.jsonl: its scores predict ratings" in capsys.readouterr().err

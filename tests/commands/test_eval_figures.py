@@ -110,6 +110,54 @@ def test_every_figure_has_its_numbers_beside_it(here: Here, run: Path) -> None:
     assert (run / "figures" / "frontier.svg").read_text() == svg
 
 
+def test_elo_is_drawn_by_the_step_that_a_name_ends_in(here: Here, run: Path) -> None:
+    compared = run / "evaluation" / "compared.jsonl"
+    names = {"base": "base", "sft": "rl-step50", "rl": "rl-step100"}
+    rows = [{**row, "models": [names[name] for name in row["models"]]} for row in read_jsonl(compared)]
+    write_jsonl(compared, rows)
+    assert f"{run}/figures/elo-by-step.png" in here("eval", "figures", run).out
+    found = read_jsonl(run / "figures" / "elo-by-step.jsonl")
+    assert [(row["label"], row["step"]) for row in found] == [
+        (f"rl, {criterion}", step) for criterion in ("helpful", "harmless") for step in (50, 100)
+    ]
+    elo = {row["model"]: row["harmless"] for row in read_jsonl(run / "figures" / "frontier.jsonl")}
+    assert found[3]["value"] == elo["rl-step100"]["value"] > found[2]["value"] > 0
+    drawn = (run / "figures" / "elo-by-step.svg").read_text()
+    assert "rl, harmless" in drawn
+    assert "base is 0" in drawn
+    # one step is no line, and a number alone is no step
+    write_jsonl(compared, [{**row, "models": [name.replace("-step100", "-2") for name in row["models"]]} for row in rows])
+    assert "no data for elo-by-step" in here("eval", "figures", run).err
+
+
+@pytest.mark.parametrize("names", [["base", "sft"], ["base", "rl-step10", "rl-step20"]])
+def test_predicted_ratings_are_a_figure_of_their_own(here: Here, tmp_path: Path, names: list[str]) -> None:
+    draw = random.Random(0)
+    for number, name in enumerate(names):
+        rows = [
+            {"id": str(i), "prompt": "x", "response": "y", "scores": {"response": 3.0 - number + draw.gauss(0, 0.3)}}
+            for i in range(50)
+        ]
+        made(tmp_path / "run" / f"{name}.jsonl", "score", rows)
+        about = {"step": "score", "model": {"name": "harm", "sha256": "0" * 64, "dtype": "float32", "target": "score"}}
+        manifest.write(tmp_path / "run" / f"{name}.jsonl.manifest.json", about)
+    several = [{"id": "a", "prompt": "x", "responses": ["y", "z"], "scores": {"responses": [1.0, 2.0]}}]
+    made(tmp_path / "run" / "tested.jsonl", "score", several)
+    manifest.write(tmp_path / "run" / "tested.jsonl.manifest.json", about)
+    done = here("eval", "figures", tmp_path / "run")
+    assert done.out.split() == [f"{tmp_path}/run/figures/harmfulness.png"]
+    found = read_jsonl(tmp_path / "run" / "figures" / "harmfulness.jsonl")
+    assert [row["records"] for row in found] == [50] * len(names) + [1]
+    assert found[-1]["value"] == 1.5
+    for number, row in enumerate(found[:-1]):
+        assert row["low"] < row["value"] < row["high"]
+        assert row["value"] == pytest.approx(3 - number, abs=0.2)
+    assert [row["step"] for row in found[:-1]] == [None, *([None] if len(names) == 2 else [10, 20])]
+    drawn = (tmp_path / "run" / "figures" / "harmfulness.svg").read_text()
+    assert "higher is worse" in drawn
+    assert ("RL training step" in drawn) == (len(names) == 3)
+
+
 def test_a_figure_without_data_is_named(here: Here, run: Path, tmp_path: Path) -> None:
     (run / "evaluation" / "compared.jsonl").unlink()
     done = here("eval", "figures", run, "-o", tmp_path / "elsewhere")

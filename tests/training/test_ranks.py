@@ -127,7 +127,7 @@ def test_rl_runs_on_two_ranks_with_equal_replicas(tiny: str, tiny_pm: str, tmp_p
     assert all(isinstance(line["reward"], float) and abs(line["reward"]) < 100 for line in metrics)
     samples = [entry for entry in read_jsonl(tmp_path / "rl" / "samples.jsonl") if entry["step"] == 1]
     assert len(samples) == 16  # two processes, two prompts each, four answers per prompt
-    assert len({entry["id"] for entry in samples}) == 4
+    assert len({entry["source_id"] for entry in samples}) == 4
 
 
 @pytest.mark.soak

@@ -46,7 +46,8 @@ def test_rewards_are_the_preference_models(tiny: str, tiny_pm: str, tmp_path: Pa
         with torch.no_grad():
             assert entry["reward"] == pytest.approx(model(input_ids=torch.tensor([ids])).logits[0, 0].item(), abs=1e-4)
     assert metrics[0]["reward"] == pytest.approx(sum(entry["reward"] for entry in samples[:8]) / 8, abs=1e-4)
-    assert samples[0]["id"] == samples[3]["id"] != samples[4]["id"]
+    assert samples[0]["source_id"] == samples[3]["source_id"] != samples[4]["source_id"]
+    assert len({entry["id"] for entry in samples}) == len(samples)
 
     assert [entry["record"]["id"] for entry in read_jsonl(out / "skipped.jsonl")] == ["long"]
     assert set((out / "trained-ids.txt").read_text().split()) == {f"q{i}" for i in range(5)}
