@@ -6,7 +6,7 @@ Each text that a record holds is scored as an answer to its prompt: `response`, 
 round's revision, `chosen` and `rejected`. The score is the model's raw output, without activation. Only
 differences between answers to the same prompt have a meaning (paper, section 4.1).
 
-Departures from the paper: none in the scores. Figure 5 (scores by revision) is not drawn.
+Departures from the paper: none in the scores. `cai eval figures` draws them by revision (figure 5).
 """
 
 from __future__ import annotations

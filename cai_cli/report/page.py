@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -97,7 +98,8 @@ def picture(nodes: Sequence[Node]) -> Record:
     places = [(node.column * (BOX[0] + GAP[0]) + GAP[0] // 2, node.depth * (BOX[1] + GAP[1]) + 4) for node in nodes]
     boxes, arrows = [], []
     for node, (x, y) in zip(nodes, places, strict=True):
-        boxes.append({"x": x, "y": y, "lines": _lines(node), "source": node.step is None, "title": node.name})
+        title = shlex.join(node.step.command) if node.step and node.step.command else node.name
+        boxes.append({"x": x, "y": y, "lines": _lines(node), "source": node.step is None, "title": title})
         for number in node.inputs:
             start, end = (places[number][0] + BOX[0] / 2, places[number][1] + BOX[1]), (x + BOX[0] / 2, y - 3)
             middle = GAP[1] * 0.6
