@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import Enum
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.commands._command import require_input
@@ -15,7 +16,7 @@ from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines import answers, models, select
 from cai_cli.engines.base import Engine, Request, Scorer
 from cai_cli.engines.scorer import require_preference_model
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import Prompt
 from cai_cli.pipeline import manifest, stage
@@ -23,6 +24,9 @@ from cai_cli.pipeline.seeds import draw
 
 if TYPE_CHECKING:
     from cai_cli.method.tokens import Renderer
+
+ModelState = list[tuple[str, int, int]]
+"""See `manifest.model_state`."""
 
 
 class Session:
@@ -70,9 +74,9 @@ class Session:
         return self.renderer.request(prompt, draw(s.seed, *parts), s.max_tokens, s.temperature, s.top_p)
 
     def open(self) -> Engine:
-        """Load the weights into the engine of --engine."""
+        """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
         m = self.model
-        return select.open_engine(
+        found = select.open_engine(
             self.engine,
             self.folder,
             self.renderer.tokenizer,
@@ -82,6 +86,8 @@ class Session:
             m.deterministic,
             m.trust_remote_code,
         )
+        _require_unchanged(self.folder, self.state)
+        return found
 
     @cached_property
     def dtype(self) -> str:
@@ -118,6 +124,7 @@ class Session:
         if self.files.dry_run is None:
             _ = self.engine  # fails before any input is read if the engine cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
+        self.state = manifest.model_state(self.folder)
         model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
         dtype = self.dtype if self.files.dry_run is None else ""
         about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash, "dtype": dtype}}
@@ -140,18 +147,26 @@ class Session:
         options |= extra
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
-            _decides(options, self.model.trust_remote_code) if self.exact else None,
+            _decides(options, self.state, self.model.trust_remote_code) if self.exact else None,
         )  # fmt: skip
         stage.run(job, stage.RunOptions(**asdict(self.files), window=window))
 
 
-def _decides(options: Record, trust_remote_code: bool) -> Record | None:
+def _require_unchanged(folder: Path, state: ModelState) -> None:
+    """CaiError if a model's files have changed since `state`: its hash would name another model than the one that answers."""
+    if manifest.model_state(folder) != state:
+        raise CaiError(f"{folder}: the model was changed while the command waited for its first record; start it again")
+
+
+def _decides(options: Record, state: ModelState, trust_remote_code: bool) -> Record | None:
     """What decides a judge's answers besides the request; None if they are not kept."""
     if trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
         return None
     deterministic = options.get("deterministic", False)
+    large = sum(size for _, size, _ in state) > manifest.WHOLE  # its hash does not read every byte
     return {
         **{name: options[name] for name in ("model", "dtype", "engine")},
+        **({"files": state} if large else {}),
         "deterministic": deterministic,
         "machine": answers.machine(deterministic),
         "versions": manifest.versions(),
@@ -194,7 +209,12 @@ class ScoringSession:
         return reasoning.shown(record) if self.options.get("show_reasoning") else record
 
     def open(self) -> Scorer:
-        """Load the weights into the engine of --engine."""
+        """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
+        found = self._opened()
+        _require_unchanged(self.folder, self.state)
+        return found
+
+    def _opened(self) -> Scorer:
         if self.engine == "vllm":
             from cai_cli.engines.vllm import VllmPreferenceModel
 
@@ -207,10 +227,11 @@ class ScoringSession:
         self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: stage.Observer | None = None
     ) -> None:
         """Run the step over the input."""
+        self.state = manifest.model_state(self.folder)
         sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
         options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
         about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
         context = models.context_length(self.folder)
-        decides = _decides(options, self.trust)
+        decides = _decides(options, self.state, self.trust)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)
         stage.run(job, stage.RunOptions(**asdict(self.files)))

@@ -192,6 +192,8 @@ def _compare(session: Session, seen: Judged) -> None:
 
     def program(record: Record) -> Steps[list[Record]]:
         asked = known_pair(session.shown(record))
+        if not all(text.strip() for text in asked.responses):
+            raise Skipped("an answer is empty")
         prompt = prompts.answer({"prompt": asked.prompt}, session.format)
         texts = [prompts.answer_text(text, session.format) for text in asked.responses]
         found = [one.score for one in (yield [session.renderer.likelihood_request(prompt, text) for text in texts])]

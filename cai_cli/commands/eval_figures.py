@@ -38,6 +38,7 @@ from cai_cli.commands import eval_compare, eval_judges, eval_rl, eval_scores
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import current_score
 from cai_cli.errors import CaiError, InputError
 from cai_cli.evaluation import diversity, figures
 from cai_cli.evaluation.intervals import mean_interval
@@ -88,9 +89,12 @@ def compared(path: Path, seed: int) -> list[Record]:
 @lru_cache(8)  # the bootstrap takes seconds
 def _compared(path: Path, changed: int, seed: int) -> list[Record]:
     seen, models = eval_compare.Compared(), dict[str, None]()
-    for record in jsonl.read(str(path)):
-        seen.reason(record)
-        models |= dict.fromkeys(record["models"])
+    for number, record in enumerate(jsonl.read(str(path)), 1):
+        try:
+            seen.reason(record)
+            models |= dict.fromkeys(record["models"])
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            raise jsonl.bad_line(str(path), number, f"not what `cai eval compare` writes ({problem!r})") from None
     return eval_compare.rows(seen.found, list(models), seed)
 
 
@@ -126,10 +130,8 @@ def elo_by_step(paths: Iterable[Path], seed: int) -> list[Record]:
 
 def rating(record: Record) -> float | None:
     """The predicted rating of a record's last revision, or of its response, or the mean of its responses; None without scores."""
-    scores = record.get("scores") or {}
-    if "response" in scores:
-        return (scores.get("rounds") or [scores["response"]])[-1]
-    return fmean(scores["responses"]) if scores.get("responses") else None
+    several = (record.get("scores") or {}).get("responses")
+    return fmean(several) if several else current_score(record)
 
 
 def harmfulness(paths: Iterable[Path], seed: int) -> Iterator[Record]:

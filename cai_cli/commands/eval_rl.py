@@ -31,12 +31,12 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
-from cai_cli.commands.eval_scores import in_all, named, score_of, scored_by, scorer_line
+from cai_cli.commands.eval_scores import in_all, named, scored_by, scorer_line
 from cai_cli.commands.show import visible
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import as_messages, current_answer, rounds_error, shape_error, text_error
+from cai_cli.data.records import as_messages, current_answer, current_score, rounds_error, shape_error, text_error
 from cai_cli.errors import InputError
 from cai_cli.evaluation import diversity
 from cai_cli.evaluation.intervals import mean_interval
@@ -164,7 +164,7 @@ def changes(before: Mapping[str, Record], after: Mapping[str, Record], names: tu
     rows = []
     for identity in before.keys() & after.keys():
         old, new = before[identity], after[identity]
-        was, now = score_of(old), score_of(new)
+        was, now = current_score(old), current_score(new)
         if was is not None and now is not None:
             rows.append({
                 "table": "changes", "id": identity, "change": now - was, "scores": dict(zip(names, (was, now), strict=True)),
@@ -181,7 +181,7 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 def answer_table(rows: list[Record]) -> RenderableType:
     """The models' rows as a table for the terminal, and their new phrases."""
-    columns = ("answers", "words", "distinct-1", "distinct-2", "self-BLEU", "boilerplate", "95% interval", "refusals")
+    columns = ("answers", "words", "distinct-1", "distinct-2", "self-BLEU", "boilerplate", "95% interval", "refusals (XSTest)")
     shown = streams.plain_table("model", *columns, "95% interval")
     models = [row for row in rows if row["table"] == "answers"]
     for row in models:

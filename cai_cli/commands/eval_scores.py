@@ -25,7 +25,7 @@ from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import shape_error
+from cai_cli.data.records import current_score, shape_error
 from cai_cli.errors import CaiError, InputError
 from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import manifest
@@ -59,19 +59,12 @@ def in_all(files: Sequence[Collection[str]]) -> list[str]:
     return shared
 
 
-def score_of(record: Record) -> float | None:
-    """The score of a record's answer: of the last revision if there are rounds, else of the response. None if it has none."""
-    scores = record.get("scores")
-    score = (scores.get("rounds") or [scores.get("response")])[-1] if isinstance(scores, dict) else None
-    return float(score) if isinstance(score, float | int) else None
-
-
 def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
     """{id: (group, score of the record's answer)}. InputError if a record has no score."""
     found = {}
     # a record without scores gets a message of its own
     for record in read_with_ids(path, check=lambda record: shape_error(record) if record.get("scores") else None):
-        if (score := score_of(record)) is None:
+        if (score := current_score(record)) is None:
             raise InputError(f"{path}: record {record['id']} has no score of its response; run `cai score` on it first")
         found[record["id"]] = (str(record.get(by, "other")) if by else ALL, score)
     if not found:

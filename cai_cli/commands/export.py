@@ -24,7 +24,7 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
-from cai_cli.commands.eval_scores import has_ratings
+from cai_cli.commands.eval_scores import has_ratings, scored_by
 from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, dumps, encode
@@ -275,6 +275,8 @@ def preferences(
 ) -> None:
     """Export preferences."""
     require_input(input)
+    if source is From.scores and scored_by(input) is None:
+        streams.warn(f"{input}: it is not known what made its scores; if they predict ratings, higher need not be better")
     if source is From.scores and has_ratings(input):
         raise InputError(f"{input}: its scores predict ratings, so the highest is not the best; score it with a preference model")
     counts: Counter[str] = Counter()

@@ -28,13 +28,14 @@ from cai_cli import streams
 from cai_cli.commands import eval_figures
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed, Quiet
+from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import rounds_error
 from cai_cli.errors import CaiError
 from cai_cli.evaluation import figures, refusal
 from cai_cli.pipeline import manifest
 from cai_cli.report import markdown, page, records, run, tables
 from cai_cli.report.page import Figure, Report
-from cai_cli.report.records import Reader
 from cai_cli.report.run import Step
 from cai_cli.report.serve import server, version
 from cai_cli.report.sources import principles_of
@@ -54,24 +55,22 @@ def drawn(rows: dict[str, list[Record]]) -> list[Figure]:
     return made
 
 
-def refusals(reader: Reader, seed: int) -> list[Table]:
+def refusals(steps: list[Step], seed: int) -> list[Table]:
     """How often the answers of each file refuse, as `cai eval refusal` tells."""
-    answers: dict[str, list[refusal.Answer]] = {}
-    for group in reader.records:
-        for entry in group["entries"]:
-            if "response" in entry["r"] and "step" not in entry["r"]:
-                answers.setdefault(reader.files[entry["f"]]["name"], []).append(refusal.answer(entry["r"], None))
-    rows = [row for name, each in answers.items() for row in refusal.rows(name, each, seed)]
+    rows = []
+    for name, path in records.answer_files(steps):
+        answers = [refusal.answer(record, None) for record in jsonl.read(str(path)) if not rounds_error(record)]
+        rows += refusal.rows(name, answers, seed)
     return [tables.of_rows("Refusals: by the first words, and by the grades of cai grade -r refusal", rows)] if rows else []
 
 
-def results(steps: list[Step], reader: Reader, seed: int) -> list[Table]:
+def results(steps: list[Step], seed: int) -> list[Table]:
     """The tables of the results: what `cai eval` wrote, comparisons, and refusals."""
     made = [table for step, rows in run.measures(steps) for table in tables.of_eval(step.name, rows)]
     for step in steps:
         if step.kind == "eval compare" and step.finished and step.path.is_file():
             made.append(tables.of_rows(f"Comparisons: {step.name}", eval_figures.compared(step.path, seed)))
-    return made + refusals(reader, seed)
+    return made + refusals(steps, seed)
 
 
 def gathered(folder: Path, seed: int) -> Report:
@@ -85,7 +84,7 @@ def gathered(folder: Path, seed: int) -> Report:
     missing = {name: example for name, (_, example) in eval_figures.FIGURES.items() if not rows[name]}
     name = Path(os.path.abspath(folder)).name
     return Report(
-        name, steps, run.graph(steps), results(steps, reader, seed), drawn(rows), missing, run.curves(steps), reader,
+        name, steps, run.graph(steps), results(steps, seed), drawn(rows), missing, run.curves(steps), reader,
         principles,
     )  # fmt: skip
 

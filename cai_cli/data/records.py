@@ -370,6 +370,13 @@ def as_messages(prompt: str | Messages) -> Messages:
     return [user(prompt)] if isinstance(prompt, str) else prompt
 
 
+def current_score(record: Record) -> float | None:
+    """The score of a record's current answer: of the last revision if there are rounds, else of the response; or None."""
+    scores = record.get("scores")
+    score = (scores.get("rounds") or [scores.get("response")])[-1] if isinstance(scores, dict) else None
+    return float(score) if isinstance(score, float | int) else None
+
+
 def current_answer(record: Record) -> str:
     """The text that the next round criticises: the last revision, or the response if there is none."""
     for entry in reversed(record.get("rounds") or []):

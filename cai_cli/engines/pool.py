@@ -1,6 +1,6 @@
 """The requests that wait for a batch, and the choice of the next batch.
 
-The transformers engine (`generate` and `choose`) and the scorer take their batches from a `Pool`.
+The transformers engine and the scorer take their batches from a `Pool`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cai_cli.engines.base import Feed, Key, Request
 PREFILL_TOKENS = 16_384
 """The largest number of prompt tokens, padding included, that are computed in one pass. It bounds memory."""
 READ_TOKENS = 2048
-"""Limit in its place on a CPU where nothing is generated: a larger batch does not fit the CPU's caches, and takes longer."""
+"""Limit in its place on a CPU, where nothing is generated: a larger batch does not fit the CPU's caches, and takes longer."""
 SHARED_TOKENS = 32
 """The shortest prefix, in tokens, that is worth computing once for many requests."""
 

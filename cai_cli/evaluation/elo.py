@@ -19,7 +19,8 @@ RESAMPLES = 500
 """Bootstrap resamples of the prompts."""
 PRIOR = 1e-3
 """The weight of a penalty on squared strengths: with it, a model that always wins has a finite rating. It moves other ratings by
-less than a point, as `tests/evaluation/test_elo.py` checks against a fit without it."""
+less than a point (`tests/evaluation/test_elo.py` compares them with a fit without it), unless a judge is nearly certain on few
+prompts."""
 
 
 @dataclass(frozen=True)

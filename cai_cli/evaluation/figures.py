@@ -113,13 +113,15 @@ def by_revision(axes: Any, rows: Sequence[Record]) -> None:
 def _by_step(axes: Any, rows: Sequence[Record]) -> None:
     """A line per `run` over `step`; what has no step is a dashed line at its value. Rows also have `label` and the interval."""
     ends = []
-    for number, label in enumerate(dict.fromkeys(row["label"] for row in rows)):
-        mine = sorted((row for row in rows if row["label"] == label), key=lambda row: row["step"] or 0)
-        if mine[0]["step"] is None:
-            axes.axhline(mine[0]["value"], color=f"C{number % 10}", linestyle="--", linewidth=1)
-            axes.axhspan(mine[0]["low"], mine[0]["high"], color=f"C{number % 10}", alpha=0.1, linewidth=0)
-            ends.append((label, 0, mine[0]["value"], ABOVE))
-        else:
+    groups = dict.fromkeys((row["label"], row["step"] is None) for row in rows)  # a model without a step may have a run's name
+    for number, (label, stepless) in enumerate(groups):
+        mine = [row for row in rows if (row["label"], row["step"] is None) == (label, stepless)]
+        for row in mine if stepless else ():
+            axes.axhline(row["value"], color=f"C{number % 10}", linestyle="--", linewidth=1)
+            axes.axhspan(row["low"], row["high"], color=f"C{number % 10}", alpha=0.1, linewidth=0)
+            ends.append((label, 0, row["value"], ABOVE))
+        if not stepless:
+            mine.sort(key=lambda row: row["step"])
             _line(axes, number, [row["step"] for row in mine], mine)
             ends.append((label, mine[-1]["step"], mine[-1]["value"], RIGHT))
     axes.set(xlabel="RL training step", xlim=(0, 1.3 * max(row["step"] or 0 for row in rows)))
@@ -135,7 +137,7 @@ def elo_by_step(axes: Any, rows: Sequence[Record]) -> None:
 
 def harmfulness(axes: Any, rows: Sequence[Record]) -> None:
     """Mean predicted rating of answers (figure 10): over the steps of RL, or if no row has a step, a point per file."""
-    title = "mean predicted rating (of harmfulness: higher is worse)\nwith 95% interval"
+    title = "mean predicted rating, with 95% interval"
     if any(row["step"] is not None for row in rows):
         axes.set(ylabel=title)
         return _by_step(axes, rows)

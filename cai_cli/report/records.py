@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record, as_object, item
-from cai_cli.data.records import Label, as_messages, current_answer, digest, label_of, shape_error, take_in
+from cai_cli.data.records import Label, Messages, as_messages, current_answer, digest, label_of, shape_error, take_in
 from cai_cli.data.shapes import type_error
+from cai_cli.errors import InputError
 from cai_cli.evaluation.refusal import best, by_prefix
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.manifest import Manifest
@@ -40,6 +42,15 @@ class Found:
     record: Record
 
 
+Prompt = tuple[str, str]
+"""What all that is shown together has in common: the id of the prompt, and the digest of the conversation's first message."""
+
+
+def _first_words(record: Record) -> str:
+    conversation = record.get("prompt") or record.get("messages") or record.get("chosen") or ""
+    return digest(as_messages(conversation)[0]["content"]) if conversation else ""
+
+
 @dataclass
 class Reader:
     """What the page's record reader holds."""
@@ -47,8 +58,8 @@ class Reader:
     files: list[Record] = field(default_factory=list)
     """`name`, `step` and `model` of each file; records name them by their place here."""
     records: list[Record] = field(default_factory=list)
-    """`id`, `prompt` and `entries` of each prompt. An entry: `f` (file), `l` (line), `id`, `r` (record), `from` (the files and
-    lines that it came through, nearest first), `x` (see `features`)."""
+    """`id`, `kind`, `prompt` and `entries` of each prompt. An entry: `f` (file), `l` (line), `id`, `r` (record), `from` (the
+    files and lines that it came through, nearest first), `x` (see `features`)."""
     total: int = 0
     """How many prompts the run has; more than `records` if these are drawn."""
 
@@ -81,10 +92,24 @@ def collect(steps: list[Step], limit: int = LIMIT) -> Reader:
         sources[path] = Source(path, name, made, [place for _, place in inputs])
         queue += [(place, typed, lineage.beside(place)) for typed, place in inputs]
         if path not in files:
-            sources[path].spots = {one.record["id"]: one for one in _records(path) if one.record["id"] in wanted}
+            sources[path].spots = {one.record["id"]: one for one in _given(path) if one.record["id"] in wanted}
     for found in every:
         sources[found.path].spots.setdefault(found.record["id"], found)
     return _reader(kept, total, sources)
+
+
+def answer_files(steps: list[Step]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the files of answers, without those whose records are all in a later file."""
+    grown = {
+        _real(path): step.counts.get("records_in", 0)
+        for step in steps
+        if step.finished and step.kind in _GROWS - {"sample"}
+        for _, path in lineage.inputs(step.made, step.path)
+    }
+    for step in steps:
+        many = grown.get(_real(step.path), 0)
+        if step.finished and step.kind in _GROWS and step.path.is_file() and many < step.counts.get("records_out", 1):
+            yield step.name, step.path
 
 
 def _real(path: Path) -> Path:
@@ -117,17 +142,28 @@ def _records(path: Path) -> Iterator[Found]:
             yield Found(path, line.number, line.record)
 
 
-def _drawn(files: Iterable[Path], limit: int) -> tuple[dict[str, list[Found]], int]:
+def _given(path: Path) -> Iterator[Found]:
+    """The records of a file that the run was given. It may be of another form, or hold lines that a step skipped."""
+    ids = Ids()
+    with suppress(InputError):
+        for line in jsonl.read_lines(str(path)):
+            if line.record is not None:
+                take_in(line.record)
+                if ids.error(line.record, line.number) is None:
+                    yield Found(path, line.number, line.record)
+
+
+def _drawn(files: Iterable[Path], limit: int) -> tuple[dict[Prompt, list[Found]], int]:
     """The records of at most `limit` prompts, by the prompt's id, and the number of all prompts.
 
     Of more, those with the lowest hashes are kept. So any file holds the same ones, and memory holds at most two times as many.
     """
-    kept: dict[str, list[Found]] = {}
+    kept: dict[Prompt, list[Found]] = {}
     every: set[int] = set()
     bound = 1 << 64
     for path in files:
         for found in _records(path):
-            name = origin(found.record)
+            name = origin(found.record), _first_words(found.record)
             key = int(digest(name), 16)
             every.add(key)
             if key < bound:
@@ -137,36 +173,33 @@ def _drawn(files: Iterable[Path], limit: int) -> tuple[dict[str, list[Found]], i
     return (_lowest(kept, limit)[0] if len(kept) > limit else kept), len(every)
 
 
-def _lowest(kept: dict[str, list[Found]], limit: int) -> tuple[dict[str, list[Found]], int]:
+def _lowest(kept: dict[Prompt, list[Found]], limit: int) -> tuple[dict[Prompt, list[Found]], int]:
     keys = {name: int(digest(name), 16) for name in kept}
     bound = sorted(keys.values())[limit]
     return {name: group for name, group in kept.items() if keys[name] < bound}, bound
 
 
-def _reader(kept: dict[str, list[Found]], total: int, sources: dict[Path, Source]) -> Reader:
+def _reader(kept: dict[Prompt, list[Found]], total: int, sources: dict[Path, Source]) -> Reader:
     reader = Reader(total=total)
     numbers = {path: i for i, path in enumerate(sources)}
     for source in sources.values():
         model = (source.made.get("model") or {}).get("name", "")
         reader.files.append({"name": source.name, "step": source.made.get("step", ""), "model": model})
-    for identity, group in kept.items():
+    for (identity, _), group in kept.items():
         ways = [(found, list(_way(found, sources))) for found in group]
         inner = {(one.path, one.line) for found, way in ways if _grown(found, sources[found.path]) for one in way}
-        shown = [
-            _entry(found, numbers[found.path], [[numbers[one.path], one.line] for one in way])
-            for found, way in ways
-            if found.record.keys() & _SHOWN and (found.path, found.line) not in inner
-        ]
+        shown = [(f, way) for f, way in ways if f.record.keys() & _SHOWN and (f.path, f.line) not in inner]
+        prompt = next((as_messages(found.record["prompt"]) for found, _ in shown if "prompt" in found.record), None)
+        kind = next((found.record["kind"] for found in group if "kind" in found.record), None)
         if shown:
-            prompt = next((found.record["prompt"] for found in group if "prompt" in found.record), None)
-            kind = next((found.record["kind"] for found in group if "kind" in found.record), None)
-            reader.records.append({"id": identity, "kind": kind, "prompt": prompt and as_messages(prompt), "entries": shown})
+            entries = [_entry(found, way, prompt, numbers, sources) for found, way in shown]
+            reader.records.append({"id": identity, "kind": kind, "prompt": prompt, "entries": entries})
     return reader
 
 
 def _grown(found: Found, source: Source) -> bool:
     """Whether a record holds all of the one that it was made from."""
-    return source.made.get("step") in _GROWS and found.path.name not in _LOGS
+    return source.made.get("step") in _GROWS and found.path.name not in _LOGS and "previous" not in found.record
 
 
 def _way(found: Found, sources: dict[Path, Source]) -> Iterator[Found]:
@@ -184,10 +217,22 @@ def _way(found: Found, sources: dict[Path, Source]) -> Iterator[Found]:
         found = before
 
 
-def _entry(found: Found, file: int, way: list[list[int]]) -> Record:
-    """An entry, with the record without the prompt, which all entries of the prompt share."""
+def _entry(
+    found: Found, way: list[Found], prompt: Messages | None, numbers: dict[Path, int], sources: dict[Path, Source]
+) -> Record:
+    """An entry, with the record without the prompt if that is the one that is shown above all entries."""
     record = {name: value for name, value in found.record.items() if name not in ("id", "prompt", "kind")}
-    return {"f": file, "l": found.line, "id": found.record["id"], "r": record, "from": way, "x": features(found.record)}
+    if "prompt" in found.record and as_messages(found.record["prompt"]) != prompt:
+        record["prompt"] = as_messages(found.record["prompt"])
+    try:
+        more = features(found.record)
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise jsonl.bad_line(str(found.path), found.line, f"not a record in cai's form ({problem!r})") from None
+    made = (sources[one.path].made for one in (found, *way))
+    if "score" in more and (scorer := next((m["model"] for m in made if m.get("step") == "score" and "model" in m), None)):
+        more["scorer"] = scorer.get("sha256")
+    came = [[numbers[one.path], one.line] for one in way]
+    return {"f": numbers[found.path], "l": found.line, "id": found.record["id"], "r": record, "from": came, "x": more}
 
 
 def features(record: Record) -> Record:
@@ -196,18 +241,19 @@ def features(record: Record) -> Record:
     judged = [record.get("label"), record.get("judged"), *as_object(record.get("comparisons")).values()]
     labels = [one for one in judged if is_label(one)]
     last_score = scores.get("response", scores.get("chosen", item(scores.get("responses"), 0)))
-    orders = [one["orders"] for one in labels if len(one["orders"]) == 2]
+    orders = [one["orders"] for one in labels if one["orders"].keys() == {"ab", "ba"}]
     found: Record = {
         "principles": [*(one.get("principle") for one in rounds), *(name for one in labels for name in one["principles"])],
         "flags": [flag for one in rounds for flag in one.get("flags", [])],
         "refusal": refusal(record),
         "grades": {
-            f"{criterion}: {kind}": max(one[kind] for one in several)
+            f"{criterion}: {kind}": max(one.get(kind, 0) for one in several)
             for criterion, grade in (record.get("grades") or {}).items()
             if (several := grade if isinstance(grade, list) else [grade])
             for kind in several[0]
         },
         "score": (scores.get("rounds") or [last_score])[-1],
+        "first": scores.get("response") if scores.get("rounds") else None,
         "certainty": max((abs(one["p_first"] - 0.5) for one in labels), default=None),
         "position": max((abs(one["ab"] - one["ba"]) for one in orders), default=None),
         "length": max(map(len, answers(record)), default=None),

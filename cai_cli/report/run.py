@@ -74,10 +74,21 @@ def steps(run: Path) -> list[Step]:
                 found.append(_unfinished(run, path))
             elif path.name == "manifest.json" or path.name.endswith(_END):
                 output = path.parent if path.name == "manifest.json" else path.with_name(path.name.removesuffix(_END))
-                found.append(Step(output, _name(output, run), manifest.read(path)))
+                found.append(_checked(Step(output, _name(output, run), manifest.read(path)), path))
     if not found:
         raise InputError(f"{run}: has no manifest of a step; give the folder that holds the run's files")
     return sorted(found, key=lambda step: (not step.finished, step.made.get("finished", ""), step.name))
+
+
+def _checked(step: Step, path: Path) -> Step:
+    """The step, if its manifest has the form of cai's. InputError otherwise."""
+    try:
+        list(models(step)), list(lineage.inputs(step.made, step.path)), step.command, step.tokens
+        if wrong := [name for name, value in step.counts.items() if not isinstance(value, int | float)]:
+            raise TypeError(f"counts.{wrong[0]} is not a number")
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        raise InputError(f"{path}: not a manifest of cai ({problem!r}); repair it, or remove it with its output") from None
+    return step
 
 
 def _name(path: Path, run: Path) -> str:
@@ -143,8 +154,12 @@ def _place(nodes: list[Node]) -> None:
             break
         for node, row in zip(nodes, rows, strict=True):
             node.depth = min(row, len(nodes))
+    lowest = max((node.depth for node in nodes), default=0) + 1
+    for node in nodes:
+        if node.step and not node.step.finished:  # its manifest does not name its inputs yet
+            node.depth = lowest
     for node in nodes:  # what only one step reads stands right above it
-        if not node.inputs and (users := [other.depth for other in nodes if nodes.index(node) in other.inputs]):
+        if node.step is None and (users := [other.depth for other in nodes if nodes.index(node) in other.inputs]):
             node.depth = min(users) - 1
     taken: set[tuple[int, int]] = set()
     for node in sorted(nodes, key=lambda node: node.depth):  # below its first input, or else in the next free column
@@ -159,12 +174,22 @@ def curves(found: list[Step]) -> list[Record]:
     made = []
     for step in found:
         path = step.folder / "metrics.jsonl"
-        lines = list(jsonl.read(str(path))) if path.is_file() else []
+        lines = _lines(path, step.finished) if path.is_file() else []
         names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in ("step", "epoch")]
         if len(lines) > 1:
             columns = {name: [_number(line.get(name)) for line in lines] for name in ("step", *names)}
             made.append({"name": step.name, "columns": columns})
     return made
+
+
+def _lines(path: Path, finished: bool) -> list[Record]:
+    """The lines of a log. The last one of an unfinished run may be cut."""
+    found = list(jsonl.read_lines(str(path)))
+    if found and not finished and not found[-1].raw.endswith(b"\n"):
+        found.pop()
+    if bad := next((line for line in found if line.record is None), None):
+        raise jsonl.bad_line(str(path), bad.number, bad.error or "")
+    return [line.record for line in found if line.record is not None]
 
 
 def _number(value: Any) -> float | None:

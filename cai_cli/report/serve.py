@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.server
 from collections.abc import Callable
 from hashlib import sha256
@@ -47,8 +48,9 @@ def server(run: Path, build: Callable[[str], str], port: int) -> http.server.Thr
                     page = build(now).encode()
                     made.clear()
                     made[now] = page
-            except CaiError as problem:
-                return self._answer(f"{problem}\n".encode(), "text/plain", 500)
+            except Exception as problem:  # of any kind: a step may be writing what was read
+                again = '<!doctype html><html lang="en"><title>cai report</title><meta http-equiv="refresh" content="3">'
+                return self._answer(f"{again}<p>{html.escape(str(problem))}</p>".encode(), "text/html", 500)
             self._answer(made[now], "text/html")
 
         def _answer(self, body: bytes, kind: str, status: int = 200) -> None:

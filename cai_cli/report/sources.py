@@ -20,15 +20,15 @@ def ids_before(record: Record) -> list[str]:
     `cai mix` makes ids unique by the name of a file and a count; `cai label` gives each pair an id of its own.
     """
     identity = str(record["id"])
-    mixed = identity.partition("#")[0].removeprefix(f"{record.get('mixed_from')}:")
-    ids = [identity, mixed, str(record.get("source_id", identity)), identity.rpartition("/")[0]]
+    mixed = identity.removeprefix(f"{record.get('mixed_from')}:")
+    source = str(record.get("source_id", identity))
+    ids = [identity, mixed, mixed.rpartition("#")[0], source, identity.rpartition("/")[0]]
     return list(dict.fromkeys(filter(None, ids)))
 
 
 def origin(record: Record) -> str:
     """The id of the prompt that a record comes from, as far as the record tells."""
-    identity, mixed_from = str(record.get("source_id", record["id"])), record.get("mixed_from")
-    return identity.partition("#")[0].removeprefix(f"{mixed_from}:") if mixed_from else identity
+    return str(record.get("source_id", record["id"])).removeprefix(f"{record.get('mixed_from')}:")
 
 
 def inputs_first(record: Record, inputs: Iterable[Path]) -> list[Path]:

@@ -114,7 +114,12 @@ def test_likelihood_asks_no_question_and_says_what_it_cannot_use(
     here: Here, tiny: str, tiny_pm: str, broken_model: str, tmp_path: Path
 ) -> None:
     source = write_jsonl(
-        tmp_path / "in.jsonl", [*pairs(2), {"id": "long", "prompt": "Hm? " * 3000, "chosen": "Yes.", "rejected": "No."}]
+        tmp_path / "in.jsonl",
+        [
+            *pairs(2),
+            {"id": "long", "prompt": "Hm? " * 3000, "chosen": "Yes.", "rejected": "No."},
+            {"id": "none", "prompt": "Hm?", "chosen": "Yes.", "rejected": " "},
+        ],
     )
     shown = here("eval", "choice", source, "-m", broken_model, "--by", "likelihood", "--format", "hh", "--dry-run", 2).out
     assert {json.loads(line)["text"] for line in shown.splitlines()} == {
@@ -122,6 +127,9 @@ def test_likelihood_asks_no_question_and_says_what_it_cannot_use(
     }  # fmt: skip
     done = here("eval", "choice", source, *TRANSFORMERS, "-m", tiny, "--by", "likelihood", "-o", tmp_path / "out.jsonl")
     assert "skipped long: its prompt of" in done.err
+    for format in ("chat", "hh"):
+        done = here("eval", "choice", source, *TRANSFORMERS, "-m", tiny, "--by", "likelihood", "--format", format)
+        assert "skipped none: an answer is empty" in done.err
     for flags, message in (
         (["-m", tiny, "--cot"], "--by likelihood takes no principles, examples or reasoning; leave out their flags"),
         (["-m", tiny_pm], "is a preference model, which has no likelihoods; leave out --by likelihood"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cai_cli.data.jsonl import Record
+from cai_cli.evaluation import figures
 from cai_cli.pipeline import manifest
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
@@ -130,6 +132,20 @@ def test_elo_is_drawn_by_the_step_that_a_name_ends_in(here: Here, run: Path) -> 
     assert "no data for elo-by-step" in here("eval", "figures", run).err
 
 
+def test_a_run_keeps_its_line_beside_a_model_of_the_same_name_without_a_step(tmp_path: Path) -> None:
+    rows = [
+        {"label": "rl", "step": step, "value": 1.0 + i, "low": 0.5, "high": 2.5, "records": 9}
+        for i, step in enumerate((None, 10, 20))
+    ]
+    from matplotlib import pyplot
+
+    _, axes = pyplot.subplots()
+    figures.harmfulness(axes, rows)
+    lines = [np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()]
+    assert [10, 20] in lines
+    assert len(lines) == 2
+
+
 @pytest.mark.parametrize("names", [["base", "sft"], ["base", "rl-step10", "rl-step20"]])
 def test_predicted_ratings_are_a_figure_of_their_own(here: Here, tmp_path: Path, names: list[str]) -> None:
     draw = random.Random(0)
@@ -154,7 +170,7 @@ def test_predicted_ratings_are_a_figure_of_their_own(here: Here, tmp_path: Path,
         assert row["value"] == pytest.approx(3 - number, abs=0.2)
     assert [row["step"] for row in found[:-1]] == [None, *([None] if len(names) == 2 else [10, 20])]
     drawn = (tmp_path / "run" / "figures" / "harmfulness.svg").read_text()
-    assert "higher is worse" in drawn
+    assert "mean predicted rating" in drawn
     assert ("RL training step" in drawn) == (len(names) == 3)
 
 

@@ -255,7 +255,8 @@ def test_serve_follows_the_run_for_this_machine_only(browser: Any, here: Here, t
         with opened(browser, address) as shown:
             shown.get_by_label("Search", exact=True).fill("q1")
             here(*sample, "-o", folder / "second.jsonl")
-            shown.locator("#run td", has_text="second.jsonl").wait_for(timeout=60_000)
+            shown.get_by_role("button", name="Show it as it is now").click(timeout=60_000)  # it does not disturb who is typing
+            shown.locator("#run td", has_text="second.jsonl").wait_for()
             assert shown.locator("#list button").all_inner_texts() == ["q1"]  # the filter is kept
             assert shown.errors == []
         with pytest.raises(urllib.error.HTTPError, match="403"):
@@ -278,3 +279,103 @@ def test_json_in_the_page_can_not_end_its_script() -> None:
     held = page.embedded({"a": [*HOSTILE, "\ud83d\ude00"]})
     assert not set("<>&\u2028\u2029") & set(held)
     assert json.loads(held) == {"a": [*HOSTILE, "\ud83d\ude00"]}
+
+
+def test_what_the_run_was_given_may_be_of_any_form(here: Here, tmp_path: Path, tiny: str) -> None:
+    (tmp_path / "given.csv").write_text("prompt\nHow?\n")
+    (run_folder := tmp_path / "run").mkdir()
+    here("import", "csv", tmp_path / "given.csv", "-o", run_folder / "prompts.jsonl")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": "a", "prompt": "Why?"}\nno JSON\n')
+    here("sample", bad, "--skip-bad", "-m", tiny, *TRANSFORMERS, "--max-tokens", 4, "-o", run_folder / "answers.jsonl")
+    assert "answers.jsonl" in here("report", run_folder).out
+    found = collect(run.steps(run_folder))
+    assert [(record["id"], len(record["entries"][0]["from"])) for record in found.records] == [("a", 1)]
+
+
+def written(path: Path, step: str, rows: list[dict[str, Any]], *inputs: Path) -> None:
+    from cai_cli.pipeline.outputs import source, write_file
+
+    counts = {"records_in": len(rows), "records_out": len(rows)}
+    about = {"step": step, "inputs": [source(str(place)) for place in inputs], "counts": counts}
+    write_file(str(path), (json.dumps(row).encode() + b"\n" for row in rows), about)
+
+
+def test_only_answers_to_one_prompt_are_shown_together(tmp_path: Path) -> None:
+    written(tmp_path / "a.jsonl", "sample", [{"id": "1", "prompt": "How do I make a bomb?", "response": "No."}])
+    written(tmp_path / "b.jsonl", "sample", [{"id": "1", "prompt": "What is 2 + 2?", "response": "4"}])
+    assert [record["prompt"][0]["content"] for record in collect(run.steps(tmp_path)).records] == [
+        "How do I make a bomb?",
+        "What is 2 + 2?",
+    ]
+
+
+def test_an_answer_that_was_replaced_stays_beside_the_new_one(tmp_path: Path) -> None:
+    written(tmp_path / "base.jsonl", "sample", [{"id": "1", "prompt": "p", "response": "Base."}])
+    new = [{"id": "1", "prompt": "p", "response": "New.", "previous": {"response": "Base."}}]
+    written(tmp_path / "sft.jsonl", "sample", new, tmp_path / "base.jsonl")
+    [record] = collect(run.steps(tmp_path)).records
+    assert sorted(entry["r"]["response"] for entry in record["entries"]) == ["Base.", "New."]
+
+
+def test_refusals_are_counted_over_whole_files(here: Here, tmp_path: Path) -> None:
+    rows = [{"id": str(i), "prompt": "p", "response": "Sorry, no." if i < 5 else "Yes."} for i in range(10)]
+    written(tmp_path / "base.jsonl", "sample", rows)
+    revised = [{**row, "rounds": [{"principle": "x", "critique": "c", "revision": "Yes."}]} for row in rows[:5]]
+    written(tmp_path / "revised.jsonl", "revise", revised, tmp_path / "base.jsonl")
+    lines = here("report", tmp_path, "--markdown").out.splitlines()
+    assert any(line.startswith("| base.jsonl | all | 10 | 0.50 (") for line in lines)
+
+
+def test_a_line_that_is_being_written_does_not_stop_the_report(tmp_path: Path) -> None:
+    (folder := tmp_path / "sft.partial").mkdir()
+    (folder / "manifest.partial.json").write_text('{"fingerprint": {"step": "train-sft"}}')
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert run.curves(run.steps(tmp_path)) == [{"name": "sft", "columns": {"step": [1, 2], "loss": [2.0, 1.0]}}]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"grades": {"x": "high"}}, "in.jsonl:1: 'grades.x'"),
+        ({"rounds": [{"principle": 1, "critique": "c", "revision": "r"}]}, "in.jsonl:1: 'rounds[0].principle' must be a string"),
+    ],
+)
+def test_a_record_that_was_edited_by_hand_is_named(here: Here, tmp_path: Path, record: dict[str, Any], message: str) -> None:
+    written(tmp_path / "in.jsonl", "grade", [{"id": "1", "prompt": "p", "response": "r", **record}])
+    assert message in here("report", tmp_path, code=2).err
+
+
+def test_a_manifest_of_another_form_is_named(here: Here, tmp_path: Path) -> None:
+    written(tmp_path / "in.jsonl", "sample", [{"id": "1", "prompt": "p", "response": "r"}])
+    (tmp_path / "in.jsonl.manifest.json").write_text('{"step": "sample", "inputs": [{"name": "x"}]}')
+    assert "in.jsonl.manifest.json: not a manifest of cai" in here("report", tmp_path, code=2).err
+
+
+def test_conversations_without_a_prompt_are_shown(browser: Any, here: Here, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Question?"}, {"role": "assistant", "content": "Answer."}]
+    written(tmp_path / "sft.jsonl", "export sft", [{"id": "1", "messages": turns}])
+    written(
+        tmp_path / "pairs.jsonl",
+        "import preferences",
+        [{"id": "2", "chosen": turns, "rejected": [turns[0], {"role": "assistant", "content": "No."}]}],
+    )
+    here("report", tmp_path)
+    with opened(browser, tmp_path / "report.html") as shown:
+        for name, texts in (("1", ["Question?", "Answer."]), ("2", ["Question?", "Answer.", "No."])):
+            shown.get_by_role("button", name=name, exact=True).click()
+            assert all(text in shown.locator("#record").inner_text() for text in texts)
+        assert shown.errors == []
+
+
+def test_the_score_over_the_rounds_can_be_ordered_by(browser: Any, here: Here, tmp_path: Path, tiny_pm: str) -> None:
+    rounds = [{"principle": "x", "critique": "c", "revision": "Quite another text, unlike it."}]
+    rows = [{"id": f"r{i}", "prompt": "p", "response": f"The {i} answer.", "rounds": rounds} for i in range(3)]
+    here("score", write_jsonl(tmp_path / "in.jsonl", rows), "-m", tiny_pm, "-o", tmp_path / "scored.jsonl")
+    here("report", tmp_path)
+    gains = {row["id"]: row["scores"]["rounds"][0] - row["scores"]["response"] for row in read_jsonl(tmp_path / "scored.jsonl")}
+    with opened(browser, tmp_path / "report.html") as shown:
+        shown.get_by_label("Order", exact=True).select_option("score: last answer minus first")
+        assert shown.locator("#list button").all_inner_texts() == sorted(gains, key=lambda name: gains[name])
+        shown.locator("#list button").first.click()
+        assert "rewritten, so no words are marked" in shown.locator("#record").inner_text()

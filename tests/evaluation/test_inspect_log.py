@@ -44,7 +44,7 @@ def test_answers_are_samples_with_their_grades_and_scores(here: Here, tmp_path: 
     assert first["input"] == [user(f"How? {EVIL}")]
     assert first["output"]["choices"][0]["message"]["content"] == first["output"]["completion"] == f"I can't help. {EVIL}"
     assert [message["role"] for message in second["messages"]] == ["system", "user", "assistant"]
-    assert {name: score["value"] for name, score in first["scores"].items()} == {"harmless": 0.75, "reason": 0.5, "PM score": 2.5}
+    assert {name: score["value"] for name, score in first["scores"].items()} == {"harmless": 0.75, "reason": 0.5, "score": 2.5}
     assert first["scores"]["harmless"]["answer"] == "yes"
     assert first["scores"]["harmless"]["explanation"] == "yes: 0.750\n\nno: 0.250"
     assert first["metadata"]["rounds"] == RECORDS[0]["rounds"]
