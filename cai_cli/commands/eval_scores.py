@@ -28,7 +28,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.data.records import current_score, shape_error
 from cai_cli.errors import CaiError, InputError
 from cai_cli.evaluation.intervals import mean_interval
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline import lineage
 from cai_cli.pipeline.outputs import source, write_file
 
 ALL = "all"
@@ -73,12 +73,12 @@ def read_scores(path: str, by: str | None) -> dict[str, tuple[str, float]]:
 
 
 def scored_by(path: str) -> Record | None:
-    """The preference model (`name`, `sha256`, `dtype`, `target`) of a file's scores, from its manifest. None if not known."""
+    """The model (`name`, `sha256`, `dtype`, `target`) of a file's scores. None if no manifest of it or of its inputs names it."""
     try:
-        found = manifest.read(f"{path}.manifest.json")
-    except (FileNotFoundError, CaiError):
+        steps = (made for _, made in lineage.history(Path(path)) if made.get("step") == "score")
+        return next(steps, {}).get("model")
+    except CaiError:
         return None
-    return found.get("model") if found.get("step") == "score" else None
 
 
 def has_ratings(path: str) -> bool:

@@ -70,7 +70,8 @@ def results(steps: list[Step], seed: int) -> list[Table]:
     for step in steps:
         if step.kind == "eval compare" and step.finished and step.path.is_file():
             made.append(tables.of_rows(f"Comparisons: {step.name}", eval_figures.compared(step.path, seed)))
-    return made + refusals(steps, seed)
+    known = any("prefix_refusal" in row for _, rows in run.measures(steps) for row in rows)
+    return made if known else made + refusals(steps, seed)
 
 
 def gathered(folder: Path, seed: int) -> Report:

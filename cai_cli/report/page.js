@@ -207,7 +207,8 @@
       const facts = [maker && maker.model && `model ${maker.model}`];
       if (count) facts.push(`after ${count} round${count > 1 ? "s" : ""}`);
       if (entry.x.score !== undefined) facts.push(`score ${number(entry.x.score)}`);
-      if (((r.meta || {}).response || {}).finish === "length") facts.push("cut at --max-tokens");
+      const made = count ? ((last(r.rounds).meta || {}).revision || {}) : ((r.meta || {}).response || {});
+      if (made.finish === "length") facts.push("cut at --max-tokens");
       facts.push(...(entry.x.refusal || []));
       return make("div", {}, make("h4", {}, visible(file.name)), dim(facts.filter(Boolean).join(" · ")),
         own(r), reasoning(typeof r.reasoning === "string" ? r.reasoning : ""), block(answer(r)), grades(r));
@@ -316,6 +317,7 @@
 
   // ---- Training curves ----
 
+  const brief = (value) => (value && Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(4))));
   function curves() {
     const color = getComputedStyle(document.body).color, line = getComputedStyle(document.documentElement).getPropertyValue("--line");
     const link = getComputedStyle(document.documentElement).getPropertyValue("--link");
@@ -328,11 +330,11 @@
         const label = `${metric} of ${name}: ${number(known[0])} at first, ${number(last(known))} at last, from ${number(Math.min(...known))} to ${number(Math.max(...known))}`;
         const place = make("div", { role: "img", "aria-label": visible(label) });
         holder.append(place);
-        const axis = { stroke: color, grid: { stroke: line }, ticks: { stroke: line }, size: 60, values: (_, ticks) => ticks.map((tick) => String(Number(tick.toPrecision(4)))) };
+        const axis = { stroke: color, grid: { stroke: line }, ticks: { stroke: line }, size: 60, values: (_, ticks) => ticks.map((tick) => brief(tick)) };
         new uPlot({
           title: metric, width: Math.min(420, Math.max(260, holder.clientWidth / Math.max(1, Math.floor(holder.clientWidth / 330)) - 10)), height: 190,
-          scales: { x: { time: false } }, legend: { live: true }, cursor: { sync: { key: name } }, axes: [axis, axis],
-          series: [{ label: "step" }, { label: metric, value: (_, found) => (found === null ? "" : String(Number(found.toPrecision(4)))), stroke: link, width: 1.5, spanGaps: true, points: { show: known.length < 40 } }],
+          scales: { x: { time: false }, y: { range: (_, low, high) => (low === high ? [low - 1, high + 1] : uPlot.rangeNum(low, high, 0.1, true)) } }, legend: { live: true }, cursor: { sync: { key: name } }, axes: [axis, axis],
+          series: [{ label: "step" }, { label: metric, value: (_, found) => (found === null ? "" : brief(found)), stroke: link, width: 1.5, spanGaps: true, points: { show: known.length < 40 } }],
         }, [columns.step, values], place);
       }
     }

@@ -137,6 +137,7 @@ def graph(found: list[Step]) -> list[Node]:
         inputs = [places.get(os.path.realpath(path)) for path in models(step)]
         for typed, path in lineage.inputs(step.made, step.path):
             key = os.path.realpath(path)
+            key = os.path.dirname(key) if os.path.dirname(key) in places else key  # a log in a model's directory
             if key not in places:
                 places[key] = len(nodes)
                 nodes.append(Node(typed, None))

@@ -84,7 +84,8 @@ def cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {cell(one)}" for name, one in value.items())
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}"
+        small = 0 < abs(value) < 0.01
+        return f"{value:.2g}" if small else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{1 if abs(value) >= 20 else 2}f}"
     return "" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
