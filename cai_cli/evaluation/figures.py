@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from textwrap import shorten
 from typing import Any
 
 from cai_cli.data import jsonl
@@ -26,8 +27,8 @@ Draw = Callable[[Any, Sequence[Record]], None]
 
 
 def plain(text: object) -> str:
-    """A text in which matplotlib sees no formula."""
-    return str(text).replace("$", r"\$")
+    """A text in which matplotlib sees no formula, and that leaves room for the figure."""
+    return shorten(str(text), 60, placeholder="…").replace("$", r"\$")
 
 
 def _style(number: int) -> dict[str, Any]:

@@ -66,9 +66,8 @@ def steps(run: Path) -> list[Step]:
     if not run.is_dir():
         raise InputError(f"{run}: no such folder; give the folder that holds the run's files")
     found = []
-    for path in sorted(run.rglob("*manifest*.json")):
-        if "checkpoints" in path.parts:
-            continue
+    paths = [path for path in run.rglob("*manifest*.json") if "checkpoints" not in path.parts]
+    for path in sorted(paths, key=_changed):  # of steps that ended in the same second, the one that wrote first comes first
         with suppress(FileNotFoundError):  # a step may end meanwhile
             if path.name.endswith(_PARTIAL):
                 found.append(_unfinished(run, path))
@@ -77,7 +76,14 @@ def steps(run: Path) -> list[Step]:
                 found.append(_checked(Step(output, _name(output, run), manifest.read(path)), path))
     if not found:
         raise InputError(f"{run}: has no manifest of a step; give the folder that holds the run's files")
-    return sorted(found, key=lambda step: (not step.finished, step.made.get("finished", ""), step.name))
+    return sorted(found, key=lambda step: (not step.finished, step.made.get("finished", "")))
+
+
+def _changed(path: Path) -> tuple[int, str]:
+    """When a file was written, and its path; 0 if it was renamed meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime_ns, str(path)
+    return 0, str(path)
 
 
 def _checked(step: Step, path: Path) -> Step:
