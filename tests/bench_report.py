@@ -47,7 +47,7 @@ def records(kind: str, draw: random.Random) -> Iterator[Record]:
         record: Record = {
             "id": f"q{i}",
             "kind": "red-team",
-            "prompt": f"Question {i} {text(draw)[:100]}?",
+            "prompt": f"Question {i} {text(random.Random(i))[:100]}?",
             "response": text(draw),
         }
         if kind == "revised":
