@@ -36,7 +36,6 @@ class Figure:
     name: str
     svg: str
     caption: str
-    rows: Sequence[Record] = ()
 
 
 @dataclass
