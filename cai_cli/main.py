@@ -21,7 +21,7 @@ COMMANDS = {
     "train-pm": "Train a preference model on soft labels, or a scorer on ratings.",
     "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
     "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
-    "plan": "Say how much memory a trainer's run needs, before it loads any weights.",
+    "plan": "Say how much memory a trainer's run needs, or what a run of any size takes.",
     "constitution": "List, show, check and convert constitutions.",
     "prompts": "Generate new prompts similar to those of a file, with few-shot examples.",
     "score": "Score every text of each record with a preference model.",

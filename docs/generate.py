@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "constitution": ["list", "show", "check", "convert"],
     "eval": ["scores", "compare", "refusal", "rl", "choice", "figures", "judges"],
     "export": ["sft", "preferences", "inspect"],
+    "plan": ["run"],
     "import": ["hh-rlhf", "preferences", "red-team-attempts", "bench", "messages", "csv", "tsv", "text", "dataset"],
 }
 

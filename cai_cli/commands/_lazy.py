@@ -18,6 +18,9 @@ class LazyGroup(TyperGroup):
     stubs: ClassVar[dict[str, str]] = {}
     """The commands' names and the first lines of their help."""
 
+    modules: ClassVar[dict[str, str]] = {}
+    """The modules of the commands whose names differ from them."""
+
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=text) for name, text in self.stubs.items()}
@@ -25,7 +28,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Import the command that is called."""
         name, _, rest = super().resolve_command(ctx, args)
-        module = import_module(f"cai_cli.commands.{str(name).replace('-', '_')}")
+        module = import_module(f"cai_cli.commands.{self.modules.get(str(name), str(name)).replace('-', '_')}")
         command = typer.main.get_command(module.app)
         command.name = name
         return name, command, rest

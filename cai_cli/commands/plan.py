@@ -1,9 +1,10 @@
-"""Say how much memory a trainer's run needs, before any weights are loaded.
+"""Say how much memory a trainer's run needs, before any weights are loaded; or what a whole run takes (`plan_run`).
 
     cai plan train-dpo preferences.jsonl -m MODEL -o dpo --lora
+    cai plan run runs/demo --prompts 182831 --gpus 8
 
-Write `plan` before the command. It checks and tokenises the data as the run would, because the longest example matters, and the
-run then finds them made. It prints the bytes that each process needs, by what they are for, and the smallest usual GPU.
+Write `plan` before a trainer's command. It checks and tokenises the data as the run would, because the longest example matters,
+and the run then finds them made. It prints the bytes that each process needs, by what they are for, and the smallest usual GPU.
 
 One step of the real model runs on tensors without data (`training/memory.py`), so the estimate knows every architecture. Only
 the configuration and the tokenizer of MODEL are read, or downloaded. The device is that of this machine (without a GPU,
@@ -25,15 +26,18 @@ from cai_cli.commands._training import planning
 from cai_cli.engines import models
 
 
-class Trainers(LazyGroup):
-    """The trainers. A command that is called through this group only plans."""
+class Plans(LazyGroup):
+    """A whole run, and the trainers. A trainer that is called through this group only plans."""
 
     stubs: ClassVar[dict[str, str]] = {
+        "run": "The tokens, hours and disk of a run of any size, step by step.",
         "train-sft": "The memory that fine-tuning needs.",
         "train-pm": "The memory that training a preference model needs.",
         "train-dpo": "The memory that DPO needs.",
         "rl": "The memory that reinforcement learning needs.",
     }
+
+    modules: ClassVar[dict[str, str]] = {"run": "plan_run"}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Import the command that is called, and tell it to plan."""
@@ -43,13 +47,15 @@ class Trainers(LazyGroup):
 
 
 app = typer.Typer(
-    cls=Trainers,
+    cls=Plans,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Say how much memory a trainer's run needs, before it loads any weights. Write `plan` before the command.\n\n"
-    "[bold]Example:[/bold]\n\n    cai plan train-sft revisions.jsonl -m models/SmolLM2-135M-Instruct -o runs/sl-cai --lora",
+    help="Say how much memory a trainer's run needs, before it loads any weights: write `plan` before the command. Or say what a "
+    "run of any size takes: `cai plan run`.\n\n[bold]Examples:[/bold]\n\n"
+    "    cai plan train-sft revisions.jsonl -m models/SmolLM2-135M-Instruct -o runs/sl-cai --lora\n\n"
+    "    cai plan run runs/demo --prompts 182831 --gpus 8",
 )
 
 
