@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +27,17 @@ from cai_cli.engines.answers import Answers
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest, outputs, shards
-from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
+from cai_cli.pipeline.inputs import (
+    SKIP_BAD,
+    WINDOW,
+    Check,
+    InputLines,
+    is_pipe,
+    line_digest,
+    line_error,
+    preflight,
+    skipped_entry,
+)
 from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
 from cai_cli.pipeline.requests import require_context, shown_requests
 
@@ -324,7 +333,7 @@ class _Run:
 
     def _check_finished(self, line: Line, error: str | None) -> None:
         """InputError unless the line is the next one that an earlier run finished. Nothing else is done for it."""
-        if self.finished.popleft() != _digest(line, bool(self.files.shard)):
+        if self.finished.popleft() != line_digest(line, bool(self.files.shard)):
             name = line.record["id"] if line.record and not error else f"line {line.number}"
             raise InputError(
                 f"the input's record {name} differs from the one that an earlier run read; give the same input, or --restart"
@@ -398,10 +407,5 @@ class _Run:
             for record in item.outputs:
                 if self.job.observer and (reason := self.job.observer.reason(record)):
                     item.outputs, item.skipped = [], [{"error": reason, "record": record}]
-            self.output.write(_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
+            self.output.write(line_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
             self.progress.advance(1, 0)
-
-
-def _digest(line: Line, numbered: bool = False) -> str:
-    """A digest of a line's bytes, without its line ending, which a resumed run compares. In a shard with its number."""
-    return f"{line.number}:" * numbered + blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()

@@ -33,7 +33,7 @@ def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: Reco
         meta = json.loads(line)["meta"]["response"]
         input_line = jsonl.Line(i + 1, raw[i], None)
         tokens = meta["prompt_tokens"], meta["completion_tokens"], 0, 0
-        unfinished.write(stage._digest(input_line), [json.loads(line)], [], tokens)
+        unfinished.write(inputs.line_digest(input_line), [json.loads(line)], [], tokens)
     unfinished.close()
     if torn:
         partial = Path(f"{out}.partial")
