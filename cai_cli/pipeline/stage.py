@@ -26,18 +26,8 @@ from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines.answers import Answers
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
 from cai_cli.errors import InputError, Skipped
-from cai_cli.pipeline import manifest, outputs, shards
-from cai_cli.pipeline.inputs import (
-    SKIP_BAD,
-    WINDOW,
-    Check,
-    InputLines,
-    is_pipe,
-    line_digest,
-    line_error,
-    preflight,
-    skipped_entry,
-)
+from cai_cli.pipeline import inputs, manifest, outputs, shards
+from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
 from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
 from cai_cli.pipeline.requests import require_context, shown_requests
 
@@ -333,7 +323,7 @@ class _Run:
 
     def _check_finished(self, line: Line, error: str | None) -> None:
         """InputError unless the line is the next one that an earlier run finished. Nothing else is done for it."""
-        if self.finished.popleft() != line_digest(line, bool(self.files.shard)):
+        if self.finished.popleft() != inputs.line_digest(line, bool(self.files.shard)):
             name = line.record["id"] if line.record and not error else f"line {line.number}"
             raise InputError(
                 f"the input's record {name} differs from the one that an earlier run read; give the same input, or --restart"
@@ -407,5 +397,5 @@ class _Run:
             for record in item.outputs:
                 if self.job.observer and (reason := self.job.observer.reason(record)):
                     item.outputs, item.skipped = [], [{"error": reason, "record": record}]
-            self.output.write(line_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
+            self.output.write(inputs.line_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
             self.progress.advance(1, 0)

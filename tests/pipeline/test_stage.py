@@ -11,7 +11,7 @@ import pytest
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.engines.base import Choice, Completion, Engine, Feed, Key, Request, Steps
-from cai_cli.pipeline import outputs, stage
+from cai_cli.pipeline import inputs, outputs, stage
 from tests.conftest import Here
 from tests.resuming import count_requests
 from tests.rows import asks, read_jsonl, write_jsonl
