@@ -173,14 +173,13 @@ def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Count
 
 
 def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) -> manifest.Manifest:
-    source = "-" if files.input == "-" else str(files.input)
     return {
         "step": job.name,
         "command": manifest.command_line(),
         "finished": manifest.now(),
         "versions": manifest.versions(),
         **job.about,
-        "inputs": [{"path": source, "sha256": fingerprint["input"]}],
+        "inputs": [{"path": str(files.input), "sha256": fingerprint["input"]}],
         "counts": outputs.count_fields(counts),
         **({"summary": job.observer.summary()} if job.observer else {}),
         **{key: fingerprint[key] for key in fingerprint if key == "shard"},
