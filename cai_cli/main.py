@@ -32,6 +32,7 @@ COMMANDS = {
     "export": "Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.",
     "mix": "Join files of records by weight or count, and shuffle them.",
     "split": "Split records into two parts by a hash of the id.",
+    "join": "Join the shards of a step into one file, in the order of the input.",
     "show": "Print records for a person to read.",
     "stats": "Count what a file of records holds: lengths, principles, flags, tokens; and show what it was made from.",
     "trace": "Follow a record back through every step that made it, to its prompt's file and line.",

@@ -14,6 +14,7 @@ from cai_cli.errors import InputError
 from cai_cli.method import constitution
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.judge import Asking, JudgeSettings
+from cai_cli.pipeline import shards
 
 
 class EngineName(str, Enum):
@@ -95,6 +96,26 @@ class IO:
         """InputError if --manifest cannot be written: it would be lost at the end of the run."""
         if self.manifest and (Path(self.manifest).is_dir() or not Path(self.manifest).absolute().parent.is_dir()):
             raise InputError(f"--manifest {self.manifest}: give a file in a folder that exists")
+
+
+@dataclass
+class ShardIO(IO):
+    """The same for a step whose records can be divided among several runs."""
+
+    shard: Annotated[
+        str | None,
+        Option("--shard", metavar="I/N", help="Process only part I of N, by a hash of the id; by default a Slurm array task's."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """The shard from Slurm's environment if none is given. InputError if it is none, or what it makes cannot be joined."""
+        super().__post_init__()
+        self.shard = self.shard or shards.from_slurm()
+        if self.shard is None:
+            return
+        self.shard = "{}/{}".format(*shards.parse(self.shard))
+        if self.dry_run is None and self.shard != "1/1" and "-" in (self.input, self.output):
+            raise InputError(f"--shard {self.shard}: give an input file and -o FILE; --shard 1/1 takes all records")
 
 
 @dataclass

@@ -13,7 +13,7 @@ leak around a critique is stripped or flagged (`cai_cli/method/clean.py`).
 from __future__ import annotations
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, FewShot, Model, Principles, Retry, Sampling
+from cai_cli.commands._flags import AnswerPrompting, FewShot, Model, Principles, Retry, Sampling, ShardIO
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error
@@ -26,7 +26,7 @@ from cai_cli.method.rounds import Rounds
     "cai critique responses.jsonl -m models/SmolLM2-135M-Instruct -o critiques.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Model,
     sampling: Sampling,
     prompting: AnswerPrompting,

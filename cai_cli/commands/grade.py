@@ -22,7 +22,7 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, Grading, Model, Principles, Sampling
+from cai_cli.commands._flags import AnswerPrompting, Grading, Model, Principles, Sampling, ShardIO
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import rounds_error, texts_error
@@ -83,7 +83,7 @@ def chosen(names: list[str] | None, principles: Principles) -> Rubric:
     "cai grade responses.jsonl -m models/SmolLM2-135M-Instruct -r refusal -o graded.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Model,
     sampling: Sampling,
     prompting: AnswerPrompting,

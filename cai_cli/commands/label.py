@@ -24,7 +24,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, Judging, Model, Principles, Sampling
+from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Principles, Sampling, ShardIO
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import pair_error
@@ -40,7 +40,7 @@ from cai_cli.method.label_summary import LabelSummary
     "cai label pairs.jsonl -m models/SmolLM2-135M-Instruct -o preferences.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Model,
     sampling: Sampling,
     prompting: AnswerPrompting,

@@ -21,7 +21,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, FewShot, Model, Principles, Retry, Sampling
+from cai_cli.commands._flags import AnswerPrompting, FewShot, Model, Principles, Retry, Sampling, ShardIO
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error, revise_input_error
@@ -36,7 +36,7 @@ from cai_cli.method.rounds import Rounds
     "cai revise responses.jsonl -m models/SmolLM2-135M-Instruct --from-response --rounds 4 -o revisions.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Model,
     sampling: Sampling,
     prompting: AnswerPrompting,

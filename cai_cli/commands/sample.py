@@ -19,7 +19,7 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, Model, Prompting, Sampling
+from cai_cli.commands._flags import Model, Prompting, Sampling, ShardIO
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import CUT_SHARE, Message, as_messages, assistant, prompt_error, texts_error, truncated, user
@@ -65,7 +65,7 @@ class Truncation:
     "cai sample prompts.jsonl -m models/SmolLM2-135M-Instruct -o responses.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Model,
     sampling: Sampling,
     prompting: Prompting,

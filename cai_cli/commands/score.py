@@ -16,7 +16,7 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, Dtype, EngineName, GpuMemory, TrustRemoteCode
+from cai_cli.commands._flags import AnswerPrompting, Dtype, EngineName, GpuMemory, ShardIO, TrustRemoteCode
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
@@ -66,7 +66,7 @@ def gathered(fields: list[str], scores: list[float]) -> Scores:
     "cai score responses.jsonl -m runs/demo/pm -o scored.jsonl",
 )
 def app(
-    files: IO,
+    files: ShardIO,
     model: Annotated[
         str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],

@@ -6,6 +6,7 @@ import queue
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -97,3 +98,8 @@ def skipped_entry(line: Line, reason: str, record: Record | None = None) -> Reco
     record = record or line.record
     raw = line.raw.decode(errors="replace").rstrip("\n")[:10_000]
     return entry | ({"record": record} if record is not None else {"text": raw})
+
+
+def line_digest(line: Line, numbered: bool = False) -> str:
+    """A digest of a line's bytes, without its line ending, which a resumed run compares. In a shard with its number."""
+    return f"{line.number}:" * numbered + blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()

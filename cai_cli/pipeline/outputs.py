@@ -5,6 +5,7 @@
                                 its tokens (prompt, completion, reused), its requests from the cache, and the seconds so far
     OUT.partial.manifest.json   the fingerprint of the run, from the start
     OUT.skipped.jsonl.partial   the skipped records, with their reasons
+    OUT.order                   of a shard: the finished journal, from which `cai join` restores the order of the input
 
 Records are written before their journal line, so after a kill the journal never lists more records than the files hold. A
 resumed run cuts each file back to the records that the journal lists (or the journal, if a file lost records) and continues.
@@ -197,6 +198,10 @@ class FileOutput:
                 self.skipped.unlink(missing_ok=True)
             elif self.partial_skipped.exists():
                 os.replace(self.partial_skipped, self.skipped)
+            order = Path(f"{self.path}.order")
+            order.unlink(missing_ok=True)
+            if "shard" in content:
+                manifest.write_atomic(order, self.journal.read_bytes())
             # The last rename: after a kill at any point before it, the same command finishes the work.
             os.replace(self.partial, self.path)
             self.partial_manifest.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +26,7 @@ from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines.answers import Answers
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
 from cai_cli.errors import InputError, Skipped
-from cai_cli.pipeline import manifest, outputs
+from cai_cli.pipeline import inputs, manifest, outputs, shards
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
 from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
 from cai_cli.pipeline.requests import require_context, shown_requests
@@ -92,6 +91,7 @@ class RunOptions:
     quiet: bool = False
     dry_run: int | None = None
     """How many requests to show instead of running."""
+    shard: str | None = None
     window: int = WINDOW
 
 
@@ -129,7 +129,8 @@ def run(job: Job, files: RunOptions) -> Counts:
         input_hash, total = preflight(files.input, job.check, files.limit, files.skip_bad)
     else:
         input_hash, total = (None if is_pipe(files.input) else manifest.hash_file(files.input)), None
-    fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash}
+    part = {"shard": files.shard} if files.shard else {}
+    fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash, **part}
     if files.dry_run is not None:
         return _dry_run(job, files)
     if not files.restart and (made := outputs.finished(files.output, job.name, fingerprint)):
@@ -172,16 +173,16 @@ def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Count
 
 
 def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) -> manifest.Manifest:
-    source = "-" if files.input == "-" else str(files.input)
     return {
         "step": job.name,
         "command": manifest.command_line(),
         "finished": manifest.now(),
         "versions": manifest.versions(),
         **job.about,
-        "inputs": [{"path": source, "sha256": fingerprint["input"]}],
+        "inputs": [{"path": str(files.input), "sha256": fingerprint["input"]}],
         "counts": outputs.count_fields(counts),
         **({"summary": job.observer.summary()} if job.observer else {}),
+        **{key: fingerprint[key] for key in fingerprint if key == "shard"},
         "fingerprint": fingerprint,
     }
 
@@ -204,12 +205,19 @@ def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
     )
 
 
+def _lines(job: Job, files: RunOptions) -> Iterator[Line]:
+    lines = islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit)
+    return shards.select(lines, files.shard, job.check)
+
+
 def _dry_run(job: Job, files: RunOptions) -> Counts:
     """Write the first requests of the input as the model would get them."""
     output = streams.claim_stdout()  # never -o, which may hold a finished output
     ids, left = Ids(), files.dry_run or 0
     with output:
-        for line in islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit):
+        for line in shards.select(
+            islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit), files.shard, job.check
+        ):
             if left <= 0:
                 break
             if error := line_error(line, job.check, ids):
@@ -231,9 +239,7 @@ class _Run:
 
     def __init__(self, job: Job, files: RunOptions, output: FileOutput | StreamOutput, total: int | None) -> None:
         self.job, self.files, self.output = job, files, output
-        made = job.lines() if job.lines else None
-        slow = made is None and is_pipe(files.input)
-        self.input = InputLines(islice(made or jsonl.read_lines(files.input), files.limit), slow)
+        self.input = InputLines(_lines(job, files), not job.lines and is_pipe(files.input))
         self.window: deque[_Item] = deque()
         self.queues: dict[str, deque[tuple[Key, Request]]] = {k: deque() for k in ("generate", "choose", "score")}
         self.in_flight: dict[Key, tuple[_Item, Request]] = {}
@@ -316,7 +322,7 @@ class _Run:
 
     def _check_finished(self, line: Line, error: str | None) -> None:
         """InputError unless the line is the next one that an earlier run finished. Nothing else is done for it."""
-        if self.finished.popleft() != _digest(line):
+        if self.finished.popleft() != inputs.line_digest(line, bool(self.files.shard)):
             name = line.record["id"] if line.record and not error else f"line {line.number}"
             raise InputError(
                 f"the input's record {name} differs from the one that an earlier run read; give the same input, or --restart"
@@ -390,10 +396,5 @@ class _Run:
             for record in item.outputs:
                 if self.job.observer and (reason := self.job.observer.reason(record)):
                     item.outputs, item.skipped = [], [{"error": reason, "record": record}]
-            self.output.write(_digest(item.line), item.outputs, item.skipped, item.tokens)
+            self.output.write(inputs.line_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
             self.progress.advance(1, 0)
-
-
-def _digest(line: Line) -> str:
-    """A digest of a line's bytes, without its line ending. A resumed run compares it."""
-    return blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()

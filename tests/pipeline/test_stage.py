@@ -11,7 +11,7 @@ import pytest
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.engines.base import Choice, Completion, Engine, Feed, Key, Request, Steps
-from cai_cli.pipeline import outputs, stage
+from cai_cli.pipeline import inputs, outputs, stage
 from tests.conftest import Here
 from tests.resuming import count_requests
 from tests.rows import asks, read_jsonl, write_jsonl
@@ -33,7 +33,7 @@ def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: Reco
         meta = json.loads(line)["meta"]["response"]
         input_line = jsonl.Line(i + 1, raw[i], None)
         tokens = meta["prompt_tokens"], meta["completion_tokens"], 0, 0
-        unfinished.write(stage._digest(input_line), [json.loads(line)], [], tokens)
+        unfinished.write(inputs.line_digest(input_line), [json.loads(line)], [], tokens)
     unfinished.close()
     if torn:
         partial = Path(f"{out}.partial")

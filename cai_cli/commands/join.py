@@ -1,0 +1,43 @@
+"""Join the shards of a step into the file that one run would have written.
+
+    cai join out-*.jsonl -o out.jsonl
+
+The order is that of the input. OUT.skipped.jsonl is joined likewise, and the manifest holds the sums of the counts.
+
+Not in the paper.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Argument
+
+from cai_cli import streams
+from cai_cli.commands._command import command
+from cai_cli.commands._flags import Output, Quiet
+from cai_cli.data import jsonl
+from cai_cli.errors import InputError
+from cai_cli.pipeline import outputs, shards
+
+
+@command("Join the shards of a step (--shard I/N) into one file, in the order of the input.", "cai join out-*.jsonl -o out.jsonl")
+def app(
+    files: Annotated[list[str], Argument(help="The output of each shard; their .skipped.jsonl may be among them.")],
+    output: Output = "-",
+    quiet: Quiet = False,
+) -> None:
+    """Join shards."""
+    # a pattern such as out-*.jsonl also matches the skipped records
+    found = shards.require_set([path for path in files if not path.endswith(".skipped.jsonl")] or files)
+    paths = [path for path, _ in found]
+    if output in paths:
+        raise InputError(f"-o {output}: is one of the shards; give another file")
+    made = found[0][1]
+    counts = {name: round(sum(each["counts"][name] for _, each in found), 3) for name in made["counts"]}
+    about = {key: value for key, value in made.items() if key not in ("shard", "summary", "output")}
+    about["fingerprint"] = {key: value for key, value in made["fingerprint"].items() if key != "shard"}
+    about |= {"counts": counts, "joined": [outputs.source(path) for path in paths]}
+    skipped = [jsonl.loads(line) for line in shards.merge(paths, skipped=True)]
+    outputs.write_file(output, shards.merge(paths), about, skipped)
+    streams.say(f"cai join: {len(paths)} shards, {streams.plural(counts['records_out'], 'record')} -> {output}", quiet)
