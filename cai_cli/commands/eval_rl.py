@@ -11,8 +11,8 @@ share and those of the first model do not. Diversity is measured on 200 answers 
 
 Of a run, in up to ten parts: the means of its `metrics.jsonl` (reward, KL in nats per token, length in tokens, refusals and
 boilerplate as `cai rl` counts them), and the diversity of the answers in its `samples.jsonl`. DIR.partial serves while it runs.
-The share of boilerplate grows with the number of answers, and `cai rl` counts it within a batch and finds refusals by a pattern of
-its own. So compare these two only between models, or only between steps.
+The share of boilerplate grows with the number of answers, and `cai rl` counts it within a batch and finds refusals by a pattern
+of its own. So compare these two only between models, or only between steps.
 
 At the end are the answers of the last model whose scores (of `cai score`) changed most against the first model's.
 

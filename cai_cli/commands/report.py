@@ -5,9 +5,9 @@
     cai report runs/demo --markdown >> card.md    the tables, for a model card
 
 The page needs no network and opens from disk. It shows the run as a picture; the results that `cai eval` wrote into the folder,
-ratings from comparisons, and refusals; the paper's figures; the training curves; every manifest; and a reader of the records: all that the
-run made from a prompt together, with search, filters, differences of revisions, both orders of a label, and the file and line
-that each came from. Of more than 10,000 prompts, 10,000 are drawn.
+ratings from comparisons, and refusals; the paper's figures; the training curves; every manifest; and a reader of the records: all
+that the run made from a prompt together, with search, filters, differences of revisions, both orders of a label, and the file and
+line that each came from. Of more than 10,000 prompts, 10,000 are drawn.
 
 The figures are those of the paper (see `cai eval figures`); the page is not in it.
 """
