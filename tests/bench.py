@@ -65,14 +65,14 @@ def cai(engine_name: str, engine: Any, out: Path, *args: str) -> dict[str, Any]:
     from cai_cli.main import app
 
     forget(engine)
-    opened = select.open_engine
-    select.open_engine = lambda *_: engine
+    opened = select.Setup.open
+    select.Setup.open = lambda _: engine  # type: ignore[method-assign, assignment]
     try:
         app([*args, "--engine", engine_name, "-o", str(out), "--restart", "--quiet"], standalone_mode=False)
     except SystemExit as problem:
         raise RuntimeError(f"cai {args[0]} ended with {problem.code}") from None
     finally:
-        select.open_engine = opened
+        select.Setup.open = opened  # type: ignore[method-assign]
     return json.loads(Path(f"{out}.manifest.json").read_text())["counts"]
 
 

@@ -29,6 +29,7 @@ from cai_cli.method.prompts import OPTIONS
 from cai_cli.method.tokens import Renderer
 from cai_cli.training import pm
 from cai_cli.training.settings import Settings
+from tests.engine_feed import by_number
 
 RUNS, SCORED, JUDGED = 5, 30, 24
 Values = Callable[[str, int], list[float]]
@@ -57,8 +58,8 @@ def probabilities(folder: Path, rows: list[Record]) -> Values:
 
     def values(dtype: str, batch: int) -> list[float]:
         engine = TransformersEngine(folder, renderer.tokenizer, models.resolve_dtype(dtype), batch)
-        got = dict(engine.choose(iter(list(enumerate(requests)))))
-        return [feedback.normalise(got[i].logprobs)["A"] for i in range(len(requests))]
+        got = by_number(engine.run(iter(list(enumerate(requests)))))
+        return [feedback.normalise(choice.logprobs)["A"] for choice in got]
 
     return values
 

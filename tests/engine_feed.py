@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
-from cai_cli.engines.base import Feed, Key, Request
-
-T = TypeVar("T")
+from cai_cli.engines.base import Feed, Key, Request, Result
 
 
 def feed(entries: list[Request], slow: bool = False) -> Feed:
@@ -19,7 +17,7 @@ def feed(entries: list[Request], slow: bool = False) -> Feed:
             yield None
 
 
-def by_number(results: Iterator[tuple[Key, T]]) -> list[T]:
-    """The results in the order of their requests."""
-    got: dict[Any, T] = dict(results)
+def by_number(results: Iterator[tuple[Key, Result]]) -> list[Any]:
+    """The results in the order of their requests. Any: their type depends on the requests."""
+    got: dict[Any, Result] = dict(results)
     return [got[i] for i in sorted(got)]

@@ -27,20 +27,16 @@ def count_requests(patch: pytest.MonkeyPatch) -> list[str]:
     """A list that grows by the kind of each request that the transformers engine gets."""
     asked: list[str] = []
 
-    def counting(kind: str) -> None:
-        method = getattr(TransformersEngine, kind)
+    run = TransformersEngine.run
 
-        def counted(self: TransformersEngine, feed: Any) -> Any:
-            def noted() -> Iterator[Any]:
-                for entry in feed:
-                    if entry is not None:
-                        asked.append(kind)
-                    yield entry
+    def counted(self: TransformersEngine, feed: Any) -> Any:
+        def noted() -> Iterator[Any]:
+            for entry in feed:
+                if entry is not None:
+                    asked.append(entry[1].kind)
+                yield entry
 
-            return method(self, noted())
+        return run(self, noted())
 
-        patch.setattr(TransformersEngine, kind, counted)
-
-    for kind in ("generate", "choose"):
-        counting(kind)
+    patch.setattr(TransformersEngine, "run", counted)
     return asked

@@ -72,10 +72,8 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Seen:
                 seen.requests.append(entry[1])
             yield entry
 
-    for method in ("generate", "choose"):
-        real = getattr(TransformersEngine, method)
-        monkeypatch.setattr(TransformersEngine, method, lambda self, feed, real=real: real(self, noted(feed)))
-    forward, build = PreferenceModel._forward, Run.build
+    run, forward, build = TransformersEngine.run, PreferenceModel._forward, Run.build
+    monkeypatch.setattr(TransformersEngine, "run", lambda self, feed: run(self, noted(feed)))
 
     def _forward(self: PreferenceModel, rows: list[list[int]]) -> list[float]:
         seen.scored += rows

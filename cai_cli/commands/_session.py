@@ -14,7 +14,7 @@ from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines import answers, models, select
-from cai_cli.engines.base import Engine, Request, Scorer
+from cai_cli.engines.base import Engine, Request
 from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
@@ -76,16 +76,15 @@ class Session:
     def open(self) -> Engine:
         """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
         m = self.model
-        found = select.open_engine(
+        found = select.Setup(
             self.engine,
             self.folder,
-            self.renderer.tokenizer,
-            models.resolve_dtype(self.dtype),
-            m.batch_size,
-            self.gpu_memory,
-            m.deterministic,
-            m.trust_remote_code,
-        )
+            self.dtype,
+            batch_size=m.batch_size,
+            gpu_memory=self.gpu_memory,
+            deterministic=m.deterministic,
+            trust_remote_code=m.trust_remote_code,
+        ).open()
         _require_unchanged(self.folder, self.state)
         return found
 
@@ -208,20 +207,12 @@ class ScoringSession:
         """The record as the model may see it: with the answers' reasoning only if --show-reasoning asks for it."""
         return reasoning.shown(record) if self.options.get("show_reasoning") else record
 
-    def open(self) -> Scorer:
+    def open(self) -> Engine:
         """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
-        found = self._opened()
+        setup = select.Setup(self.engine, self.folder, self.dtype, True, self.batch_size, self.gpu_memory, False, self.trust)
+        found = setup.open()
         _require_unchanged(self.folder, self.state)
         return found
-
-    def _opened(self) -> Scorer:
-        if self.engine == "vllm":
-            from cai_cli.engines.vllm import VllmPreferenceModel
-
-            return VllmPreferenceModel(self.folder, models.resolve_dtype(self.dtype), self.gpu_memory, self.trust)
-        from cai_cli.engines.scorer import PreferenceModel
-
-        return PreferenceModel(self.folder, self.dtype, self.batch_size, self.trust)
 
     def run(
         self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: stage.Observer | None = None

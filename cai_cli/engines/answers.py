@@ -23,7 +23,7 @@ from typing import Any
 
 from cai_cli import streams
 from cai_cli.engines import adapters, models
-from cai_cli.engines.base import Choice, Completion, Request, Result, Score
+from cai_cli.engines.base import Choice, Completion, Failure, Request, Result, Score
 
 LARGEST = 2**30
 """Bytes that the file may have. The oldest answers are removed first."""
@@ -90,8 +90,8 @@ class Answers:
         return None
 
     def put(self, request: Request, result: Result) -> None:
-        """Keep an answer."""
-        if self.db is not None:
+        """Keep an answer. A failure is none."""
+        if self.db is not None and not isinstance(result, Failure):
             self.new[self._key(request)] = json.dumps(_value(result))
             if len(self.new) >= BATCH:
                 self._write()
@@ -123,7 +123,7 @@ class Answers:
             self.db = None
 
 
-def _value(result: Result) -> Any:
+def _value(result: Completion | Choice | Score) -> Any:
     """A result as JSON, in which a float is exact; what follows from the request is left out."""
     if isinstance(result, Choice):
         return list(result.logprobs.values())

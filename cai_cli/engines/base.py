@@ -1,10 +1,11 @@
 """The interface of an engine, its requests and its results.
 
-An engine has one method per kind of request. `generate` completes prompts. `choose` gives the log probabilities of a fixed
-set of one-token options after a prompt, with one prefill per request. `score` gives the log-likelihood of an answer; a
-preference model has only `score`, its raw output. Each method takes a feed and yields results in the order in which they finish:
+A request is of one of three kinds. "generate" completes a prompt. "choose" gives the log probabilities of a fixed set of
+one-token options after a prompt, with one prefill per request. "score" gives the log-likelihood of an answer; a preference
+model knows only "score", its raw output. An engine's one method takes a feed, in which the kinds may be mixed, and yields
+results in the order in which they finish:
 
-    def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]
 
 A feed is an iterator of `(key, request)`. It yields None if there is no request at the moment and the engine should
 continue with those that it has. It ends when no request is left and none is in flight.
@@ -22,12 +23,15 @@ Key = Hashable
 """Names a request within a run. An engine only returns it with the result."""
 
 
+Kind = Literal["generate", "choose", "score"]
+
+
 @dataclass(frozen=True)
 class Request:
-    """One prompt for the model. `seed`, `max_tokens`, `temperature`, `top_p` and `stop` apply only to `generate`."""
+    """One prompt for the model. `seed`, `max_tokens`, `temperature`, `top_p` and `stop` apply only to "generate"."""
 
-    kind: Literal["generate", "choose", "score"]
-    """The engine's method that takes it."""
+    kind: Kind
+    """What is asked: see above."""
     ids: list[int]
     """The prompt's tokens, exactly as the model gets them."""
     text: str
@@ -43,9 +47,9 @@ class Request:
     stop: tuple[str, ...] = ()
     """The text ends before the first of these strings."""
     options: dict[str, int] | None = None
-    """For `choose`: from each possible answer to the one token that spells it."""
+    """For "choose": from each possible answer to the one token that spells it."""
     answer: int = 0
-    """For `score` by a language model: how many of the last `ids` are the answer whose log-likelihood is asked for."""
+    """For "score" by a language model: how many of the last `ids` are the answer whose log-likelihood is asked for."""
     shared: int = 0
     """The length of the prefix that many requests of the run share, in tokens. An engine may compute the prefix once."""
 
@@ -109,7 +113,18 @@ class Score:
     """See `Completion`."""
 
 
-Result = Completion | Choice | Score
+@dataclass(frozen=True)
+class Failure:
+    """A request that the engine could not answer although it works. Its record is skipped."""
+
+    reason: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reused_tokens: int = 0
+
+
+Result = Completion | Choice | Score | Failure
+"""What a request gets: by its kind a completion, a choice or a score, or a failure."""
 Feed = Iterator[tuple[Key, Request] | None]
 """Requests for an engine. None: no request at the moment."""
 T = TypeVar("T")
@@ -121,30 +136,11 @@ The results are `Any` because their type depends on the requests: a list of "gen
 
 
 class Engine(Protocol):
-    """A loaded causal language model."""
+    """A loaded language model or preference model."""
 
     context: int
     """The largest number of tokens that it takes here, prompt and completion together."""
 
-    def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
-        """Yield each request's completion as it finishes."""
-        ...
-
-    def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
-        """Yield each request's option log probabilities."""
-        ...
-
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield the log-likelihood of each request's answer: the sum over its tokens, each after all tokens before it."""
-        ...
-
-
-class Scorer(Protocol):
-    """A loaded preference model."""
-
-    context: int
-    """The largest number of tokens that it takes."""
-
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield each request's raw score."""
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+        """Yield each request's result as it finishes."""
         ...

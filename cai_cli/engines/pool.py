@@ -5,9 +5,10 @@ The transformers engine and the scorer take their batches from a `Pool`.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import count
 
-from cai_cli.engines.base import Feed, Key, Request
+from cai_cli.engines.base import Feed, Key, Kind, Request
 
 PREFILL_TOKENS = 16_384
 """The largest number of prompt tokens, padding included, that are computed in one pass. It bounds memory."""
@@ -22,13 +23,18 @@ class Pool:
 
     def __init__(self, feed: Feed) -> None:
         self.feed, self.ended, self._numbers = feed, False, count()
-        # By prefix, oldest first, each with its number: a batch looks only at requests of one prefix, not at all that wait.
-        self._waiting: dict[tuple[int, ...], list[tuple[int, Key, Request]]] = {}
+        # By kind, then by prefix, oldest first, each with its number: a batch looks only at requests of one prefix, not at all.
+        self._waiting: dict[Kind, dict[tuple[int, ...], list[tuple[int, Key, Request]]]] = {}
+        self._counts: Counter[Kind] = Counter()
 
     @property
     def waiting(self) -> bool:
         """Whether a request waits."""
-        return bool(self._waiting)
+        return self._counts.total() > 0
+
+    def count(self, kind: Kind) -> int:
+        """How many requests of a kind wait."""
+        return self._counts[kind]
 
     def fill(self) -> None:
         """Take every request that the feed has at the moment."""
@@ -40,19 +46,25 @@ class Pool:
                 return
             if entry is None:
                 return
-            self._waiting.setdefault(tuple(prefix_of(entry[1])), []).append((next(self._numbers), *entry))
+            request = entry[1]
+            alike = self._waiting.setdefault(request.kind, {}).setdefault(tuple(prefix_of(request)), [])
+            alike.append((next(self._numbers), *entry))
+            self._counts[request.kind] += 1
 
-    def take(self, rows: int, tokens: int = PREFILL_TOKENS) -> list[tuple[Key, Request]]:
-        """The oldest request and others of similar length with the same prefix: at most `rows`, and `tokens` with padding.
+    def take(self, kind: Kind, rows: int, tokens: int = PREFILL_TOKENS) -> list[tuple[Key, Request]]:
+        """The oldest request of a kind and others of similar length with the same prefix.
+
+        At most `rows`, and at most `tokens` with padding.
 
         Requests with the same prefix are ranked by length and divided into batches of `rows`; this returns the batch of the
         oldest request.
         """
-        if not self._waiting or rows < 1:
+        if not self._counts[kind] or rows < 1:
             return []
+        waiting = self._waiting[kind]
         # Only requests with the same prefix can start from the same copy of its keys and values.
-        prefix = min(self._waiting, key=lambda prefix: self._waiting[prefix][0][0])
-        alike = self._waiting.pop(prefix)
+        prefix = min(waiting, key=lambda prefix: waiting[prefix][0][0])
+        alike = waiting.pop(prefix)
         lengths = [len(request.ids) for _, _, request in alike]
         ranked = sorted(range(len(alike)), key=lengths.__getitem__)
         # Fixed slices of the ranking, not the nearest neighbours of the oldest request: neighbours would leave the
@@ -72,7 +84,8 @@ class Pool:
         taken = [alike[i][1:] for i in sorted(chosen)]
         gone = set(chosen)
         if left := [entry for i, entry in enumerate(alike) if i not in gone]:
-            self._waiting[prefix] = left
+            waiting[prefix] = left
+        self._counts[kind] -= len(taken)
         return taken
 
 

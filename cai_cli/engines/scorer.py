@@ -26,7 +26,7 @@ def require_preference_model(folder: Path) -> None:
 
 
 class PreferenceModel:
-    """A loaded preference model. Scores are raw outputs, without an activation. See `engines.base.Scorer`."""
+    """A loaded preference model. Scores are raw outputs, without an activation. See `engines.base.Engine`."""
 
     def __init__(self, folder: Path, dtype: str = "auto", batch_size: int = 32, trust_remote_code: bool = False) -> None:
         from transformers import AutoModelForSequenceClassification
@@ -44,15 +44,15 @@ class PreferenceModel:
 
     def score_ids(self, rows: list[list[int]]) -> list[float]:
         """The raw score of each row of token ids, in the order of the rows."""
-        found = dict(self.score(iter([(i, Request("score", ids, "")) for i, ids in enumerate(rows)])))
+        found = dict(self.run(iter([(i, Request("score", ids, "")) for i, ids in enumerate(rows)])))
         return [found[i].score for i in range(len(rows))]
 
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
         """Yield each request's score. A batch is the oldest request and others of similar length."""
         pool = Pool(feed)
         while not pool.ended or pool.waiting:
             pool.fill()
-            batch = pool.take(self.batch_size, read_tokens(self.device))
+            batch = pool.take("score", self.batch_size, read_tokens(self.device))
             scores = self._forward([request.ids for _, request in batch]) if batch else []
             for (key, request), score in zip(batch, scores, strict=True):
                 yield key, Score(score, len(request.ids))

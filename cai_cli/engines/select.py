@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 from stat import S_ISFIFO
-from typing import TYPE_CHECKING
 
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine
 from cai_cli.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
 
 
 def vllm_problem() -> str | None:
@@ -51,21 +47,35 @@ def gpu_memory(given: float | None, input: str, output: str) -> float:
     return given if given is not None else 0.3 if piped else 0.9
 
 
-def open_engine(
-    name: str,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype,
-    batch_size: int,
-    gpu_memory: float,
-    deterministic: bool,
-    trust_remote_code: bool,
-) -> Engine:
-    """Load a model into the engine with this name (from `pick`). CaiError if that fails."""
-    if name == "vllm":
-        from cai_cli.engines.vllm import VllmEngine
+@dataclass(frozen=True)
+class Setup:
+    """A model and how it runs. It can be pickled, so that another process can open the same."""
 
-        return VllmEngine(folder, dtype, gpu_memory, trust_remote_code)
-    from cai_cli.engines.transformers import TransformersEngine
+    engine: str
+    """From `pick`."""
+    folder: Path
+    dtype: str
+    """A dtype's name, with "auto" resolved."""
+    preference_model: bool = False
+    """Whether the model is a preference model; else it is a language model."""
+    batch_size: int = 32
+    gpu_memory: float = 0.9
+    deterministic: bool = False
+    trust_remote_code: bool = False
 
-    return TransformersEngine(folder, tokenizer, dtype, batch_size, deterministic, trust_remote_code)
+    def open(self) -> Engine:
+        """Load the model. CaiError if that fails."""
+        dtype = models.resolve_dtype(self.dtype)
+        if self.engine == "vllm":
+            from cai_cli.engines.vllm import VllmEngine, VllmPreferenceModel
+
+            kind = VllmPreferenceModel if self.preference_model else VllmEngine
+            return kind(self.folder, dtype, self.gpu_memory, self.trust_remote_code)
+        if self.preference_model:
+            from cai_cli.engines.scorer import PreferenceModel
+
+            return PreferenceModel(self.folder, self.dtype, self.batch_size, self.trust_remote_code)
+        from cai_cli.engines.transformers import TransformersEngine
+
+        tokenizer = models.load_tokenizer(self.folder, self.trust_remote_code)
+        return TransformersEngine(self.folder, tokenizer, dtype, self.batch_size, self.deterministic, self.trust_remote_code)

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from cai_cli.engines import cache as kv
 from cai_cli.engines import models
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Score
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
 from cai_cli.engines.pool import READ_TOKENS, Pool, prefix_of, read_tokens
 
 PREFIXES = 16
@@ -38,6 +38,22 @@ class _Row:
     """Prompt tokens that were computed for another request."""
     finished: bool = False
     """Its completion was yielded. The row may still be in the batch; its further tokens are not read."""
+
+
+@dataclass
+class _Batch:
+    """The requests that are decoded together."""
+
+    rows: list[_Row] = field(default_factory=list)
+    cache: kv.Cache | None = None
+    """The rows' keys and values. None if there is no batch."""
+    mask: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    """[rows, columns]: 1 where the cache holds a token of the row, 0 where it holds padding."""
+
+    @property
+    def live(self) -> bool:
+        """Whether a row is unfinished."""
+        return any(not row.finished for row in self.rows)
 
 
 def token_uniform(seed: int, position: int) -> float:
@@ -102,45 +118,55 @@ class TransformersEngine:
         self.end_tokens = end_tokens(self.model, tokenizer)
         self._prefixes: dict[tuple[int, ...], kv.Cache] = {}  # by tokens: one row of keys and values, oldest first
 
-    def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
-        """Decode requests in a batch whose rows leave and join. Yields each completion as it finishes."""
-        pool = Pool(feed)
-        rows: list[_Row] = []
-        cache, mask = None, torch.empty(0, 0)
-        while True:
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+        """Yield each request's result as it finishes: completions from a batch whose rows leave and join, others by batch."""
+        pool, batch = Pool(feed), _Batch()
+        while batch.live or pool.waiting or not pool.ended:
+            # If there is nothing to do, this waits: a feed blocks until it has a request if none is in flight.
             pool.fill()
-            live = [i for i, row in enumerate(rows) if not row.finished]
-            if not live:
-                rows, cache = [], None  # no batch: the next prefill starts one, with a cache of its own
-            # Without full attention in every layer rows can leave but not join: requests wait until the batch is done.
-            changeable = cache is None or kv.can_change_rows(cache)
-            free = self.batch_size - len(live)
-            # Rows join only when a quarter of the batch's places is free: a prefill costs about the same for one row as for a
-            # few, and each join copies the keys and values of all rows. If there is no batch, there is nothing to wait for.
-            if pool.waiting and (cache is None or (changeable and free >= max(1, self.batch_size // 4))):
-                new = [_Row(*entry) for entry in pool.take(free)]
-                logits, new_cache, new_mask, reused = self._prefill([row.request for row in new])
-                for row, count in zip(new, reused, strict=True):
-                    row.reused = count
-                if cache is None:  # a new batch
-                    cache, mask, rows = new_cache, new_mask, new
-                else:
-                    mask = self._regroup(cache, mask, live, new_cache, new_mask)
-                    rows = [rows[i] for i in live] + new
-                self._append(new, logits)
-            elif cache is not None:
-                # Finished rows stay, and their tokens are ignored, until they are a quarter of the batch: taking rows out
-                # copies the keys and values of all others.
-                if 4 * (len(rows) - len(live)) >= len(rows):
-                    mask, rows = self._regroup(cache, mask, live), [rows[i] for i in live]
-                self._append(rows, self._step(rows, cache, mask := _grow(mask)))
-            elif pool.ended:
-                return
-            # If no branch was taken, the next `fill` waits: a feed blocks until it has a request if none is in flight.
-            for row in rows:
-                if not row.finished and (completion := self._completion(row)):
-                    row.finished = True
-                    yield row.key, completion
+            # Prompts are read between two decoding steps when they fill a batch, or when there is nothing to decode.
+            idle = not batch.live and not pool.count("generate")
+            if pool.count("choose") >= self.batch_size or (idle and pool.count("choose")):
+                yield from self._choose(pool.take("choose", self.batch_size, read_tokens(self.device)))
+            elif pool.count("score") >= self.batch_size or (idle and pool.count("score")):
+                # on every device: logits of whole answers take memory for each token of the vocabulary
+                yield from self._score(pool.take("score", self.batch_size, READ_TOKENS))
+            elif not idle:
+                yield from self._decode(pool, batch)
+
+    def _decode(self, pool: Pool, batch: _Batch) -> Iterator[tuple[Key, Completion]]:
+        """One step of the batch: a token more for each row, or new rows with their first token. Yields what finishes."""
+        rows, live = batch.rows, [i for i, row in enumerate(batch.rows) if not row.finished]
+        if not live:
+            batch.rows, batch.cache = [], None  # no batch: the next prefill starts one, with a cache of its own
+        # Without full attention in every layer rows can leave but not join: requests wait until the batch is done.
+        changeable = batch.cache is None or kv.can_change_rows(batch.cache)
+        free = self.batch_size - len(live)
+        # Rows join only when a quarter of the batch's places is free: a prefill costs about the same for one row as for a
+        # few, and each join copies the keys and values of all rows. If there is no batch, there is nothing to wait for.
+        if pool.count("generate") and (batch.cache is None or (changeable and free >= max(1, self.batch_size // 4))):
+            new = [_Row(*entry) for entry in pool.take("generate", free)]
+            logits, new_cache, new_mask, reused = self._prefill([row.request for row in new])
+            for row, count in zip(new, reused, strict=True):
+                row.reused = count
+            if batch.cache is None:  # a new batch
+                batch.cache, batch.mask, batch.rows = new_cache, new_mask, new
+            else:
+                batch.mask = self._regroup(batch.cache, batch.mask, live, new_cache, new_mask)
+                batch.rows = [rows[i] for i in live] + new
+            self._append(new, logits)
+        else:
+            # Finished rows stay, and their tokens are ignored, until they are a quarter of the batch: taking rows out
+            # copies the keys and values of all others.
+            assert batch.cache is not None
+            if 4 * (len(rows) - len(live)) >= len(rows):
+                batch.mask, batch.rows = self._regroup(batch.cache, batch.mask, live), [rows[i] for i in live]
+            batch.mask = _grow(batch.mask)
+            self._append(batch.rows, self._step(batch.rows, batch.cache, batch.mask))
+        for row in batch.rows:
+            if not row.finished and (completion := self._completion(row)):
+                row.finished = True
+                yield row.key, completion
 
     def _regroup(
         self, cache: kv.Cache, mask: torch.Tensor, rows: list[int], other: kv.Cache | None = None, new: torch.Tensor | None = None
@@ -272,34 +298,23 @@ class TransformersEngine:
         text = text[: min(cuts)] if cuts else text
         return Completion(text, finish, request.seed, len(request.ids), len(tokens), row.reused, tuple(tokens))
 
-    def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
-        """Yield the log probabilities of each request's options as the next token. One pass per batch."""
-        pool = Pool(feed)
-        while True:
-            pool.fill()
-            if not (batch := pool.take(self.batch_size, read_tokens(self.device))):
-                return
-            logits, reused = self._read([request for _, request in batch])
-            logprobs = torch.log_softmax(logits.float(), -1)
-            for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
-                options = request.options or {}
-                chosen = {name: float(row[token]) for name, token in options.items()}
-                yield key, Choice(chosen, len(request.ids), reused_tokens=count)
+    def _choose(self, batch: list[tuple[Key, Request]]) -> Iterator[tuple[Key, Choice]]:
+        """The log probabilities of each request's options as the next token, in one pass."""
+        logits, reused = self._read([request for _, request in batch])
+        logprobs = torch.log_softmax(logits.float(), -1)
+        for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
+            options = request.options or {}
+            chosen = {name: float(row[token]) for name, token in options.items()}
+            yield key, Choice(chosen, len(request.ids), reused_tokens=count)
 
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield the log-likelihood of each request's answer. One pass per batch."""
-        pool = Pool(feed)
-        while not pool.ended or pool.waiting:
-            pool.fill()
-            # on every device: logits of whole answers take memory for each token of the vocabulary
-            if not (batch := pool.take(self.batch_size, READ_TOKENS)):
-                continue
-            logits, _ = self._read([request for _, request in batch])
-            tokens = torch.tensor([token for _, request in batch for token in request.ids[-request.answer :]])
-            logprobs = torch.log_softmax(logits.float(), -1).gather(-1, tokens.to(self.device)[:, None])[:, 0].double()
-            parts = logprobs.split([request.answer for _, request in batch])
-            for part, (key, request) in zip(parts, batch, strict=True):
-                yield key, Score(float(part.sum()), len(request.ids))
+    def _score(self, batch: list[tuple[Key, Request]]) -> Iterator[tuple[Key, Score]]:
+        """The log-likelihood of each request's answer, in one pass: the sum over its tokens, each after all tokens before it."""
+        logits, _ = self._read([request for _, request in batch])
+        tokens = torch.tensor([token for _, request in batch for token in request.ids[-request.answer :]])
+        logprobs = torch.log_softmax(logits.float(), -1).gather(-1, tokens.to(self.device)[:, None])[:, 0].double()
+        parts = logprobs.split([request.answer for _, request in batch])
+        for part, (key, request) in zip(parts, batch, strict=True):
+            yield key, Score(float(part.sum()), len(request.ids))
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

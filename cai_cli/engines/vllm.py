@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.engines import models
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Score
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
 from cai_cli.errors import CaiError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class VllmEngine:
         self.context: int = self.engine.model_config.max_model_len
         self.serial = count()
 
-    def _drive(self, feed: Feed, params: Callable[[Request], Any]) -> Iterator[tuple[Key, Request, Any]]:
-        """Yield (key, request, vLLM's output) as requests finish."""
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+        """Yield each request's result as it finishes. Scores and choices take one prefill per request."""
         from vllm import TokensPrompt
 
         waiting: dict[str, tuple[Key, Request]] = {}
@@ -101,85 +101,68 @@ class VllmEngine:
                         break
                     name = str(next(self.serial))
                     waiting[name] = entry
-                    self.engine.add_request(name, TokensPrompt(prompt_token_ids=entry[1].ids), params(entry[1]))
+                    self.engine.add_request(name, TokensPrompt(prompt_token_ids=entry[1].ids), self._params(entry[1]))
                 if not waiting:  # the feed has ended: it yields None only while results are due
                     return
                 for output in self.engine.step():
                     if output.finished:
-                        done = waiting.pop(output.request_id)
+                        key, request = waiting.pop(output.request_id)
                         _require_whole(output)
-                        yield *done, output
+                        yield key, self._result(request, output)
         finally:
             # The caller stopped early (an error, a full observer): the next call must not get their results.
             if waiting:
                 self.engine.abort_request(list(waiting))
 
-    def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
-        """Yield each request's completion as it finishes."""
+    def _params(self, request: Request) -> Any:
+        """vLLM's parameters for a request."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        def params(request: Request) -> SamplingParams:
+        kind: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY}
+        if request.kind == "generate":
             return SamplingParams(
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
                 top_p=request.top_p,
                 seed=request.seed if request.temperature > 0 else None,  # temperature 0 draws nothing
                 stop=list(request.stop),
-                output_kind=RequestOutputKind.FINAL_ONLY,
+                **kind,
             )
+        # One token is the least that vLLM generates; it is not used. 0: of each prompt token only its own log probability.
+        asked: dict[str, Any] = {"prompt_logprobs": 0}
+        if request.kind == "choose":
+            asked = {"logprob_token_ids": list((request.options or {}).values())}
+        return SamplingParams(max_tokens=1, temperature=0.0, **asked, **kind)
 
-        for key, request, output in self._drive(feed, params):
-            result = output.outputs[0]
-            lengths = len(request.ids), len(result.token_ids), output.num_cached_tokens or 0
-            yield key, Completion(result.text, result.finish_reason, request.seed, *lengths, tuple(result.token_ids))
-
-    def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
-        """Yield the log probabilities of each request's options as the next token. One prefill per request."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        def params(request: Request) -> SamplingParams:
-            return SamplingParams(
-                max_tokens=1,  # the least that vLLM generates; the token itself is not used
-                temperature=0.0,
-                logprob_token_ids=list((request.options or {}).values()),
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-
-        for key, request, output in self._drive(feed, params):
+    def _result(self, request: Request, output: Any) -> Result:
+        """The result of a request from vLLM's output."""
+        length, reused = len(request.ids), output.num_cached_tokens or 0
+        if request.kind == "generate":
+            done = output.outputs[0]
+            counts = length, len(done.token_ids), reused
+            return Completion(done.text, done.finish_reason, request.seed, *counts, tuple(done.token_ids))
+        if request.kind == "choose":
             found = output.outputs[0].logprobs[0]
-            options = request.options or {}
-            logprobs = {name: float(found[token].logprob) for name, token in options.items()}
-            yield key, Choice(logprobs, len(request.ids), reused_tokens=output.num_cached_tokens or 0)
-
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield the log-likelihood of each request's answer. One prefill per request."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        # one token is the least that vLLM generates; it is not used. 0: of each prompt token only its own log probability
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, output_kind=RequestOutputKind.FINAL_ONLY)
-        for key, request, output in self._drive(feed, lambda _: params):
-            answer = zip(request.ids[-request.answer :], output.prompt_logprobs[-request.answer :], strict=True)
-            yield key, Score(sum(found[token].logprob for token, found in answer), len(request.ids))
+            logprobs = {name: float(found[token].logprob) for name, token in (request.options or {}).items()}
+            return Choice(logprobs, length, reused_tokens=reused)
+        answer = zip(request.ids[-request.answer :], output.prompt_logprobs[-request.answer :], strict=True)
+        return Score(sum(found[token].logprob for token, found in answer), length)
 
 
 class VllmPreferenceModel(VllmEngine):
-    """A preference model run by vLLM. See `engines.base.Scorer`."""
+    """A preference model run by vLLM: its results are raw scores."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float, trust_remote_code: bool = False) -> None:
-        super().__init__(folder, dtype, gpu_memory, trust_remote_code, runner="pooling")
+    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float, trust_remote_code: bool = False, **more: Any) -> None:
+        super().__init__(folder, dtype, gpu_memory, trust_remote_code, runner="pooling", **more)
 
-    def score(self, feed: Feed) -> Iterator[tuple[Key, Score]]:
-        """Yield each request's score as it finishes."""
+    def _params(self, request: Request) -> Any:
         from vllm import PoolingParams
 
-        def params(_: Request) -> PoolingParams:
-            return PoolingParams(task="classify", use_activation=False)  # by default vLLM applies a sigmoid
+        return PoolingParams(task="classify", use_activation=False)  # by default vLLM applies a sigmoid
 
-        for key, request, output in self._drive(feed, params):
-            yield key, Score(float(output.outputs.data[0]), len(request.ids))
+    def _result(self, request: Request, output: Any) -> Result:
+        return Score(float(output.outputs.data[0]), len(request.ids))
 
 
 def _require_whole(output: Any) -> None:

@@ -24,7 +24,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines.answers import Answers
-from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Scorer, Steps
+from cai_cli.engines.base import Engine, Failure, Feed, Key, Request, Result, Steps
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import inputs, manifest, outputs, shards
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
@@ -42,7 +42,7 @@ class Job:
     name: str
     check: Check
     program: Program
-    open_engine: Callable[[], Engine | Scorer]
+    open_engine: Callable[[], Engine]
     """Loads the model. Called when the first request is ready whose answer is not kept."""
     context: int
     """The model's limit in tokens. An engine with little memory may have a smaller `context` of its own."""
@@ -235,20 +235,20 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
 
 
 class _Run:
-    """The state of one run: the window of items, and one queue of requests per kind."""
+    """The state of one run: the window of items, and the queue of requests for the engine."""
 
     def __init__(self, job: Job, files: RunOptions, output: FileOutput | StreamOutput, total: int | None) -> None:
         self.job, self.files, self.output = job, files, output
         self.input = InputLines(_lines(job, files), not job.lines and is_pipe(files.input))
         self.window: deque[_Item] = deque()
-        self.queues: dict[str, deque[tuple[Key, Request]]] = {k: deque() for k in ("generate", "choose", "score")}
+        self.queue: deque[tuple[Key, Request]] = deque()
         self.in_flight: dict[Key, tuple[_Item, Request]] = {}
-        self.due = 0  # requests that the engine has; it works on one feed at a time
+        self.due = 0  # requests that the engine has
         self.answers = Answers(job.decides)
         self.ids, self.serial = Ids(), count()
         self.finished = deque(output.done)  # digests of the records that an earlier run finished
         self.failure: InputError | None = None  # a bad line; raised after the records before it are written
-        self.engine: Engine | Scorer | None = None
+        self.engine: Engine | None = None
         self.context = job.context
         self.progress = streams.Progress(f"cai {job.name}", total, files.quiet)
 
@@ -262,12 +262,11 @@ class _Run:
                 for record in self.output.written():  # the observer counts what an earlier run kept
                     observer.reason(record)
         while not self.full and (self.admit(wait=True) or self.window):
-            for kind, waiting in self.queues.items():
-                if waiting:
-                    for key, result in getattr(self.engine, kind)(self.feed(kind)):
-                        self.place(key, result)
-                        if self.full:
-                            return
+            if self.engine and self.queue:
+                for key, result in self.engine.run(self.feed()):
+                    self.place(key, result)
+                    if self.full:
+                        return
         if self.finished and not self.failure and not self.full:
             raise InputError(
                 f"the input ended before the {streams.plural(len(self.output.done), 'record')} that an earlier run finished; "
@@ -281,15 +280,14 @@ class _Run:
         """Whether the observer ends the run."""
         return self.job.observer is not None and self.job.observer.full
 
-    def feed(self, kind: str) -> Feed:
-        """Requests of one kind, as the window admits records. See `engines.base` for None."""
+    def feed(self) -> Feed:
+        """Requests, as the window admits records. See `engines.base` for None."""
         while True:
-            if self.queues[kind]:
+            if self.queue:
                 self.due += 1
-                yield self.queues[kind].popleft()
+                yield self.queue.popleft()
                 continue
-            # Wait for a slow pipe only if there is nothing else to do: no result is due, and no request of another kind waits.
-            if self.admit(wait=not self.due and not any(self.queues.values())):
+            if self.admit(wait=not self.due):  # wait for a slow pipe only if there is nothing else to do
                 continue
             if not self.due:
                 return
@@ -352,7 +350,9 @@ class _Run:
         # an empty list, so the empty results are sent at once.
         while item.program is not None and not item.pending and not item.done:
             try:
-                requests = item.program.send(results)  # type: ignore[arg-type]  # the first send of a generator takes None
+                failed = next((result for result in results or () if isinstance(result, Failure)), None)
+                # A failure is raised inside the program, so that it can attach its work so far.
+                requests = item.program.throw(Skipped(failed.reason)) if failed else item.program.send(results)  # type: ignore[arg-type]
                 results = item.results = [self.answers.get(request) for request in requests]
                 missing = [request for request, kept in zip(requests, results, strict=True) if kept is None]
                 self._require_context(item.program, missing)
@@ -379,7 +379,7 @@ class _Run:
                     continue
                 key = (next(self.serial), i)
                 self.in_flight[key] = item, request
-                self.queues[request.kind].append((key, request))
+                self.queue.append((key, request))
         self.flush()
 
     def _require_context(self, program: Steps[list[Record]], requests: list[Request]) -> None:

@@ -43,7 +43,7 @@ def test_judgements_equal_a_plain_forward_pass(
         first, second = known.responses
         asked = prompts.comparison(known.prompt, first, second, constitution.Principle("x", compare=known.compare), "hh")
         built.append(renderer.choice(asked, OPTIONS))
-    choices = by_number(engine.choose(feed(built)))
+    choices = by_number(engine.run(feed(built)))
     for choice, want, row, q, judged in zip(choices, requests, rows, found, read_jsonl(tmp_path / "out"), strict=True):
         assert choice.logprobs == pytest.approx(want, abs=1e-3)
         assert OPTIONS[q.correct] == row["corrects"][0].strip(" ()")

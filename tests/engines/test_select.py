@@ -39,10 +39,10 @@ def test_a_command_knows_the_pipe_that_it_writes_to(
 ) -> None:
     """Also at the time it loads the model, when standard output is no longer file descriptor 1."""
 
-    def refuse(*args: object) -> None:
-        raise CaiError(f"given {args[5]}")
+    def refuse(setup: select.Setup) -> None:
+        raise CaiError(f"given {setup.gpu_memory}")
 
-    monkeypatch.setattr(select, "open_engine", refuse)
+    monkeypatch.setattr(select.Setup, "open", refuse)
     read, write = os.pipe()
     kept = os.dup(1)
     os.dup2(write, 1)

@@ -41,7 +41,7 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeyp
     prefixes = [[draw.randint(10, 380) for _ in range(50)] for draw in (random.Random(7), random.Random(8))]
     plain = [Request("generate", prefixes[i % 2] + r.ids, "", r.seed, 12) for i, r in enumerate(requests(13))]
     shared = [replace(r, shared=50) for r in plain]
-    want = by_number(engine.generate(feed(plain)))
+    want = by_number(engine.run(feed(plain)))
     forward, widths = engine.model.forward, list[tuple[int, ...]]()
 
     def counted(*args: Any, **more: Any) -> Any:
@@ -49,14 +49,14 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeyp
         return forward(*args, **more)
 
     monkeypatch.setattr(engine.model, "forward", counted)
-    got = by_number(engine.generate(feed(shared)))
+    got = by_number(engine.run(feed(shared)))
     assert [replace(done, reused_tokens=0) for done in got] == want
     assert sorted(done.reused_tokens for done in got) == [0] * 2 + [50] * 11
     assert widths.count((1, 50)) == 2
     assert max(columns for _, columns in widths) <= 60  # no row is computed together with its prefix
     options = {"A": 65, "B": 66}
     ours, theirs = (
-        by_number(engine.choose(feed([replace(r, kind="choose", options=options) for r in rows]))) for rows in (shared, plain)
+        by_number(engine.run(feed([replace(r, kind="choose", options=options) for r in rows]))) for rows in (shared, plain)
     )
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
@@ -67,7 +67,7 @@ def test_greedy_decoding_equals_transformers_own(tiny: str, plain: LlamaForCausa
     """Thirteen prompts through a batch of four, so that rows leave, join and are padded."""
     engine = engine_of(tiny)
     entries = requests(13, temperature=0.0)
-    for request, done in zip(entries, by_number(engine.generate(feed(entries, slow))), strict=True):
+    for request, done in zip(entries, by_number(engine.run(feed(entries, slow))), strict=True):
         want = plain.generate(torch.tensor([request.ids]), max_new_tokens=12, do_sample=False)[0, len(request.ids) :].tolist()
         assert done.completion_tokens == len(want)
         assert done.text == engine.tokenizer.decode(want, skip_special_tokens=True)
@@ -77,12 +77,12 @@ def test_greedy_decoding_equals_transformers_own(tiny: str, plain: LlamaForCausa
 @pytest.mark.usefixtures("torch_settings")
 def test_draws_of_a_request_depend_on_no_other_request(tiny: str) -> None:
     entries = requests(10, temperature=1.0)
-    alone = [by_number(engine_of(tiny, 1).generate(feed([entry])))[0].text for entry in entries]
-    together = [done.text for done in by_number(engine_of(tiny, 4).generate(feed(entries)))]
+    alone = [by_number(engine_of(tiny, 1).run(feed([entry])))[0].text for entry in entries]
+    together = [done.text for done in by_number(engine_of(tiny, 4).run(feed(entries)))]
     assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 9  # rounding may flip a draw at a boundary
     deterministic = engine_of(tiny, 4, deterministic=True)
     assert torch.get_num_threads() == 1  # the number that was set, not one per core
-    assert [d.text for d in by_number(deterministic.generate(feed(entries)))] == alone
+    assert [d.text for d in by_number(deterministic.run(feed(entries)))] == alone
 
 
 def test_draws_follow_the_models_probabilities() -> None:
@@ -108,9 +108,9 @@ def test_positions_draw_independently() -> None:
 
 def test_completions_end_at_stop_strings_which_are_cut_off(tiny: str) -> None:
     engine = engine_of(tiny)
-    [free] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40))))
+    [free] = by_number(engine.run(feed(requests(1, temperature=0.0, max_tokens=40))))
     stop = free.text[10:13]
-    [done] = by_number(engine.generate(feed(requests(1, temperature=0.0, max_tokens=40, stop=(stop,)))))
+    [done] = by_number(engine.run(feed(requests(1, temperature=0.0, max_tokens=40, stop=(stop,)))))
     assert done.finish == "stop"
     assert done.text == free.text[: free.text.index(stop)]
     assert done.completion_tokens < free.completion_tokens
@@ -119,7 +119,7 @@ def test_completions_end_at_stop_strings_which_are_cut_off(tiny: str) -> None:
 def test_score_gives_the_log_likelihood_of_a_plain_forward_pass(tiny: str, plain: LlamaForCausalLM) -> None:
     """Answers of 1 to 20 tokens, after prompts of other lengths, in batches of four."""
     entries = [Request("score", r.ids + [30 + i] * (i % 20 + 1), "", answer=i % 20 + 1) for i, r in enumerate(requests(23))]
-    for request, found in zip(entries, by_number(engine_of(tiny).score(feed(entries, slow=True))), strict=True):
+    for request, found in zip(entries, by_number(engine_of(tiny).run(feed(entries, slow=True))), strict=True):
         with torch.no_grad():
             logprobs = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0], -1)
         places = range(len(request.ids) - request.answer, len(request.ids))
@@ -130,7 +130,7 @@ def test_score_gives_the_log_likelihood_of_a_plain_forward_pass(tiny: str, plain
 def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, plain: LlamaForCausalLM) -> None:
     options = {"A": 30, "B": 31}
     entries = [Request("choose", r.ids, "", options=options) for r in requests(9)]
-    for request, choice in zip(entries, by_number(engine_of(tiny).choose(feed(entries))), strict=True):
+    for request, choice in zip(entries, by_number(engine_of(tiny).run(feed(entries))), strict=True):
         with torch.no_grad():
             want = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0, -1], -1)
         assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)

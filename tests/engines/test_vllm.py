@@ -17,7 +17,7 @@ import torch
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
-from cai_cli.engines.base import Request
+from cai_cli.engines.base import Kind, Request
 from cai_cli.engines.select import pick
 from cai_cli.engines.transformers import TransformersEngine
 from cai_cli.errors import CaiError
@@ -61,7 +61,7 @@ def test_the_command_streams_records_and_nothing_else_on_stdout(here: Here, tiny
 def test_greedy_tokens_agree_with_the_transformers_engine(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
     """The first 16 tokens, on 32 prompts, in float32."""
     asked = [real_renderer.request(prompts.answer(record, "chat"), 0, 16, 0.0, 1.0) for record in questions(32)]
-    ours, theirs = (by_number(engine.generate(feed(asked))) for engine in engines)
+    ours, theirs = (by_number(engine.run(feed(asked))) for engine in engines)
     same = [a.text == b.text and a.completion_tokens == b.completion_tokens for a, b in zip(ours, theirs, strict=True)]
     assert sum(same) >= 0.95 * len(same)
 
@@ -76,7 +76,7 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
         principle = found.draw(0, ROUND, record["id"], 0)
         prompt = prompts.comparison(record["prompt"], *answers, principle, "chat", shown if i % 2 else ())
         asked.append(real_renderer.choice(prompt, OPTIONS))
-    ours, theirs = (by_number(engine.choose(feed(asked))) for engine in engines)
+    ours, theirs = (by_number(engine.run(feed(asked))) for engine in engines)
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
     shared = asked[1].shared
@@ -89,7 +89,7 @@ def test_likelihoods_agree_with_the_transformers_engine(engines: tuple[Any, Any]
         real_renderer.likelihood_request(prompts.answer(record, "chat"), "I can't help with that. " * (i % 5 + 1))
         for i, record in enumerate(questions(16))
     ]
-    ours, theirs = (by_number(engine.score(feed(asked))) for engine in engines)
+    ours, theirs = (by_number(engine.run(feed(asked))) for engine in engines)
     for a, b in zip(ours, theirs, strict=True):
         assert a.score == pytest.approx(b.score, abs=1e-2)
         assert a.score < -1
@@ -101,9 +101,9 @@ def test_seeded_prompts_that_are_more_than_one_pass_can_hold(engines: tuple[Any,
     rows = [{**record, "prompt": f"{record['prompt']} {'Take your time and tell me why. ' * 150}"} for record in questions(20)]
     asked = [real_renderer.request(prompts.answer(record, "chat"), i, 4, 1.0, 1.0) for i, record in enumerate(rows)]
     assert min(len(request.ids) for request in asked) > 1000
-    together = by_number(engines[1].generate(feed(asked)))
+    together = by_number(engines[1].run(feed(asked)))
     assert [done.completion_tokens <= 4 for done in together] == [True] * 20
-    assert by_number(engines[1].generate(feed(asked[7:8])))[0].text == together[7].text
+    assert by_number(engines[1].run(feed(asked[7:8])))[0].text == together[7].text
 
 
 def test_results_come_as_they_finish(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
@@ -112,7 +112,7 @@ def test_results_come_as_they_finish(engines: tuple[Any, Any], real_renderer: Re
         real_renderer.request(prompts.answer(record, "chat"), 0, n, 0.0, 1.0)
         for record, n in zip(questions(3), (64, 64, 4), strict=True)
     ]
-    assert next(iter(engines[1].generate(feed(asked))))[0] == 2
+    assert next(iter(engines[1].run(feed(asked))))[0] == 2
 
 
 def test_a_request_that_vllm_gives_up_is_no_answer() -> None:
@@ -128,12 +128,13 @@ def test_a_request_that_vllm_gives_up_is_no_answer() -> None:
             output = SimpleNamespace(text="Half an", token_ids=[1], finish_reason="abort", logprobs=[])
             return [SimpleNamespace(finished=True, request_id=self.name, outputs=[output], num_cached_tokens=0)]
 
-    for kind in ("generate", "choose", "score"):
+    kinds: tuple[Kind, ...] = ("generate", "choose", "score")
+    for kind in kinds:
         engine = VllmEngine.__new__(VllmEngine)
         engine.engine, engine.serial = cast(Any, GivesUp()), count()
         request = Request(kind, [1, 2], "", max_tokens=4, options={"A": 1}, answer=1)
         with pytest.raises(CaiError, match="finish reason 'abort'"):
-            list(getattr(engine, kind)(feed([request])))
+            list(engine.run(feed([request])))
 
 
 @pytest.mark.soak

@@ -21,7 +21,7 @@ from tests.tiny import EXACT, TRANSFORMERS
 class Generates(Engine):
     """An engine for programs that only generate."""
 
-    def choose(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
         raise NotImplementedError
 
 
@@ -121,7 +121,7 @@ def test_prompts_longer_than_the_engines_context_are_skipped(tmp_path: Path) -> 
     class Small(Generates):
         context = 4
 
-        def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
+        def run(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
             for entry in feed:
                 if entry is not None:
                     yield entry[0], Completion("text", "stop", 0, 1, 1)
@@ -178,7 +178,7 @@ def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
     class Greedy(Generates):
         context = 512
 
-        def generate(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
+        def run(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
             waiting: list[tuple[Key, Request]] = []
             for entry in feed:
                 if entry is not None:

@@ -1,0 +1,93 @@
+"""Hands requests to several workers: replicas of an engine, servers, or actors on other machines.
+
+A worker takes a request and answers later, through a future. The least busy worker gets the next request. A worker that is lost
+costs nothing but time: its requests go to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from cai_cli import streams
+from cai_cli.engines.base import Feed, Key, Request, Result
+from cai_cli.errors import CaiError
+
+POLL = 0.05
+"""Seconds to wait for a result before the feed is asked again: a pipe may have brought a record in the meantime."""
+
+
+class WorkerLost(Exception):
+    """The worker has ended, or cannot be reached any more. Its requests must be computed elsewhere."""
+
+
+class Worker(Protocol):
+    """Computes requests, several at a time."""
+
+    name: str
+    """For messages."""
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Begin a request. The future raises `WorkerLost` if the worker ends before the request does."""
+        ...
+
+
+class Dispatcher:
+    """An engine of several workers. See `engines.base.Engine`."""
+
+    def __init__(self, workers: Sequence[Worker], context: int, each: int) -> None:
+        """`each`: the largest number of requests that a worker has at a time."""
+        self.context, self.each = context, each
+        self.busy = dict.fromkeys(workers, 0)
+        """How many requests each worker has. A lost worker is not in it."""
+
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+        """Yield each request's result as it finishes."""
+        done: SimpleQueue[tuple[Worker, Key, Request, Future[Result]]] = SimpleQueue()
+        in_flight, ended = 0, False
+        self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
+
+        def submit(key: Key, request: Request) -> None:
+            worker = min(self.busy, key=self.busy.__getitem__)
+            self.busy[worker] += 1
+            # `done` is the only thing that the callback touches: it runs in another thread
+            worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
+
+        while True:
+            while not ended and in_flight < self.each * len(self.busy):
+                try:
+                    entry = next(feed)
+                except StopIteration:
+                    ended = True
+                    break
+                if entry is None:
+                    break
+                submit(*entry)
+                in_flight += 1
+            if not in_flight:  # the feed has ended: it yields None only while results are due
+                return
+            try:
+                worker, key, request, future = done.get(timeout=None if ended else POLL)
+            except Empty:
+                continue
+            if worker in self.busy:
+                self.busy[worker] -= 1
+            try:
+                result = future.result()
+            except WorkerLost as reason:
+                self._lose(worker, str(reason))
+                submit(key, request)
+                continue
+            in_flight -= 1
+            yield key, result
+
+    def _lose(self, worker: Worker, reason: str) -> None:
+        """Give a worker no more requests, with one message. CaiError if it was the last."""
+        if worker not in self.busy:
+            return
+        del self.busy[worker]
+        if not self.busy:
+            raise CaiError(f"{worker.name} was lost ({reason}), and no other is left; the same command continues")
+        streams.warn(f"{worker.name} was lost ({reason}); the other {len(self.busy)} continue with its requests")
