@@ -10,19 +10,12 @@ import pytest
 
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
-from cai_cli.engines.base import Choice, Completion, Engine, Feed, Key, Request, Steps
+from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Steps
 from cai_cli.pipeline import inputs, outputs, stage
 from tests.conftest import Here
 from tests.resuming import count_requests
 from tests.rows import asks, read_jsonl, write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
-
-
-class Generates(Engine):
-    """An engine for programs that only generate."""
-
-    def run(self, feed: Feed) -> Iterator[tuple[Key, Choice]]:
-        raise NotImplementedError
 
 
 def write_partial(out: Path, lines: list[bytes], source: Path, fingerprint: Record, torn: bool) -> None:
@@ -118,7 +111,7 @@ def test_an_input_that_ends_early_is_refused(here: Here, tiny: str, tmp_path: Pa
 
 
 def test_prompts_longer_than_the_engines_context_are_skipped(tmp_path: Path) -> None:
-    class Small(Generates):
+    class Small(Engine):
         context = 4
 
         def run(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
@@ -175,7 +168,7 @@ def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
     """Records are read only as earlier ones are written: an engine that takes all it is given gets a window of them."""
     held: list[int] = []
 
-    class Greedy(Generates):
+    class Greedy(Engine):
         context = 512
 
         def run(self, feed: Feed) -> Iterator[tuple[Key, Completion]]:
