@@ -146,11 +146,16 @@ class _Recorder:
             raise gzip.BadGzipFile(str(problem)) from None
 
 
-def parse(stream: IO[bytes]) -> Iterator[Line]:
-    """Every non-blank line of a binary stream, good or bad."""
-    source = _Recorder(_bounded(stream))
+def parse(stream: IO[bytes], after: tuple[int, int] = (0, 0)) -> Iterator[Line]:
+    """Every non-blank line of a binary stream, good or bad. `after`: skip so many lines, and then so many that are not blank."""
+    lines, number = _bounded(stream), 0
+    while number < after[0] and next(lines, None):
+        number += 1
+    left = after[1]
+    while left and (raw := next(lines, None)):
+        number, left = number + 1, left - bool(raw.strip())
+    source = _Recorder(lines)
     with jsonlines.Reader(source, loads=loads) as reader:
-        number = 0
         while True:
             try:
                 value: Any = reader.read(allow_none=True)  # null gets the same message as other non-objects
@@ -208,10 +213,10 @@ def opened(path: str) -> Iterator[IO[bytes]]:
             stream.close()
 
 
-def read_lines(path: str) -> Iterator[Line]:
+def read_lines(path: str, after: tuple[int, int] = (0, 0)) -> Iterator[Line]:
     """`parse` for a named input. InputError if it cannot be opened."""
     with opened(path) as stream:
-        yield from parse(stream)
+        yield from parse(stream, after)
 
 
 def read(path: str) -> Iterator[Record]:

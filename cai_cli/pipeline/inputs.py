@@ -14,7 +14,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.data.records import take_in
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline.manifest import Manifest
 
 WINDOW = 1024
 """Largest number of records in flight."""
@@ -69,19 +69,20 @@ def is_pipe(path: str) -> bool:
     return not stat.S_ISREG(mode)
 
 
-def preflight(path: str, check: Check, limit: int | None, skip_bad: bool) -> tuple[str | None, int | None]:
-    """Check a whole input file before any model is loaded: (SHA-256 of its bytes, records).
+def preflight(path: str, check: Check, limit: int | None, skip_bad: bool) -> Manifest:
+    """Check a whole input file before any model is loaded: how many `records` it has, and whether all are `named` by an id.
 
-    InputError at the first bad line, unless `skip_bad`. A pipe cannot be checked in advance: (None, None).
+    InputError at the first bad line, unless `skip_bad`. A pipe cannot be checked in advance, and gives nothing.
     """
     if is_pipe(path):
-        return None, None
-    records, ids = 0, Ids()
+        return {}
+    records, named, ids = 0, True, Ids()
     for line in islice(jsonl.read_lines(path), limit):
         records += 1
+        named = named and line.record is not None and line.record.get("id") is not None
         if (error := line_error(line, check, ids)) and not skip_bad:
             raise jsonl.bad_line(path, line.number, error, SKIP_BAD)
-    return manifest.hash_file(path), records
+    return {"records": records, "named": named}
 
 
 def line_error(line: Line, check: Check, ids: Ids) -> str | None:
@@ -101,5 +102,6 @@ def skipped_entry(line: Line, reason: str, record: Record | None = None) -> Reco
 
 
 def line_digest(line: Line, numbered: bool = False) -> str:
-    """A digest of a line's bytes, without its line ending, which a resumed run compares. In a shard with its number."""
-    return f"{line.number}:" * numbered + blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()
+    """A digest of a line's bytes, without its line ending, which a resumed run compares; `numbered`: after the line's number."""
+    digest = blake2b(line.raw.rstrip(b"\r\n"), digest_size=8).hexdigest()
+    return f"{line.number}:{digest}" if numbered else digest

@@ -4,6 +4,7 @@
     OUT.partial.journal         one line per input record: its digest, its numbers of output and skipped lines,
                                 its tokens (prompt, completion, reused), its requests from the cache, and the seconds so far
     OUT.partial.manifest.json   the fingerprint of the run, from the start
+    OUT.partial.ahead           finished records that wait for an unfinished one before them (`pipeline.ahead`)
     OUT.skipped.jsonl.partial   the skipped records, with their reasons
     OUT.order                   of a shard: the finished journal, from which `cai join` restores the order of the input
 
@@ -14,7 +15,6 @@ At the end the manifest is written and OUT.partial is renamed to OUT.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,53 +22,21 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cai_cli import streams
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
+from cai_cli.pipeline.ahead import Ahead
 from cai_cli.pipeline.manifest import Manifest
+from cai_cli.pipeline.streamed import BUFFER, DELAY, Counts, StreamOutput, Tokens, failed, open_stream, write_all
 from cai_cli.streams import plural
-
-Tokens = tuple[int, int, int, int]
-"""Prompt tokens, completion tokens, how many prompt tokens were reused, and how many requests were answered from the cache."""
-
-
-@dataclass
-class Counts:
-    """What a step has done so far."""
-
-    records_in: int = 0
-    records_out: int = 0
-    skipped: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reused_tokens: int = 0
-    cached_calls: int = 0
-    """Requests whose answers an earlier run computed (`engines.answers`)."""
-    seconds: float = 0.0
-    """Wall-clock time, summed over resumed runs."""
-
-    def add(self, outputs: int, skipped: int, tokens: Sequence[int]) -> None:
-        """Count one input record: its numbers of output and skipped lines, and its `Tokens`."""
-        self.records_in += 1
-        self.records_out += outputs
-        self.skipped += skipped
-        self.prompt_tokens += tokens[0]
-        self.completion_tokens += tokens[1]
-        self.reused_tokens += tokens[2]
-        self.cached_calls += sum(tokens[3:])  # a run that an earlier version began has no such number
-
-
-def _failed(path: str | Path, problem: OSError) -> CaiError:
-    if problem.errno == errno.ENOSPC:
-        return CaiError(f"{path}: the disk is full; finished work is kept: free some space and run the same command again")
-    return CaiError(f"{path}: could not be written ({(problem.strerror or str(problem)).lower()})")
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -79,35 +47,34 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
-def _write_all(stream: IO[bytes], data: bytes) -> None:
-    """Write all of `data`: one write to an unbuffered stream may write only a part."""
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]
-
-
 class FileOutput:
     """OUT, written as OUT.partial and renamed when complete. Resumes its own unfinished work."""
 
-    def __init__(self, path: str, fingerprint: Manifest, restart: bool = False) -> None:
+    def __init__(self, path: str, fingerprint: Manifest, restart: bool = False, source: Manifest | None = None) -> None:
+        """`source`: what `inputs.preflight` found, for a run that continues this one."""
         self.path = Path(path)
         self.partial = Path(f"{path}.partial")
         self.journal = Path(f"{path}.partial.journal")
         self.partial_manifest = Path(f"{path}.partial.manifest.json")
         self.skipped = Path(f"{path}.skipped.jsonl")
         self.partial_skipped = Path(f"{path}.skipped.jsonl.partial")
+        self._ahead = Path(f"{path}.partial.ahead")
         self.counts = Counts()
-        self.done: list[str] = []
-        """Digests of the input records that an earlier run finished, in input order."""
+        self.done = 0
+        """How many input records an earlier run finished."""
+        self.last = ""
+        """The digest of the last of them."""
+        self._buffers = {name: bytearray() for name in ("out", "skipped", "log")}
+        self._flushed = time.monotonic()
         _require_no_directory(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._open(fingerprint, restart)
+            self._open(fingerprint, restart, source or {})
         except OSError as problem:
-            raise _failed(self.partial, problem) from None
+            raise failed(self.partial, problem) from None
         self._began = time.monotonic() - self.counts.seconds
 
-    def _open(self, fingerprint: Manifest, restart: bool) -> None:
+    def _open(self, fingerprint: Manifest, restart: bool, source: Manifest) -> None:
         # A kill right after the last rename of `finish` leaves the journal and the fingerprint of a finished run: start over.
         stale = not self.partial.exists()
         lock = self.partial.open("ab", buffering=0)
@@ -121,10 +88,11 @@ class FileOutput:
             self._recover()
         else:
             lock.truncate(0)
-            for path in (self.journal, self.partial_skipped):
+            for path in (self.journal, self.partial_skipped, self._ahead):
                 path.unlink(missing_ok=True)
-            manifest.write(self.partial_manifest, {"fingerprint": fingerprint, "command": manifest.command_line()})
-        self.out = lock
+            about = {"command": manifest.command_line(), "input": source}
+            manifest.write(self.partial_manifest, {"fingerprint": fingerprint, **about})
+        self.out, self.ahead = lock, Ahead(self._ahead)
         self.log = self.journal.open("ab", buffering=0)
 
     def _entries(self) -> Iterator[list[Any]]:
@@ -143,8 +111,7 @@ class FileOutput:
         # `finish` renames the skipped records before the output. A kill between the two leaves them under their final name
         # although the run is unfinished. Give them their partial name again, or this run would lose them. If the journal
         # lists none, a file of that name belongs to an earlier, finished output.
-        listed = any(n_skipped for _, _, _, n_skipped, *_ in self._entries())
-        if listed and self.skipped.exists() and not self.partial_skipped.exists():
+        if self.skipped.exists() and not self.partial_skipped.exists() and any(entry[3] for entry in self._entries()):
             os.replace(self.skipped, self.partial_skipped)
         out, skipped = _lines(self.partial), _lines(self.partial_skipped)
         kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
@@ -157,7 +124,7 @@ class FileOutput:
             kept[self.journal] += len(line)
             kept[self.partial] += sum(len(o) for o in mine[0] if o)
             kept[self.partial_skipped] += sum(len(s) for s in mine[1] if s)
-            self.done.append(digest)
+            self.done, self.last = self.done + 1, digest
             self.counts.add(n_out, n_skipped, tokens)
             self.counts.seconds = seconds
         # Everything after `kept` belongs to records that the journal does not list. They are generated again, so it must go.
@@ -166,30 +133,44 @@ class FileOutput:
             if path.exists():
                 os.truncate(path, size)
 
+    def digests(self) -> Iterator[str]:
+        """The digests of the input records that an earlier run finished, in input order."""
+        return (entry[1] for entry in islice(self._entries(), self.done))
+
     def written(self) -> Iterator[Record]:
         """The records of the unfinished output so far."""
         return (json.loads(line) for line in _lines(self.partial))
 
     def write(self, digest: str, outputs: list[Record], skipped: list[Record], tokens: Tokens) -> None:
         """Write everything that one input record gave, and its journal line. CaiError if the disk is full, for example."""
-        counts = self.counts
-        try:
-            if outputs:
-                _write_all(self.out, b"".join(map(jsonl.encode, outputs)))
-            if skipped:
-                with self.partial_skipped.open("ab", buffering=0) as stream:
-                    _write_all(stream, b"".join(map(jsonl.encode, skipped)))
-            counts.seconds = round(time.monotonic() - self._began, 3)
-            line = jsonl.encode([digest, len(outputs), len(skipped), *tokens, counts.seconds])
-            _write_all(self.log, line)
-        except OSError as problem:
-            raise _failed(self.partial, problem) from None
+        counts, now = self.counts, time.monotonic()
+        counts.seconds = round(now - self._began, 3)
+        self._buffers["out"] += b"".join(map(jsonl.encode, outputs))
+        self._buffers["skipped"] += b"".join(map(jsonl.encode, skipped))
+        self._buffers["log"] += jsonl.encode([digest, len(outputs), len(skipped), *tokens, counts.seconds])
         counts.add(len(outputs), len(skipped), tokens)
+        if len(self._buffers["out"]) > BUFFER or now - self._flushed > DELAY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Give everything to the operating system, each record before its journal line. CaiError if the disk is full."""
+        try:
+            write_all(self.out, self._buffers["out"])
+            if self._buffers["skipped"]:
+                with self.partial_skipped.open("ab", buffering=0) as stream:
+                    write_all(stream, self._buffers["skipped"])
+            write_all(self.log, self._buffers["log"])
+            self.ahead.flush()
+        except OSError as problem:
+            raise failed(self.partial, problem) from None
+        for buffer in self._buffers.values():
+            buffer.clear()
+        self._flushed = time.monotonic()
 
     def finish(self, content: Manifest) -> None:
         """Write the manifest and give the files their final names."""
+        self.flush()
         try:
-            self.out.flush()
             os.fsync(self.out.fileno())
             digest = manifest.hash_file(self.partial)
             manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
@@ -204,10 +185,11 @@ class FileOutput:
                 manifest.write_atomic(order, self.journal.read_bytes())
             # The last rename: after a kill at any point before it, the same command finishes the work.
             os.replace(self.partial, self.path)
+            self._ahead.unlink(missing_ok=True)
             self.partial_manifest.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
         except OSError as problem:
-            raise _failed(self.path, problem) from None
+            raise failed(self.path, problem) from None
 
     def reasons(self) -> Counter[str]:
         """How often each reason for skipping occurred. Call it after `finish`."""
@@ -215,6 +197,9 @@ class FileOutput:
 
     def close(self) -> None:
         """Close the files and release the lock. Unfinished work stays for the next run."""
+        with suppress(CaiError):  # a full disk: it was reported, and what is not written is computed again
+            self.flush()
+        self.ahead.close()
         self.out.close()
         self.log.close()
 
@@ -222,54 +207,6 @@ class FileOutput:
         """A clause for the message of an interrupted run."""
         done = plural(self.counts.records_in, "finished record")
         return f"{self.partial} holds {done}; the same command continues from there"
-
-
-class StreamOutput:
-    """Standard output, a device or a named pipe. It cannot resume. The manifest goes to `manifest_path`, if there is one."""
-
-    def __init__(self, stream: IO[bytes], manifest_path: str | None = None) -> None:
-        self.stream, self.manifest_path = stream, manifest_path
-        self.counts = Counts()
-        self.done: list[str] = []
-        self._reasons: Counter[str] = Counter()
-        self._sha, self._began = sha256(), time.monotonic()
-
-    def written(self) -> Iterator[Record]:
-        """No records: what was written cannot be read again."""
-        return iter(())
-
-    def write(self, digest: str, outputs: list[Record], skipped: list[Record], tokens: Tokens) -> None:
-        """Write everything that one input record gave. Skipped records are only counted."""
-        data = b"".join(map(jsonl.encode, outputs))
-        self._sha.update(data)
-        try:
-            _write_all(self.stream, data)
-        except BrokenPipeError:  # the reader has gone; the command ends without a message
-            raise
-        except OSError as problem:
-            raise _failed("standard output", problem) from None
-        counts = self.counts
-        self._reasons.update(entry["error"] for entry in skipped)
-        counts.add(len(outputs), len(skipped), tokens)
-        counts.seconds = round(time.monotonic() - self._began, 3)
-
-    def finish(self, content: Manifest) -> None:
-        """Write the manifest to the path of --manifest, if it was given."""
-        if self.manifest_path:
-            manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
-
-    def reasons(self) -> Counter[str]:
-        """How often each reason for skipping occurred."""
-        return self._reasons
-
-    def close(self) -> None:
-        """Close the stream, so that the next command in the pipe sees its end."""
-        with suppress(BrokenPipeError):
-            self.stream.close()
-
-    def how_to_continue(self) -> str:
-        """A clause for the message of an interrupted run."""
-        return f"{self.counts.records_out} records were written; use -o FILE to be able to continue"
 
 
 def count_fields(counts: Counts) -> dict[str, float]:
@@ -282,20 +219,14 @@ def source(path: str) -> dict[str, str | None]:
     return {"path": path, "sha256": manifest.hash_file(path) if Path(path).is_file() else None}
 
 
-def open_stream(path: str) -> IO[bytes] | None:
-    """An unbuffered stream if `path` is - or names a device or a pipe. None if it names an ordinary file."""
-    if path == "-":
-        return streams.claim_stdout()
-    special = Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir()
-    return open(path, "wb", buffering=0) if special else None
-
-
-def open_output(path: str, fingerprint: Manifest, restart: bool, manifest_path: str | None) -> FileOutput | StreamOutput:
+def open_output(
+    path: str, fingerprint: Manifest, restart: bool, manifest_path: str | None, source: Manifest | None = None
+) -> FileOutput | StreamOutput:
     """The output of a step. Descriptor 1 is claimed either way, so that no library can write among the records."""
     stream = open_stream(path)
     if path != "-":
         streams.claim_stdout().close()
-    return StreamOutput(stream, manifest_path) if stream else FileOutput(path, fingerprint, restart)
+    return StreamOutput(stream, manifest_path) if stream else FileOutput(path, fingerprint, restart, source)
 
 
 def finished(path: str, step: str, fingerprint: Manifest) -> Manifest | None:
@@ -310,9 +241,19 @@ def finished(path: str, step: str, fingerprint: Manifest) -> Manifest | None:
     return made if fingerprint["input"] is not None else None
 
 
+def begun(path: str, fingerprint: Manifest) -> Manifest:
+    """What `inputs.preflight` found when an unfinished run with this fingerprint began; nothing if there is none."""
+    beside = Path(f"{path}.partial.manifest.json")
+    if not beside.is_file() or not Path(f"{path}.partial").is_file():
+        return {}
+    made = manifest.read(beside)
+    same = made.get("fingerprint") == fingerprint and fingerprint["input"] is not None
+    return jsonl.as_object(made.get("input")) if same else {}
+
+
 def settle(path: str) -> None:
     """Remove what a run leaves that is killed after its last rename, and give the output the current time, for `make`."""
-    for kind in ("journal", "manifest.json"):
+    for kind in ("journal", "ahead", "manifest.json"):
         Path(f"{path}.partial.{kind}").unlink(missing_ok=True)
     manifest.touch(path)
 
@@ -342,7 +283,7 @@ def _written_to_stream(path: str, parts: Iterable[bytes]) -> bool:
         return False
     with stream:
         for part in parts:
-            _write_all(stream, part)
+            write_all(stream, part)
     return True
 
 
@@ -354,7 +295,7 @@ def write_text(path: str, text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         manifest.write_atomic(path, text.encode())
     except OSError as problem:
-        raise _failed(path, problem) from None
+        raise failed(path, problem) from None
 
 
 def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequence[Record] = ()) -> None:
@@ -382,4 +323,4 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequ
             manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
         os.replace(partial, path)
     except OSError as problem:
-        raise _failed(path, problem) from None
+        raise failed(path, problem) from None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +28,9 @@ from cai_cli.engines.base import Engine, Failure, Feed, Key, Request, Result, St
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import inputs, manifest, outputs, shards
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
-from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput, Tokens
+from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput
 from cai_cli.pipeline.requests import require_context, shown_requests
+from cai_cli.pipeline.window import Item, Window
 
 Program = Callable[[Record], Steps[list[Record]]]
 """Makes output records from one checked input record. See `engines.base.Steps`."""
@@ -95,48 +96,25 @@ class RunOptions:
     window: int = WINDOW
 
 
-@dataclass
-class _Item:
-    """One input record in the window."""
-
-    line: Line
-    record_id: str = ""
-    program: Steps[list[Record]] | None = None
-    """None for a bad line, and after the program has ended."""
-    results: list[Result | None] = field(default_factory=list)
-    """The results of the program's latest list of requests. None for those that have not arrived."""
-    pending: int = 0
-    """How many results have not arrived."""
-    done: bool = False
-    outputs: list[Record] = field(default_factory=list)
-    skipped: list[Record] = field(default_factory=list)
-    tokens: Tokens = (0, 0, 0, 0)
-
-    def count(self, result: Result, cached: int) -> None:
-        """Count the tokens of a result."""
-        prompt, completion, reused, calls = self.tokens
-        spent = prompt + result.prompt_tokens, completion + result.completion_tokens, reused + result.reused_tokens
-        self.tokens = (*spent, calls + cached)
-
-
 def run(job: Job, files: RunOptions) -> Counts:
     """Run a job over its input, unless its output is finished. Returns the counts, summed over resumed runs.
 
     InputError for a bad line (unless `skip_bad`) or an input that differs from that of the run to continue. CaiError if every
     record was skipped.
     """
-    if job.lines is None:
-        input_hash, total = preflight(files.input, job.check, files.limit, files.skip_bad)
-    else:
-        input_hash, total = (None if is_pipe(files.input) else manifest.hash_file(files.input)), None
+    input_hash = None if is_pipe(files.input) else manifest.hash_file(files.input)
     part = {"shard": files.shard} if files.shard else {}
     fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash, **part}
+    if files.dry_run is None and not files.restart and (made := outputs.finished(files.output, job.name, fingerprint)):
+        return _already_done(job, files, made)
+    # an unfinished run has checked the same bytes
+    source = {} if files.restart or files.dry_run is not None else outputs.begun(files.output, fingerprint)
+    if job.lines is None and not source:
+        source = preflight(files.input, job.check, files.limit, files.skip_bad)
     if files.dry_run is not None:
         return _dry_run(job, files)
-    if not files.restart and (made := outputs.finished(files.output, job.name, fingerprint)):
-        return _already_done(job, files, made)
-    output = outputs.open_output(files.output, fingerprint, files.restart, files.manifest)
-    runner = _Run(job, files, output, total)
+    output = outputs.open_output(files.output, fingerprint, files.restart, files.manifest, source)
+    runner = _Run(job, files, output, source)
     try:
         runner.run()
         output.finish(_manifest(job, files, fingerprint, output.counts))
@@ -205,9 +183,11 @@ def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
     )
 
 
-def _lines(job: Job, files: RunOptions) -> Iterator[Line]:
-    lines = islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit)
-    return shards.select(lines, files.shard, job.check)
+def _lines(job: Job, files: RunOptions, after: tuple[int, int] = (0, 0)) -> Iterator[Line]:
+    """The lines of the run. `after`: see `jsonl.parse`."""
+    lines = job.lines() if job.lines else jsonl.read_lines(files.input, after)
+    left = None if files.limit is None else files.limit - after[1]
+    return shards.select(islice(lines, left), files.shard, job.check)
 
 
 def _dry_run(job: Job, files: RunOptions) -> Counts:
@@ -215,9 +195,7 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
     output = streams.claim_stdout()  # never -o, which may hold a finished output
     ids, left = Ids(), files.dry_run or 0
     with output:
-        for line in shards.select(
-            islice(job.lines() if job.lines else jsonl.read_lines(files.input), files.limit), files.shard, job.check
-        ):
+        for line in _lines(job, files):
             if left <= 0:
                 break
             if error := line_error(line, job.check, ids):
@@ -237,27 +215,32 @@ def _dry_run(job: Job, files: RunOptions) -> Counts:
 class _Run:
     """The state of one run: the window of items, and the queue of requests for the engine."""
 
-    def __init__(self, job: Job, files: RunOptions, output: FileOutput | StreamOutput, total: int | None) -> None:
+    def __init__(self, job: Job, files: RunOptions, output: FileOutput | StreamOutput, source: Record) -> None:
+        """`source`: what `inputs.preflight` found."""
         self.job, self.files, self.output = job, files, output
-        self.input = InputLines(_lines(job, files), not job.lines and is_pipe(files.input))
-        self.window: deque[_Item] = deque()
+        # Finished lines of a file need not be parsed again: its hash is that of the earlier run. But an id that is derived
+        # from a prompt depends on the lines before it, and so does the number of lines that a limit leaves to a shard.
+        known = bool(output.done and source.get("named") and not (files.shard and files.limit))
+        after = (0, 0) if not known else (int(output.last.partition(":")[0]), 0) if files.shard else (0, output.done)
+        self.input = InputLines(_lines(job, files, after), not job.lines and is_pipe(files.input))
+        self.finished = iter(()) if known else output.digests()  # of the lines that an earlier run finished
+        self.left = 0 if known else output.done  # how many of them have not been read
+        self.window = Window(files.window, output.ahead, patient=bool(job.lines))
         self.queue: deque[tuple[Key, Request]] = deque()
-        self.in_flight: dict[Key, tuple[_Item, Request]] = {}
+        self.in_flight: dict[Key, tuple[Item, Request]] = {}
         self.due = 0  # requests that the engine has
         self.answers = Answers(job.decides)
         self.ids, self.serial = Ids(), count()
-        self.finished = deque(output.done)  # digests of the records that an earlier run finished
         self.failure: InputError | None = None  # a bad line; raised after the records before it are written
         self.engine: Engine | None = None
         self.context = job.context
-        self.progress = streams.Progress(f"cai {job.name}", total, files.quiet)
+        self.progress = streams.Progress(f"cai {job.name}", source.get("records"), files.quiet)
 
     def run(self) -> None:
-        if self.finished:
-            streams.say(
-                f"cai {self.job.name}: continuing after {streams.plural(len(self.finished), 'finished record')}", self.files.quiet
-            )
-            self.progress.advance(len(self.finished), 0)
+        if self.output.done:
+            done = streams.plural(self.output.done, "finished record")
+            streams.say(f"cai {self.job.name}: continuing after {done}", self.files.quiet)
+            self.progress.advance(self.output.done, 0)
             if observer := self.job.observer:
                 for record in self.output.written():  # the observer counts what an earlier run kept
                     observer.reason(record)
@@ -267,9 +250,9 @@ class _Run:
                     self.place(key, result)
                     if self.full:
                         return
-        if self.finished and not self.failure and not self.full:
+        if self.left and not self.failure and not self.full:
             raise InputError(
-                f"the input ended before the {streams.plural(len(self.output.done), 'record')} that an earlier run finished; "
+                f"the input ended before the {streams.plural(self.output.done, 'record')} that an earlier run finished; "
                 "give the same input, or --restart"
             )
         if self.failure:
@@ -287,50 +270,54 @@ class _Run:
                 self.due += 1
                 yield self.queue.popleft()
                 continue
-            if self.admit(wait=not self.due):  # wait for a slow pipe only if there is nothing else to do
+            if self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
                 continue
             if not self.due:
                 return
+            self.output.flush()
             yield None
 
     def admit(self, wait: bool) -> bool:
         """Take one more record into the window, if there is room and a record has arrived. Returns whether it took one."""
-        if len(self.window) >= self.files.window or self.failure:
+        if not self.window.room or self.failure:
             return False
+        if wait:
+            self.output.flush()
         line = self.input.take(wait)
         if line is None:
             return False
         error = line_error(line, self.job.check, self.ids)
-        if self.finished:
+        if self.left:
             self._check_finished(line, error)
             return True
-        item = _Item(line)
-        if error:
-            if not self.files.skip_bad:
-                self.failure = jsonl.bad_line(self.files.input, line.number, error, SKIP_BAD)
-                return False
+        if error and not self.files.skip_bad:
+            self.failure = jsonl.bad_line(self.files.input, line.number, error, SKIP_BAD)
+            return False
+        item = Item(line)
+        self.window.add(item)
+        if item.finished is None and error:
             self._skip(item, error)
-        else:
+        elif item.finished is None:
             assert line.record is not None
-            item.record_id = line.record["id"]
-            item.program = self.job.program(line.record)
-        self.window.append(item)
-        self.advance(item, None)
+            item.record_id, item.program = line.record["id"], self.job.program(line.record)
+            self.advance(item, None)
+        self.flush()
         return True
 
     def _check_finished(self, line: Line, error: str | None) -> None:
         """InputError unless the line is the next one that an earlier run finished. Nothing else is done for it."""
-        if self.finished.popleft() != inputs.line_digest(line, bool(self.files.shard)):
+        self.left -= 1
+        if next(self.finished) != inputs.line_digest(line, bool(self.files.shard)):
             name = line.record["id"] if line.record and not error else f"line {line.number}"
             raise InputError(
                 f"the input's record {name} differs from the one that an earlier run read; give the same input, or --restart"
             )
 
-    def _skip(self, item: _Item, reason: str, record: Record | None = None) -> None:
+    def _skip(self, item: Item, reason: str, record: Record | None = None) -> None:
         """Warn about a skipped record and keep it with the reason. `record`: with the work done on it so far."""
-        name = item.record_id or f"line {item.line.number}"
-        streams.warn(f"{self.job.name}: skipped {name}: {reason}")
-        item.skipped, item.done, item.program = [skipped_entry(item.line, reason, record)], True, None
+        assert item.line is not None
+        streams.warn(f"{self.job.name}: skipped {item.record_id or f'line {item.line.number}'}: {reason}")
+        self.window.finish(item, [], [skipped_entry(item.line, reason, record)])
 
     def place(self, key: Key, result: Result) -> None:
         """Store a finished result, and continue its record's program when no result is missing."""
@@ -343,12 +330,13 @@ class _Run:
         self.progress.advance(0, result.completion_tokens or result.prompt_tokens)
         if item.pending == 0:
             self.advance(item, item.results)
+            self.flush()
 
-    def advance(self, item: _Item, results: list[Result | None] | None) -> None:
-        """Run a record's program to its next requests or its end. Write every record that is ready."""
+    def advance(self, item: Item, results: list[Result | None] | None) -> None:
+        """Run a record's program to its next requests or its end."""
         # A loop, because a program may yield an empty list (no query for identical answers). The engine gives no result for
         # an empty list, so the empty results are sent at once.
-        while item.program is not None and not item.pending and not item.done:
+        while item.program is not None and not item.pending:
             try:
                 failed = next((result for result in results or () if isinstance(result, Failure)), None)
                 # A failure is raised inside the program, so that it can attach its work so far.
@@ -365,22 +353,24 @@ class _Run:
                     self.progress.restart()
                     self._require_context(item.program, missing)  # the engine's context may be smaller
             except StopIteration as stop:
-                item.outputs, item.done, item.program = stop.value, True, None
-                break
+                self.window.finish(item, stop.value, [])
             except Skipped as reason:
                 self._skip(item, str(reason), reason.record)
-                break
-            # Results arrive in any order, in batches with other records. The key's first part is unique in the run, and
-            # its second part is the place of the result.
-            item.pending = len(missing)
-            for i, (request, result) in enumerate(zip(requests, results, strict=True)):
-                if result is not None:
-                    item.count(result, cached=1)
-                    continue
-                key = (next(self.serial), i)
-                self.in_flight[key] = item, request
-                self.queue.append((key, request))
-        self.flush()
+            else:
+                self._ask(item, requests, results, len(missing))
+
+    def _ask(self, item: Item, requests: list[Request], results: list[Result | None], missing: int) -> None:
+        """Queue the requests that have no result yet."""
+        # Results arrive in any order, in batches with other records. The key's first part is unique in the run, and
+        # its second part is the place of the result.
+        item.pending = missing
+        for i, (request, result) in enumerate(zip(requests, results, strict=True)):
+            if result is not None:
+                item.count(result, cached=1)
+                continue
+            key = (next(self.serial), i)
+            self.in_flight[key] = item, request
+            self.queue.append((key, request))
 
     def _require_context(self, program: Steps[list[Record]], requests: list[Request]) -> None:
         """Raise Skipped inside the program if requests are too long, so that the program can attach its work so far."""
@@ -391,10 +381,11 @@ class _Run:
 
     def flush(self) -> None:
         """Write the finished records at the head of the window, up to the first unfinished one: output in input order."""
-        while self.window and self.window[0].done and not self.full:
-            item = self.window.popleft()
-            for record in item.outputs:
+        for name, made, skipped, tokens in self.window.ready():
+            for record in made:
                 if self.job.observer and (reason := self.job.observer.reason(record)):
-                    item.outputs, item.skipped = [], [{"error": reason, "record": record}]
-            self.output.write(inputs.line_digest(item.line, bool(self.files.shard)), item.outputs, item.skipped, item.tokens)
+                    made, skipped = [], [{"error": reason, "record": record}]
+            self.output.write(name if self.files.shard else name.partition(":")[2], made, skipped, tokens)
             self.progress.advance(1, 0)
+            if self.full:
+                return

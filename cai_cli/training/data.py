@@ -104,7 +104,7 @@ def sources_of(settings: Settings) -> Checked:
 
 def check_lines(found: Checked, check: Check, skip_bad: bool) -> Checked:
     """Check every line, before anything slow is imported. InputError at the first bad one, or if there are none."""
-    counts = [preflight(source.path, check, source.limit, skip_bad)[1] or 0 for source in found.sources]
+    counts = [preflight(source.path, check, source.limit, skip_bad)["records"] for source in found.sources]
     parts = (counts[: len(found.training)], "train"), (counts[len(found.training) :], "evaluate")
     for (part, purpose), files in zip(parts, (found.training, found.held_out), strict=True):
         if files and not any(part):

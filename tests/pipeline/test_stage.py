@@ -126,7 +126,7 @@ def test_prompts_longer_than_the_engines_context_are_skipped(tmp_path: Path) -> 
     source = write_jsonl(tmp_path / "in.jsonl", [{"id": i, "prompt": i} for i in ("aaaaa", "bbb", "cccccc", "d")])
     output = outputs.FileOutput(str(tmp_path / "out"), {})
     job = stage.Job("test", lambda record: None, program, Small, 5, {}, {})
-    stage._Run(job, stage.RunOptions(source, quiet=True), output, None).run()
+    stage._Run(job, stage.RunOptions(source, quiet=True), output, {}).run()
     output.finish({})
     output.close()
     assert [row["id"] for row in read_jsonl(tmp_path / "out")] == ["bbb", "d"]
@@ -188,7 +188,7 @@ def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", asks(50))
     with (tmp_path / "out.jsonl").open("wb", buffering=0) as stream:
         job = stage.Job("test", lambda record: None, program, Greedy, 512, {}, {})
-        stage._Run(job, stage.RunOptions(source, window=4, quiet=True), outputs.StreamOutput(stream), None).run()
+        stage._Run(job, stage.RunOptions(source, window=4, quiet=True), outputs.StreamOutput(stream), {}).run()
     assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(50)]
     assert max(held) == 4
 
