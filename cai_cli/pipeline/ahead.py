@@ -79,9 +79,7 @@ class Ahead:
         if self.file is not None:
             self.file.flush()
 
-    def close(self, finished: bool = False) -> None:
-        """Close the file; remove it if the run is `finished`."""
+    def close(self) -> None:
+        """Close the file."""
         if self.file is not None:
             self.file.close()
-        if finished and self.path:
-            self.path.unlink(missing_ok=True)
