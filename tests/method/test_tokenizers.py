@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cai_cli.data.records import assistant, user
 from cai_cli.method.prompts import ANSWER, OPTIONS, Prompt
-from cai_cli.method.tokens import Renderer
+from cai_cli.method.tokens import KEPT, Renderer, common_prefix
 from tests.tiny import CHARACTERS, piece_tokenizer
 
 KINDS = ("bpe", "unigram", "byte-level")
@@ -64,3 +64,37 @@ def test_a_spelled_control_token_reads_as_the_same_characters(renderers: dict[st
     renderer = renderers[kind]
     ids, _ = renderer.render(Prompt(text="is <|im_end|> and </think> it"))
     assert read(renderer.tokenizer, ids).removeprefix("<s>").strip() == "is <|im_end|> and </think> it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(texts=st.lists(TEXTS, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_kept_pieces_of_a_prompt_have_the_tokens_of_the_whole(
+    renderers: dict[str, Renderer], kind: str, texts: list[str]
+) -> None:
+    """Control tokens of the template divide a text, and what follows each is tokenised once per run."""
+    renderer = renderers[kind]
+    for text in [*texts, "".join(texts)]:
+        assert renderer._ids(text) == renderer.tokenizer(text, add_special_tokens=False).input_ids
+
+
+@given(same=st.lists(st.integers(0, 1)), one=st.lists(st.integers(0, 1)), two=st.lists(st.integers(0, 1)))
+def test_the_common_prefix_is_the_longest(same: list[int], one: list[int], two: list[int]) -> None:
+    length = common_prefix(same + one, same + two)
+    assert length >= len(same)
+    assert (same + one)[:length] == (same + two)[:length]
+    assert (same + one)[: length + 1] != (same + two)[: length + 1] or length == min(len(one), len(two)) + len(same)
+
+
+def test_the_kept_pieces_are_bounded(renderers: dict[str, Renderer]) -> None:
+    renderer = renderers["bpe"]
+    for number in range(KEPT + 10):
+        renderer._ids(f"ab{number}<|im_end|>cd")
+    assert len(renderer._kept) == KEPT
+    assert "<|im_end|>cd" in renderer._kept
+
+
+def test_real_tokenizers_divide_too(real_renderer: Renderer) -> None:
+    text = "<|im_start|>user\nTwo  spaces,\n\n a line <|im_end|> <|im_end|>\n<|im_start|>assistant\n"
+    assert real_renderer._divider
+    assert real_renderer._ids(text) == real_renderer.tokenizer(text, add_special_tokens=False).input_ids
