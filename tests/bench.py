@@ -6,6 +6,7 @@ vllm          `cai sample` against a bare `LLM.generate` on the whole list, on t
 transformers  `cai sample` against a loop of `model.generate` over batches of 8 in file order
 label         `cai label` against asking for the letter by `model.generate` over batches of 8, and parsing it
 judge         `cai label` against `cai eval compare` and `cai grade` (tests/bench_judge.py)
+head-vllm     ten long answers among a thousand (tests/bench_head.py)
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
 help          `cai --help`
@@ -296,7 +297,7 @@ def main(model: str, names: list[str]) -> None:
     calm_libraries(debug=False)
     os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
-    from tests import bench_judge, bench_training
+    from tests import bench_head, bench_judge, bench_training
 
     all_of_them: dict[str, Callable[[str, Path], Any]] = {
         "help": bench_help,
@@ -304,6 +305,7 @@ def main(model: str, names: list[str]) -> None:
         "label": bench_label,
         "vllm": bench_vllm,
         "label-vllm": bench_label_vllm,
+        **bench_head.SECTIONS,
         **bench_judge.SECTIONS,
         **bench_training.SECTIONS,
     }

@@ -8,7 +8,7 @@ similarity of 0.74, 2.5% of those with 0.2. Only candidates are compared.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -41,14 +41,14 @@ class NearDuplicates:
             "CREATE TABLE bands (band INTEGER, number INTEGER, PRIMARY KEY (band, number)) WITHOUT ROWID;"
         )
 
-    def add(self, words: list[str]) -> None:
+    def add(self, words: Sequence[str]) -> None:
         """Remember a text."""
         self.index.execute("INSERT INTO texts VALUES (?, ?)", (self.count, " ".join(words)))
         if words:
             self.index.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(band, self.count) for band in bands(words)])
         self.count += 1
 
-    def find(self, words: list[str]) -> str | None:
+    def find(self, words: Sequence[str]) -> str | None:
         """The remembered text that a text nearly equals the most; None if there is none."""
         if not words:
             return None

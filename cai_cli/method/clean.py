@@ -24,6 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cai_cli.data.records import TextMeta
 from cai_cli.data.transcripts import CRITIQUE_REQUEST, HUMAN, REVISION_REQUEST, STOPS
@@ -153,15 +154,21 @@ def cleaned(done: Completion, kind: str, context: Context) -> tuple[str, list[st
     return text, flags(text, kind, finish, context), meta
 
 
-def words(text: str) -> list[str]:
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+
+
+# Kept, because a text is compared with several others, and few-shot examples with the texts of every record.
+@lru_cache(maxsize=256)
+def words(text: str) -> tuple[str, ...]:
     """The words of a text, in lower case, without punctuation."""
-    return re.findall(r"\w+(?:['\u2019]\w+)*", text.lower())
+    return tuple(_WORD.findall(text.lower()))
 
 
-def _runs(text: str, n: int) -> list[tuple[str, ...]]:
+@lru_cache(maxsize=256)
+def _runs(text: str, n: int) -> tuple[tuple[str, ...], ...]:
     """Every n words in a row of a text."""
     found = words(text)
-    return [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
+    return tuple(zip(*(found[i:] for i in range(n)), strict=False))
 
 
 def repeats(text: str, other: str) -> bool:

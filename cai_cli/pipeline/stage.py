@@ -281,7 +281,7 @@ class _Run:
         """Take one more record into the window, if there is room and a record has arrived. Returns whether it took one."""
         if not self.window.room or self.failure:
             return False
-        if wait:
+        if wait and self.input.slow:
             self.output.flush()
         line = self.input.take(wait)
         if line is None:

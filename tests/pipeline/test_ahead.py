@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cai_cli.data.jsonl import Record
-from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Result, Steps
+from cai_cli.engines.base import Choice, Completion, Engine, Feed, Key, Request, Result, Steps
 from cai_cli.errors import Skipped
 from cai_cli.pipeline import ahead, outputs, stage, window
 from tests.rows import asks, read_jsonl, write_jsonl
@@ -115,3 +115,35 @@ def test_the_file_of_those_that_wait_does_not_grow_with_the_run(tmp_path: Path) 
         assert [held.take(place)[1][0]["n"] for place in places] == list(range(5))
         assert (tmp_path / "x").stat().st_size == 0
     held.close()
+
+
+def test_letters_are_read_while_texts_are_written(tmp_path: Path) -> None:
+    """The second request of a record reaches the engine while other records wait for their first result."""
+    seen: list[str] = []
+
+    class OneByOne(Engine):
+        context = 512
+
+        def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+            held: list[tuple[Key, Request]] = []
+            for entry in feed:
+                held += [entry] if entry is not None else []
+                if entry is None:
+                    key, request = held.pop()
+                    seen.append(request.kind)
+                    text = Completion("text", "stop", 0, 1, 1)
+                    yield key, text if request.kind == "generate" else Choice({"A": -1.0}, 1)
+
+    def asking(record: Record) -> Steps[list[Record]]:
+        yield [Request("generate", [1], "")]
+        [choice] = yield [Request("choose", [1], "", options={"A": 1})]
+        return [{**record, "p": choice.logprobs["A"]}]
+
+    output = outputs.FileOutput(str(tmp_path / "out"), {"a": 1})
+    job = stage.Job("test", lambda record: None, asking, OneByOne, 512, {}, {})
+    source = write_jsonl(tmp_path / "in.jsonl", asks(20))
+    stage._Run(job, stage.RunOptions(source, quiet=True), output, {}).run()
+    output.finish({})
+    output.close()
+    assert len(read_jsonl(tmp_path / "out")) == 20
+    assert seen == ["generate", "choose"] * 20
