@@ -14,8 +14,7 @@ At the end the manifest is written and OUT.partial is renamed to OUT.
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import io
 import json
 import os
 import time
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from cai_cli import streams
-from cai_cli.data import jsonl
+from cai_cli.data import durable, jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
+from cai_cli.pipeline.disk import complete_lines, failed, locked, write_all
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.streams import plural
 
@@ -65,27 +65,6 @@ class Counts:
         self.cached_calls += sum(tokens[3:])  # a run that an earlier version began has no such number
 
 
-def _failed(path: str | Path, problem: OSError) -> CaiError:
-    if problem.errno == errno.ENOSPC:
-        return CaiError(f"{path}: the disk is full; finished work is kept: free some space and run the same command again")
-    return CaiError(f"{path}: could not be written ({(problem.strerror or str(problem)).lower()})")
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file. A torn last line is left out."""
-    with suppress(FileNotFoundError), path.open("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                yield line
-
-
-def _write_all(stream: IO[bytes], data: bytes) -> None:
-    """Write all of `data`: one write to an unbuffered stream may write only a part."""
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]
-
-
 class FileOutput:
     """OUT, written as OUT.partial and renamed when complete. Resumes its own unfinished work."""
 
@@ -94,6 +73,8 @@ class FileOutput:
         self.partial = Path(f"{path}.partial")
         self.journal = Path(f"{path}.partial.journal")
         self.partial_manifest = Path(f"{path}.partial.manifest.json")
+        self.manifest = Path(f"{path}.manifest.json")
+        self.order = Path(f"{path}.order")
         self.skipped = Path(f"{path}.skipped.jsonl")
         self.partial_skipped = Path(f"{path}.skipped.jsonl.partial")
         self.counts = Counts()
@@ -104,17 +85,15 @@ class FileOutput:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._open(fingerprint, restart)
         except OSError as problem:
-            raise _failed(self.partial, problem) from None
+            raise failed(self.partial, problem) from None
         self._began = time.monotonic() - self.counts.seconds
 
     def _open(self, fingerprint: Manifest, restart: bool) -> None:
         # A kill right after the last rename of `finish` leaves the journal and the fingerprint of a finished run: start over.
         stale = not self.partial.exists()
-        lock = self.partial.open("ab", buffering=0)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
+        lock = locked(self.partial)
+        for path in (self.partial_manifest, self.manifest, self.order):
+            manifest.remove_leftovers(path)
         resumable = self.partial_manifest.exists() and not restart and not stale
         if resumable:
             manifest.require_same(manifest.read(self.partial_manifest), fingerprint, str(self.partial))
@@ -129,7 +108,7 @@ class FileOutput:
 
     def _entries(self) -> Iterator[list[Any]]:
         """Per journal line: [the line, digest, number of output lines, of skipped lines, `Tokens`, seconds]."""
-        for line in _lines(self.journal):
+        for line in complete_lines(self.journal):
             try:
                 yield [line, *json.loads(line)]
             except ValueError:  # a torn line in the middle: a machine that crashes may have written blocks in any order
@@ -146,7 +125,7 @@ class FileOutput:
         listed = any(n_skipped for _, _, _, n_skipped, *_ in self._entries())
         if listed and self.skipped.exists() and not self.partial_skipped.exists():
             os.replace(self.skipped, self.partial_skipped)
-        out, skipped = _lines(self.partial), _lines(self.partial_skipped)
+        out, skipped = complete_lines(self.partial), complete_lines(self.partial_skipped)
         kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
         for line, digest, n_out, n_skipped, *tokens, seconds in self._entries():
             mine = [next(out, None) for _ in range(n_out)], [next(skipped, None) for _ in range(n_skipped)]
@@ -168,46 +147,44 @@ class FileOutput:
 
     def written(self) -> Iterator[Record]:
         """The records of the unfinished output so far."""
-        return (json.loads(line) for line in _lines(self.partial))
+        return (json.loads(line) for line in complete_lines(self.partial))
 
     def write(self, digest: str, outputs: list[Record], skipped: list[Record], tokens: Tokens) -> None:
         """Write everything that one input record gave, and its journal line. CaiError if the disk is full, for example."""
         counts = self.counts
         try:
             if outputs:
-                _write_all(self.out, b"".join(map(jsonl.encode, outputs)))
+                write_all(self.out, b"".join(map(jsonl.encode, outputs)))
             if skipped:
                 with self.partial_skipped.open("ab", buffering=0) as stream:
-                    _write_all(stream, b"".join(map(jsonl.encode, skipped)))
+                    write_all(stream, b"".join(map(jsonl.encode, skipped)))
             counts.seconds = round(time.monotonic() - self._began, 3)
             line = jsonl.encode([digest, len(outputs), len(skipped), *tokens, counts.seconds])
-            _write_all(self.log, line)
+            write_all(self.log, line)
         except OSError as problem:
-            raise _failed(self.partial, problem) from None
+            raise failed(self.partial, problem) from None
         counts.add(len(outputs), len(skipped), tokens)
 
     def finish(self, content: Manifest) -> None:
         """Write the manifest and give the files their final names."""
         try:
-            self.out.flush()
-            os.fsync(self.out.fileno())
             digest = manifest.hash_file(self.partial)
-            manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
+            manifest.write(self.manifest, {**content, "output": {"path": str(self.path), "sha256": digest}})
             if not self.counts.skipped:
                 self.partial_skipped.unlink(missing_ok=True)
                 self.skipped.unlink(missing_ok=True)
             elif self.partial_skipped.exists():
-                os.replace(self.partial_skipped, self.skipped)
-            order = Path(f"{self.path}.order")
-            order.unlink(missing_ok=True)
+                durable.replace(self.partial_skipped, self.skipped)
             if "shard" in content:
-                manifest.write_atomic(order, self.journal.read_bytes())
+                manifest.write_atomic(self.order, self.journal.read_bytes())
+            else:
+                self.order.unlink(missing_ok=True)
             # The last rename: after a kill at any point before it, the same command finishes the work.
-            os.replace(self.partial, self.path)
+            durable.replace(self.partial, self.path)
             self.partial_manifest.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
         except OSError as problem:
-            raise _failed(self.path, problem) from None
+            raise failed(self.path, problem) from None
 
     def reasons(self) -> Counter[str]:
         """How often each reason for skipping occurred. Call it after `finish`."""
@@ -243,11 +220,11 @@ class StreamOutput:
         data = b"".join(map(jsonl.encode, outputs))
         self._sha.update(data)
         try:
-            _write_all(self.stream, data)
+            write_all(self.stream, data)
         except BrokenPipeError:  # the reader has gone; the command ends without a message
             raise
         except OSError as problem:
-            raise _failed("standard output", problem) from None
+            raise failed("standard output", problem) from None
         counts = self.counts
         self._reasons.update(entry["error"] for entry in skipped)
         counts.add(len(outputs), len(skipped), tokens)
@@ -256,7 +233,10 @@ class StreamOutput:
     def finish(self, content: Manifest) -> None:
         """Write the manifest to the path of --manifest, if it was given."""
         if self.manifest_path:
-            manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+            try:
+                manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+            except OSError as problem:
+                raise failed(self.manifest_path, problem) from None
 
     def reasons(self) -> Counter[str]:
         """How often each reason for skipping occurred."""
@@ -319,7 +299,7 @@ def settle(path: str) -> None:
 
 def skip_reasons(path: str) -> Counter[str]:
     """How often each reason occurs among the skipped records of a finished output."""
-    return Counter(json.loads(line)["error"] for line in _lines(Path(f"{path}.skipped.jsonl")))
+    return Counter(json.loads(line)["error"] for line in complete_lines(Path(f"{path}.skipped.jsonl")))
 
 
 def require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
@@ -342,7 +322,12 @@ def _written_to_stream(path: str, parts: Iterable[bytes]) -> bool:
         return False
     with stream:
         for part in parts:
-            _write_all(stream, part)
+            try:
+                write_all(stream, part)
+            except BrokenPipeError:
+                raise
+            except OSError as problem:
+                raise failed("standard output" if path == "-" else path, problem) from None
     return True
 
 
@@ -354,7 +339,7 @@ def write_text(path: str, text: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         manifest.write_atomic(path, text.encode())
     except OSError as problem:
-        raise _failed(path, problem) from None
+        raise failed(path, problem) from None
 
 
 def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequence[Record] = ()) -> None:
@@ -365,21 +350,23 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequ
     """
     if _written_to_stream(path, lines):
         return
-    partial = Path(f"{path}.partial")
-    digest = sha256()
+    partial, beside, digest = Path(f"{path}.partial"), Path(f"{path}.skipped.jsonl"), sha256()
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
+        with locked(partial) as lock, io.BufferedWriter(lock) as stream:
+            lock.truncate(0)
+            for name in (f"{path}.manifest.json", beside):
+                manifest.remove_leftovers(name)
             for line in lines:
                 digest.update(line)
                 stream.write(line)
-        made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
-        content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
-        manifest.write(f"{path}.manifest.json", content)
-        beside = Path(f"{path}.skipped.jsonl")
-        beside.unlink(missing_ok=True)
-        if skipped:
-            manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
-        os.replace(partial, path)
+            stream.flush()
+            made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
+            content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
+            manifest.write(f"{path}.manifest.json", content)
+            beside.unlink(missing_ok=True)
+            if skipped:
+                manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
+            durable.replace(partial, path)
     except OSError as problem:
-        raise _failed(path, problem) from None
+        raise failed(path, problem) from None
