@@ -302,9 +302,12 @@ def skip_reasons(path: str) -> Counter[str]:
     return Counter(json.loads(line)["error"] for line in complete_lines(Path(f"{path}.skipped.jsonl")))
 
 
-def require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
-    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred."""
-    if counts.skipped and not counts.records_out:
+def require_output(name: str, counts: Counts, reasons: Counter[str], output: str, shard: str | None = None) -> None:
+    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred.
+
+    One shard of several may have nothing but skipped records; then `cai join` checks all of them together.
+    """
+    if counts.skipped and not counts.records_out and (shard or "1/1").endswith("/1"):
         (reason, times), *_ = reasons.most_common(1) or [("unknown", counts.skipped)]
         see = f"; see {output}.skipped.jsonl" if Path(f"{output}.skipped.jsonl").is_file() else ""
         raise CaiError(f"{name}: every record was skipped{see}; most frequent reason ({times:,} of {counts.skipped:,}): {reason}")
