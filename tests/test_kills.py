@@ -89,13 +89,13 @@ ENGINES = {
 }  # fmt: skip
 
 
-def cases() -> Iterator[Any]:
-    """Every step on every engine. The short form leaves out what starts slowly."""
+def cases(*short_steps: str) -> Iterator[Any]:
+    """Every step on every engine. The short form has these steps, on the transformers engine, and one that is sharded."""
     for engine, made in ENGINES.items():
         for step, found in STEPS.items():
             if (made.shards and not found.shards) or (found.scores and made.scoring is None):
                 continue
-            short = (engine == "transformers" and " " not in step) or (engine, step) == ("shards", "label")
+            short = (engine == "transformers" and step in short_steps) or (engine, step) == ("shards", "label")
             names = [*([made.mark] if made.mark else []), *([] if short else ["soak"])]
             yield pytest.param(step, engine, marks=[getattr(pytest.mark, name) for name in names])
 
@@ -175,7 +175,7 @@ def killed_until_done(kill: Killer, command: list[str], seconds: float, draw: ra
     return kills
 
 
-@pytest.mark.parametrize(("step", "engine"), cases())
+@pytest.mark.parametrize(("step", "engine"), cases(*(step for step in STEPS if " " not in step)))
 def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(
     step: str,
     engine: str,
@@ -208,3 +208,24 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(
             assert not [path for path in out.parent.iterdir() if path.name.startswith(".") or ".partial" in path.name]
     print(f"\n{step}, {engine}: {kills} kills")
     assert count_lines(out) == count_lines(whole) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("step", "engine"), cases("sample"))
+def test_a_signal_ends_a_run_with_130_and_the_same_command_continues(
+    step: str, engine: str, number: int, killers: Callable[[str], Killer], tiny: str, tiny_pm: str, tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    if mark := ENGINES[engine].mark:
+        request.getfixturevalue(f"needs_{mark}")
+    kill, log, out = killers(engine), str(tmp_path / "log"), tmp_path / "out.jsonl"
+    source = write_jsonl(tmp_path / "in.jsonl", [{**row, **STEPS[step].row} for row in asks(40)])
+    with ENGINES[engine].serve(tiny) as more:
+        command = commands(step, engine, source, tiny, tiny_pm, out, more)[0]
+        for when in ({"after": 0.05}, {"lines": (f"{command[-1]}.partial.journal", 2), "after": 0.0}):
+            end = kill(Order(command, log, **when, signal=number))
+            assert (end.code, end.signalled, end.left) == (130, True, []), Path(log).read_text()
+            assert end.seconds < 5
+        assert "the same command continues from there" in Path(log).read_text()
+        assert kill(Order(command, log)).code == 0
+        assert "continuing after" in Path(log).read_text()
