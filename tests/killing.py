@@ -25,7 +25,7 @@ from tests.tiny import ROOT
 
 PRELOAD = ("torch", "transformers.models.llama.modeling_llama", "cai_cli.engines.transformers", "cai_cli.engines.scorer")
 TRAINERS = ("cai_cli.training.sft", "cai_cli.training.pm", "cai_cli.training.dpo", "cai_cli.training.rl", "trl", "datasets")
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a child that does not end fails the test."""
 
 
@@ -81,6 +81,7 @@ def _child(order: Order) -> None:
         log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream, fd in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)):
             os.dup2(stream, fd)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         sys.argv = ["cai", *order.args]
         if order.operation:
             _kill_at(*order.operation)

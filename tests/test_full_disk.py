@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Here
 from tests.killing import TRAINERS, Killer, Order, killer
+from tests.processes import shell
 from tests.rows import asks, preferences, read_jsonl, revisions, rl_prompts, write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
 
@@ -101,6 +103,20 @@ def test_a_step_whose_disk_fills_up_at_any_page_continues(
         pages, failures = pages + 1, failures + 1
     print(f"\n{step}: full at each of {failures} pages")
     assert failures > 6
+
+
+def test_a_full_device_is_one_sentence(here: Here, prompts: str, tmp_path: Path) -> None:
+    """What commands print, and what they write to a device, which stays one."""
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    here("mix", prompts, "-o", tmp_path / "mixed.jsonl")
+    for words in (["report", str(tmp_path)], ["mix", prompts]):
+        assert f"cai: {full}: the disk is full; " in here(*words, "-o", full, code=1).err
+    for name in ("show", "mix"):
+        assert (
+            "cai: standard output: the disk is full; free some space" in shell(f"cai {name} {prompts} > /dev/full", code=1).stderr
+        )
+    assert full.is_symlink()
 
 
 def test_without_space_for_its_cache_a_judge_goes_on(disk: Disk, tiny: str, tmp_path: Path) -> None:

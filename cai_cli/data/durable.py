@@ -29,6 +29,14 @@ def sync(path: str | Path) -> None:
         flush(part)
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a directory and those above it, unless they exist; a new one keeps its name after a crash."""
+    folder = Path(path)
+    for missing in [part for part in (*reversed(folder.parents), folder) if not part.exists()]:
+        missing.mkdir(exist_ok=True)
+        flush(missing.parent)
+
+
 def replace(source: str | Path, target: str | Path) -> None:
     """Give a finished file or directory its final name, in the same directory."""
     sync(source)

@@ -13,11 +13,15 @@ from typing import IO
 
 from cai_cli.errors import CaiError
 
+STDOUT = "standard output"
+"""Its name in messages."""
+
 
 def failed(path: str | Path, problem: OSError) -> CaiError:
     """The error of a file that could not be written, in one sentence."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CaiError(f"{path}: the disk is full; finished work is kept: free some space and run the same command again")
+        kept = "" if path == STDOUT else "finished work is kept: "
+        return CaiError(f"{path}: the disk is full; {kept}free some space and run the same command again")
     return CaiError(f"{path}: could not be written ({(problem.strerror or str(problem)).lower()})")
 
 

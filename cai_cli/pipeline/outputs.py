@@ -31,7 +31,7 @@ from cai_cli.data import durable, jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
-from cai_cli.pipeline.disk import complete_lines, failed, locked, write_all
+from cai_cli.pipeline.disk import STDOUT, complete_lines, failed, locked, write_all
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.streams import plural
 
@@ -82,7 +82,7 @@ class FileOutput:
         """Digests of the input records that an earlier run finished, in input order."""
         _require_no_directory(path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.path.parent)
             self._open(fingerprint, restart)
         except OSError as problem:
             raise failed(self.partial, problem) from None
@@ -224,7 +224,7 @@ class StreamOutput:
         except BrokenPipeError:  # the reader has gone; the command ends without a message
             raise
         except OSError as problem:
-            raise failed("standard output", problem) from None
+            raise failed(STDOUT, problem) from None
         counts = self.counts
         self._reasons.update(entry["error"] for entry in skipped)
         counts.add(len(outputs), len(skipped), tokens)
@@ -330,7 +330,7 @@ def _written_to_stream(path: str, parts: Iterable[bytes]) -> bool:
             except BrokenPipeError:
                 raise
             except OSError as problem:
-                raise failed("standard output" if path == "-" else path, problem) from None
+                raise failed(STDOUT if path == "-" else path, problem) from None
     return True
 
 
@@ -339,7 +339,7 @@ def write_text(path: str, text: str) -> None:
     if _written_to_stream(path, [text.encode()]):
         return
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(Path(path).parent)
         manifest.write_atomic(path, text.encode())
     except OSError as problem:
         raise failed(path, problem) from None
@@ -355,7 +355,7 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequ
         return
     partial, beside, digest = Path(f"{path}.partial"), Path(f"{path}.skipped.jsonl"), sha256()
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(partial.parent)
         with locked(partial) as lock, io.BufferedWriter(lock) as stream:
             lock.truncate(0)
             for name in (f"{path}.manifest.json", beside):

@@ -64,14 +64,14 @@ class Workspace:
             # a run that was killed between the rename and the manifest is unfinished
             if (self.path / RUNNING).exists() and not (self.path / "manifest.json").exists() and not self.partial.exists():
                 os.rename(self.path, self.partial)
-            self.partial.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.partial)
             self._lock()
             if (self.partial / RUNNING).exists() and not restart:
                 manifest.require_same(manifest.read(self.partial / RUNNING), fingerprint, str(self.partial))
             else:
                 self._clear()
                 manifest.write(self.partial / RUNNING, {"fingerprint": fingerprint, "command": manifest.command_line()})
-            self.checkpoints.mkdir(exist_ok=True)
+            durable.make_folder(self.checkpoints)
             self._keep(self._newest())
 
     def _lock(self) -> None:
@@ -111,12 +111,10 @@ class Workspace:
         newest = self.checkpoints / f"checkpoint-{step}"
         ranks.wait()  # until each process has saved its part
         if ranks.is_first():
-            # the steps' lines, and the checkpoint; only then its mark
-            for path in self.partial.iterdir():
-                if path.is_file():
-                    durable.flush(path)
+            # the steps' lines and the checkpoint; only then its mark
+            for path in (*filter(Path.is_file, self.partial.iterdir()), self.partial, self.checkpoints):
+                durable.flush(path)
             durable.sync(newest)
-            durable.flush(self.checkpoints)
             (newest / COMPLETE).touch()
             durable.sync(newest)
             self._keep(newest)
