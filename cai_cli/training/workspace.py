@@ -27,7 +27,7 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from cai_cli.training import ranks
 
-_FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed")
+_FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed", "unexpected pos")
 """Words in the errors of torch and safetensors for a full disk or quota."""
 COMPLETE = "complete"
 """The file that marks a complete checkpoint."""
