@@ -91,8 +91,11 @@ lint: setup
 test: setup model
 	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile
 
+# How often the last tests kill each command on each engine, kill each trainer, and cut the power. They take some hours.
+KILLS := tests/test_kills.py tests/training/test_killed.py tests/test_power_loss.py
 soak: setup model real-models
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak $(KILLS:%=--ignore=%)
+	CAI_KILLS=100 CAI_KILLS_TRAINING=20 CAI_POWER_LOSSES=40 $(BIN)/pytest $(KILLS)
 
 # Lists the modules with less than this percentage of their lines covered. Many tests start `cai` as a process of its
 # own; `patch` measures those too.
@@ -102,7 +105,7 @@ coverage: export COVERAGE_RCFILE := $(CURDIR)/runs/coverage/settings
 coverage: setup model
 	@rm -rf runs/coverage && mkdir -p runs/coverage
 	@printf '%s\n' '[run]' 'source = cai_cli' 'data_file = $(CURDIR)/runs/coverage/data' 'parallel = true' 'patch = subprocess, _exit' > $(COVERAGE_RCFILE)
-	$(BIN)/coverage run -m pytest -m "not soak" -k "not full_disk"
+	$(BIN)/coverage run -m pytest -m "not soak" -k "not full_disk_is"
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --sort=cover --show-missing | awk 'NR < 3 || $$1 == "TOTAL" || $$4 + 0 < $(BELOW)'
 

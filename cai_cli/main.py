@@ -5,6 +5,8 @@ So `cai --help` answers at once and does not import torch.
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Annotated, ClassVar
 
 import typer
@@ -72,8 +74,15 @@ def cai(
 
 
 def main() -> None:
-    """Entry point of the console command."""
-    app(prog_name="cai")
+    """Entry point of the console command. A signal ends it with 130 while modules are imported, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(prog_name="cai")
+    except (KeyboardInterrupt, SystemExit) as end:
+        # If the signal arrived while a library ran generated code (`exec`), Python would end by SIGINT whatever code is asked
+        # for. It forgets that at the next `exec`.
+        exec("")
+        sys.exit(130 if isinstance(end, KeyboardInterrupt) else end.code)
 
 
 if __name__ == "__main__":

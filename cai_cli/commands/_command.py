@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import functools
 import inspect
 import json
@@ -264,6 +265,10 @@ class exit_codes:
             sys.exit(problem.exit_code)
         if type(problem).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             streams.fail("the GPU is out of memory; finished work is kept: free some memory, or give a smaller --batch-size")
+            sys.exit(1)
+        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):  # of what a command prints
+            where = problem.filename or "standard output"
+            streams.fail(f"{where}: the disk is full; free some space and run the same command again")
             sys.exit(1)
         text = " ".join(str(problem).split())[:500]
         streams.fail(f"unexpected {type(problem).__name__}: {text}; run again with --debug to see where")

@@ -2,13 +2,16 @@
 
     cai join out-*.jsonl -o out.jsonl
 
-The order is that of the input. OUT.skipped.jsonl is joined likewise, and the manifest holds the sums of the counts.
+The order is that of the input. OUT.skipped.jsonl is joined likewise. The manifest holds the sums of the counts, and the summary
+that one run would have made. Fails if every record of all shards was skipped.
 
 Not in the paper.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 from typer import Argument
@@ -16,9 +19,17 @@ from typer import Argument
 from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import Output, Quiet
+from cai_cli.commands.grade import Means
+from cai_cli.commands.sample import Truncation
 from cai_cli.data import jsonl
 from cai_cli.errors import InputError
+from cai_cli.method.label_summary import LabelSummary
 from cai_cli.pipeline import outputs, shards
+from cai_cli.pipeline.manifest import Manifest
+from cai_cli.pipeline.stage import Observer
+
+SUMMARIES: dict[str, Callable[[], Observer]] = {"sample": Truncation, "label": LabelSummary, "grade": Means}
+"""What makes the summary of a step's records."""
 
 
 @command("Join the shards of a step (--shard I/N) into one file, in the order of the input.", "cai join out-*.jsonl -o out.jsonl")
@@ -39,5 +50,18 @@ def app(
     about["fingerprint"] = {key: value for key, value in made["fingerprint"].items() if key != "shard"}
     about |= {"counts": counts, "joined": [outputs.source(path) for path in paths]}
     skipped = [jsonl.loads(line) for line in shards.merge(paths, skipped=True)]
-    outputs.write_file(output, shards.merge(paths), about, skipped)
+    outputs.write_file(output, _lines(paths, about), about, skipped)
+    reasons = Counter(entry["error"] for entry in skipped)
+    outputs.require_output("join", outputs.Counts(**counts), reasons, output)
     streams.say(f"cai join: {len(paths)} shards, {streams.plural(counts['records_out'], 'record')} -> {output}", quiet)
+
+
+def _lines(paths: list[str], about: Manifest) -> Iterator[bytes]:
+    """The joined lines. At their end the step's summary of all records enters `about`, if the step has one."""
+    observer = SUMMARIES[about["step"]]() if about["step"] in SUMMARIES else None
+    for line in shards.merge(paths):
+        if observer:
+            observer.reason(jsonl.loads(line))
+        yield line
+    if observer:
+        about["summary"] = observer.summary()

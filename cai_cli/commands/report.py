@@ -31,9 +31,8 @@ from cai_cli.commands._flags import BootstrapSeed, Quiet
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import rounds_error
-from cai_cli.errors import CaiError
 from cai_cli.evaluation import figures, refusal
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline import outputs
 from cai_cli.report import markdown, page, records, run, tables
 from cai_cli.report.page import Figure, Report
 from cai_cli.report.run import Step
@@ -124,10 +123,7 @@ def app(
     if as_markdown:
         return typer.echo(markdown.build(found.title, found.steps, found.results), nl=False)
     path = output or str(folder / "report.html")
-    try:
-        manifest.write_atomic(path, page.build(found).encode())
-    except OSError as problem:
-        raise CaiError(f"{path}: {(problem.strerror or str(problem)).lower()}; give another file with -o") from None
+    outputs.write_text(path, page.build(found))
     summary = tables.of_steps(found.steps)
     shown = streams.plain_table(*summary.columns, left=2)
     for row in summary.rows:

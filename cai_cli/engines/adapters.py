@@ -8,12 +8,12 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from cai_cli import streams
+from cai_cli.data import durable
 
 
 def user_cache() -> Path:
@@ -35,10 +35,12 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
-            partial = Path(tempfile.mkdtemp(dir=cache, prefix="partial-"))
+            partial = Path(f"{target}.partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             try:
+                partial.mkdir()
                 merge(adapter, base, partial)
-                os.replace(partial, target)
+                durable.replace(partial, target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return target

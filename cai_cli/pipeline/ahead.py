@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cai_cli.data import jsonl, spool
+from cai_cli.pipeline.disk import failed
 
 AHEAD = 65_536
 """The largest number of finished records that wait for one. Each takes some 200 bytes of memory."""
@@ -50,13 +52,16 @@ class Ahead:
         self.file.truncate(end)
 
     def put(self, finished: Finished) -> int:
-        """Write a record to the file. Returns its place."""
-        if self.file is None:
-            # SIM115: the file lives as long as the object
-            self.file = self.path.open("wb+") if self.path else tempfile.TemporaryFile(dir=spool.directory())  # noqa: SIM115
+        """Write a record to the file. Returns its place. CaiError if the disk is full."""
+        try:
+            if self.file is None:
+                # SIM115: the file lives as long as the object
+                self.file = self.path.open("wb+") if self.path else tempfile.TemporaryFile(dir=spool.directory())  # noqa: SIM115
+            place: int = self.file.seek(0, 2)
+            self.file.write(jsonl.encode(finished))
+        except OSError as problem:
+            raise failed(self.path or spool.directory(), problem) from None
         self.waiting += 1
-        place: int = self.file.seek(0, 2)
-        self.file.write(jsonl.encode(finished))
         return place
 
     def find(self, digest: str) -> int | None:
@@ -82,4 +87,5 @@ class Ahead:
     def close(self) -> None:
         """Close the file."""
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # a full disk, which was reported
+                self.file.close()

@@ -7,6 +7,7 @@ constitution's name and hash, the inputs' hashes, the seed, counts and the time 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cai_cli import __version__, streams
+from cai_cli.data import durable
 from cai_cli.errors import CaiError, InputError
 
 Manifest = dict[str, Any]
@@ -95,7 +97,10 @@ def now() -> str:
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that no reader ever sees half of it: write a temporary file beside it, then rename that."""
+    """Write a file so that no reader ever sees half of it: write a temporary file beside it, then rename that.
+
+    A process that is killed meanwhile leaves the temporary file; see `remove_leftovers`.
+    """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -104,11 +109,18 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         umask = os.umask(0)  # `mkstemp` makes a private file; give it the rights of an ordinary new file
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        durable.replace(name, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove the temporary files of `write_atomic` calls for this path that were killed. No other process may be writing it."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+        left.unlink(missing_ok=True)
 
 
 def write(path: str | Path, content: Manifest) -> None:

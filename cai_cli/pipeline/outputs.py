@@ -15,7 +15,7 @@ At the end the manifest is written and OUT.partial is renamed to OUT.
 
 from __future__ import annotations
 
-import fcntl
+import io
 import json
 import os
 import time
@@ -29,22 +29,15 @@ from pathlib import Path
 from typing import Any
 
 from cai_cli import streams
-from cai_cli.data import jsonl
+from cai_cli.data import durable, jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.ahead import Ahead
+from cai_cli.pipeline.disk import STDOUT, complete_lines, failed, locked, write_all
 from cai_cli.pipeline.manifest import Manifest
-from cai_cli.pipeline.streamed import BUFFER, DELAY, Counts, StreamOutput, Tokens, failed, open_stream, write_all
+from cai_cli.pipeline.streamed import BUFFER, DELAY, Counts, StreamOutput, Tokens, open_stream
 from cai_cli.streams import plural
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file. A torn last line is left out."""
-    with suppress(FileNotFoundError), path.open("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                yield line
 
 
 class FileOutput:
@@ -56,6 +49,8 @@ class FileOutput:
         self.partial = Path(f"{path}.partial")
         self.journal = Path(f"{path}.partial.journal")
         self.partial_manifest = Path(f"{path}.partial.manifest.json")
+        self.manifest = Path(f"{path}.manifest.json")
+        self.order = Path(f"{path}.order")
         self.skipped = Path(f"{path}.skipped.jsonl")
         self.partial_skipped = Path(f"{path}.skipped.jsonl.partial")
         self._ahead = Path(f"{path}.partial.ahead")
@@ -68,7 +63,7 @@ class FileOutput:
         self._flushed = time.monotonic()
         _require_no_directory(path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.path.parent)
             self._open(fingerprint, restart, source or {})
         except OSError as problem:
             raise failed(self.partial, problem) from None
@@ -77,11 +72,9 @@ class FileOutput:
     def _open(self, fingerprint: Manifest, restart: bool, source: Manifest) -> None:
         # A kill right after the last rename of `finish` leaves the journal and the fingerprint of a finished run: start over.
         stale = not self.partial.exists()
-        lock = self.partial.open("ab", buffering=0)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CaiError(f"{self.partial}: another run is writing it; wait for it, or give another -o") from None
+        lock = locked(self.partial)
+        for path in (self.partial_manifest, self.manifest, self.order):
+            manifest.remove_leftovers(path)
         resumable = self.partial_manifest.exists() and not restart and not stale
         if resumable:
             manifest.require_same(manifest.read(self.partial_manifest), fingerprint, str(self.partial))
@@ -97,7 +90,7 @@ class FileOutput:
 
     def _entries(self) -> Iterator[list[Any]]:
         """Per journal line: [the line, digest, number of output lines, of skipped lines, `Tokens`, seconds]."""
-        for line in _lines(self.journal):
+        for line in complete_lines(self.journal):
             try:
                 yield [line, *json.loads(line)]
             except ValueError:  # a torn line in the middle: a machine that crashes may have written blocks in any order
@@ -113,7 +106,7 @@ class FileOutput:
         # lists none, a file of that name belongs to an earlier, finished output.
         if self.skipped.exists() and not self.partial_skipped.exists() and any(entry[3] for entry in self._entries()):
             os.replace(self.skipped, self.partial_skipped)
-        out, skipped = _lines(self.partial), _lines(self.partial_skipped)
+        out, skipped = complete_lines(self.partial), complete_lines(self.partial_skipped)
         kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
         for line, digest, n_out, n_skipped, *tokens, seconds in self._entries():
             mine = [next(out, None) for _ in range(n_out)], [next(skipped, None) for _ in range(n_skipped)]
@@ -139,7 +132,7 @@ class FileOutput:
 
     def written(self) -> Iterator[Record]:
         """The records of the unfinished output so far."""
-        return (json.loads(line) for line in _lines(self.partial))
+        return (json.loads(line) for line in complete_lines(self.partial))
 
     def write(self, digest: str, outputs: list[Record], skipped: list[Record], tokens: Tokens) -> None:
         """Write everything that one input record gave, and its journal line. CaiError if the disk is full, for example."""
@@ -171,20 +164,19 @@ class FileOutput:
         """Write the manifest and give the files their final names."""
         self.flush()
         try:
-            os.fsync(self.out.fileno())
             digest = manifest.hash_file(self.partial)
-            manifest.write(f"{self.path}.manifest.json", {**content, "output": {"path": str(self.path), "sha256": digest}})
+            manifest.write(self.manifest, {**content, "output": {"path": str(self.path), "sha256": digest}})
             if not self.counts.skipped:
                 self.partial_skipped.unlink(missing_ok=True)
                 self.skipped.unlink(missing_ok=True)
             elif self.partial_skipped.exists():
-                os.replace(self.partial_skipped, self.skipped)
-            order = Path(f"{self.path}.order")
-            order.unlink(missing_ok=True)
+                durable.replace(self.partial_skipped, self.skipped)
             if "shard" in content:
-                manifest.write_atomic(order, self.journal.read_bytes())
+                manifest.write_atomic(self.order, self.journal.read_bytes())
+            else:
+                self.order.unlink(missing_ok=True)
             # The last rename: after a kill at any point before it, the same command finishes the work.
-            os.replace(self.partial, self.path)
+            durable.replace(self.partial, self.path)
             self._ahead.unlink(missing_ok=True)
             self.partial_manifest.unlink(missing_ok=True)
             self.journal.unlink(missing_ok=True)
@@ -260,12 +252,15 @@ def settle(path: str) -> None:
 
 def skip_reasons(path: str) -> Counter[str]:
     """How often each reason occurs among the skipped records of a finished output."""
-    return Counter(json.loads(line)["error"] for line in _lines(Path(f"{path}.skipped.jsonl")))
+    return Counter(json.loads(line)["error"] for line in complete_lines(Path(f"{path}.skipped.jsonl")))
 
 
-def require_output(name: str, counts: Counts, reasons: Counter[str], output: str) -> None:
-    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred."""
-    if counts.skipped and not counts.records_out:
+def require_output(name: str, counts: Counts, reasons: Counter[str], output: str, shard: str | None = None) -> None:
+    """CaiError if every record was skipped: a script must not continue with nothing. `reasons`: how often each occurred.
+
+    One shard of several may have nothing but skipped records; then `cai join` checks all of them together.
+    """
+    if counts.skipped and not counts.records_out and (shard or "1/1").endswith("/1"):
         (reason, times), *_ = reasons.most_common(1) or [("unknown", counts.skipped)]
         see = f"; see {output}.skipped.jsonl" if Path(f"{output}.skipped.jsonl").is_file() else ""
         raise CaiError(f"{name}: every record was skipped{see}; most frequent reason ({times:,} of {counts.skipped:,}): {reason}")
@@ -283,7 +278,12 @@ def _written_to_stream(path: str, parts: Iterable[bytes]) -> bool:
         return False
     with stream:
         for part in parts:
-            write_all(stream, part)
+            try:
+                write_all(stream, part)
+            except BrokenPipeError:
+                raise
+            except OSError as problem:
+                raise failed(STDOUT if path == "-" else path, problem) from None
     return True
 
 
@@ -292,7 +292,7 @@ def write_text(path: str, text: str) -> None:
     if _written_to_stream(path, [text.encode()]):
         return
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(Path(path).parent)
         manifest.write_atomic(path, text.encode())
     except OSError as problem:
         raise failed(path, problem) from None
@@ -306,21 +306,23 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequ
     """
     if _written_to_stream(path, lines):
         return
-    partial = Path(f"{path}.partial")
-    digest = sha256()
+    partial, beside, digest = Path(f"{path}.partial"), Path(f"{path}.skipped.jsonl"), sha256()
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
+        durable.make_folder(partial.parent)
+        with locked(partial) as lock, io.BufferedWriter(lock) as stream:
+            lock.truncate(0)
+            for name in (f"{path}.manifest.json", beside):
+                manifest.remove_leftovers(name)
             for line in lines:
                 digest.update(line)
                 stream.write(line)
-        made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
-        content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
-        manifest.write(f"{path}.manifest.json", content)
-        beside = Path(f"{path}.skipped.jsonl")
-        beside.unlink(missing_ok=True)
-        if skipped:
-            manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
-        os.replace(partial, path)
+            stream.flush()
+            made = {"command": manifest.command_line(), "finished": manifest.now(), "versions": manifest.versions()}
+            content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
+            manifest.write(f"{path}.manifest.json", content)
+            beside.unlink(missing_ok=True)
+            if skipped:
+                manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
+            durable.replace(partial, path)
     except OSError as problem:
         raise failed(path, problem) from None

@@ -114,9 +114,17 @@ def _groups(path: str, skipped: bool) -> Iterator[tuple[int, list[bytes]]]:
     held = Path(f"{path}.skipped.jsonl" if skipped else path)
     with open(f"{path}.order", "rb") as order, open(held if held.exists() else os.devnull, "rb") as stream:
         for entry in order:
-            name, *counts = json.loads(entry)
-            wanted = counts[skipped]
-            lines = list(islice(stream, wanted))
-            if len(lines) != wanted:
-                raise InputError(f"{held}: lacks lines that {path}.order lists; make the shard again with --restart")
+            try:
+                name, *counts = json.loads(entry)
+            except ValueError:
+                raise _damaged(path, held) from None
+            lines = list(islice(stream, counts[skipped]))
+            if len(lines) != counts[skipped]:
+                raise _damaged(path, held)
             yield int(name.partition(":")[0]), lines
+        if next(stream, None):
+            raise _damaged(path, held)
+
+
+def _damaged(path: str, held: Path) -> InputError:
+    return InputError(f"{held}: does not hold the lines that {path}.order lists; make the shard again with --restart")

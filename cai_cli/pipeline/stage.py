@@ -126,7 +126,7 @@ def run(job: Job, files: RunOptions) -> Counts:
         runner.answers.close()
         output.close()
     _summary(job, files, output.counts)
-    outputs.require_output(job.name, output.counts, output.reasons(), files.output)
+    outputs.require_output(job.name, output.counts, output.reasons(), files.output, files.shard)
     return output.counts
 
 
@@ -146,7 +146,7 @@ def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Count
     if job.observer:
         for record in jsonl.read(files.output):
             job.observer.reason(record)
-    outputs.require_output(job.name, counts, outputs.skip_reasons(files.output), files.output)
+    outputs.require_output(job.name, counts, outputs.skip_reasons(files.output), files.output, files.shard)
     return counts
 
 

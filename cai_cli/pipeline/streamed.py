@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.ahead import Ahead
+from cai_cli.pipeline.disk import STDOUT, failed, write_all
 from cai_cli.pipeline.manifest import Manifest
 
 Tokens = tuple[int, int, int, int]
@@ -52,20 +52,6 @@ class Counts:
 
 BUFFER, DELAY = 2**16, 0.1
 """Records are given to the operating system when they have so many bytes, or so many seconds after the ones before."""
-
-
-def failed(path: str | Path, problem: OSError) -> CaiError:
-    """The error for a file that could not be written."""
-    if problem.errno == errno.ENOSPC:
-        return CaiError(f"{path}: the disk is full; finished work is kept: free some space and run the same command again")
-    return CaiError(f"{path}: could not be written ({(problem.strerror or str(problem)).lower()})")
-
-
-def write_all(stream: IO[bytes], data: bytes | bytearray) -> None:
-    """Write all of `data`: one write to an unbuffered stream may write only a part."""
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]
 
 
 class StreamOutput:
@@ -105,7 +91,7 @@ class StreamOutput:
         except BrokenPipeError:  # the command ends without a message
             raise
         except OSError as problem:
-            raise failed("standard output", problem) from None
+            raise failed(STDOUT, problem) from None
         self._buffer = bytearray()
         self._flushed = time.monotonic()
 
@@ -113,7 +99,10 @@ class StreamOutput:
         """Write what is left, and the manifest to the path of --manifest, if it was given."""
         self.flush()
         if self.manifest_path:
-            manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+            try:
+                manifest.write(self.manifest_path, {**content, "output": {"path": "-", "sha256": self._sha.hexdigest()}})
+            except OSError as problem:
+                raise failed(self.manifest_path, problem) from None
 
     def reasons(self) -> Counter[str]:
         """How often each reason for skipping occurred."""

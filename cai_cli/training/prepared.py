@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, get_typ
 
 import cai_cli
 from cai_cli import streams
-from cai_cli.data import jsonl
+from cai_cli.data import durable, jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import digest
@@ -133,7 +133,7 @@ def prepared(
                 for source in sources:
                     if manifest.hash_file(source.path) != source.sha256:
                         raise InputError(f"{source.path}: was changed while it was read; run the command again")
-                os.replace(partial, target)
+                durable.replace(partial, target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         os.utime(target)

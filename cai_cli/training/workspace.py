@@ -21,13 +21,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cai_cli.data import jsonl
+from cai_cli.data import durable, jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from cai_cli.training import ranks
 
-_FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed")
+_FULL = ("No space left", "File too large", "PytorchStreamWriter", "file write failed", "unexpected pos")
 """Words in the errors of torch and safetensors for a full disk or quota."""
 COMPLETE = "complete"
 """The file that marks a complete checkpoint."""
@@ -64,14 +64,14 @@ class Workspace:
             # a run that was killed between the rename and the manifest is unfinished
             if (self.path / RUNNING).exists() and not (self.path / "manifest.json").exists() and not self.partial.exists():
                 os.rename(self.path, self.partial)
-            self.partial.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(self.partial)
             self._lock()
             if (self.partial / RUNNING).exists() and not restart:
                 manifest.require_same(manifest.read(self.partial / RUNNING), fingerprint, str(self.partial))
             else:
                 self._clear()
                 manifest.write(self.partial / RUNNING, {"fingerprint": fingerprint, "command": manifest.command_line()})
-            self.checkpoints.mkdir(exist_ok=True)
+            durable.make_folder(self.checkpoints)
             self._keep(self._newest())
 
     def _lock(self) -> None:
@@ -111,9 +111,12 @@ class Workspace:
         newest = self.checkpoints / f"checkpoint-{step}"
         ranks.wait()  # until each process has saved its part
         if ranks.is_first():
-            sync(newest)
+            # the steps' lines and the checkpoint; only then its mark
+            for path in (*filter(Path.is_file, self.partial.iterdir()), self.partial, self.checkpoints):
+                durable.flush(path)
+            durable.sync(newest)
             (newest / COMPLETE).touch()
-            sync(newest)
+            durable.sync(newest)
             self._keep(newest)
         self.checkpoint = newest
 
@@ -137,16 +140,14 @@ class Workspace:
         if not ranks.is_first():
             return
         with disk_errors(self.path):
-            sync(self.partial)
+            durable.sync(self.partial)
             if self.path.exists():
                 (self.path / "manifest.json").unlink(missing_ok=True)
                 shutil.rmtree(self.path)
-            os.rename(self.partial, self.path)
+            durable.replace(self.partial, self.path)
             # a run that is killed before this line resumes; one that is killed after it only leaves files that nothing needs
             manifest.write(self.path / "manifest.json", content)
-            shutil.rmtree(self.path / "checkpoints")
-            (self.path / ".lock").unlink()
-            (self.path / RUNNING).unlink()
+            _remove_unfinished(self.path)
         self._release()
 
 
@@ -184,8 +185,17 @@ def finished(output: str, step: str, fingerprint: dict[str, Any]) -> manifest.Ma
         made = manifest.of_same_run(path / "manifest.json", step, path, fingerprint)
     if not any(ranks.any_of(made is not None)):  # all agree, even if their file systems show a change at different times
         return None
+    if ranks.is_first():
+        _remove_unfinished(path)
     manifest.touch(path / "manifest.json")
     return made or {}
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove from a finished directory what only an unfinished run needs. A run that was killed just now may have left it."""
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    for name in (".lock", RUNNING):
+        (path / name).unlink(missing_ok=True)
 
 
 def require_replaceable(path: Path) -> None:
@@ -210,16 +220,6 @@ def open_to_readers(folder: Path) -> None:
     os.umask(umask)
     for path in folder.glob("*.safetensors"):
         path.chmod(0o666 & ~umask)
-
-
-def sync(folder: Path) -> None:
-    """Flush a directory's files and subdirectories to the disk: a crash of the machine then cannot lose finished work."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

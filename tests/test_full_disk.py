@@ -1,0 +1,154 @@
+"""A disk that is full at any page: each file that a command writes fails once, in one sentence, and the command then continues."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Here
+from tests.killing import TRAINERS, Killer, Order, killer
+from tests.processes import shell
+from tests.rows import asks, preferences, read_jsonl, revisions, rl_prompts, write_jsonl
+from tests.tiny import EXACT, TRANSFORMERS
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Disk:
+    """A small file system. `leave` fills it so that a number of pages is free."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.filler = folder, folder / "filler"
+
+    def leave(self, pages: int) -> None:
+        self.filler.unlink(missing_ok=True)
+        free = os.statvfs(self.folder).f_bavail - pages
+        with self.filler.open("wb") as stream:
+            stream.write(bytes(max(0, free) * PAGE))
+
+    def empty(self) -> None:
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a file system of its own cannot be mounted here, which needs root: {done.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def kill() -> Iterator[Killer]:
+    with killer() as found:
+        yield found
+
+
+def filled(run: Killer, disk: Disk, commands: list[list[str]], pages: int, log: Path) -> bool:
+    """Run the commands on a disk with so few pages, and again with space. Returns whether a command found the disk full."""
+    disk.leave(pages)
+    full = False
+    for command in commands:
+        if (end := run(Order(command, str(log)))).code:
+            said = log.read_text().strip().splitlines()
+            assert end.code == 1, said
+            assert said[-1].startswith("cai: "), said
+            assert "the disk is full" in said[-1], said
+            assert "Traceback" not in log.read_text(), said
+            full = True
+            disk.filler.unlink(missing_ok=True)
+            assert run(Order(command, str(log))).code == 0, log.read_text()
+    return full
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder but the manifests, which hold times, and what their journals say without the seconds."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "filler" and "manifest" not in path.name}
+    return {name: b"\n".join(line.rpartition(b",")[0] for line in data.splitlines()) if name.endswith(".order") else data
+            for name, data in found.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["sample", *(pytest.param(step, marks=pytest.mark.soak) for step in ("label", "score"))])
+def test_a_step_whose_disk_fills_up_at_any_page_continues(
+    step: str, kill: Killer, disk: Disk, tiny: str, tiny_pm: str, tmp_path: Path
+) -> None:
+    """OUT.partial, its journal and fingerprint, the skipped records, the manifest, OUT.order, and the files of `cai join`."""
+    answers = {} if step == "sample" else {"responses": ["Yes.", "No."]}
+    rows = [{**row, **answers} for row in asks(16)]
+    rows[2]["prompt"] = rows[9]["prompt"] = "q7 " * 1500  # skipped, because it has more than 4,096 tokens
+    source, out = write_jsonl(tmp_path / "in.jsonl", rows), disk.folder / "out.jsonl"
+    flags = {"sample": EXACT, "label": (*TRANSFORMERS, "--deterministic", "--few-shot", "0")}.get(
+        step, (*TRANSFORMERS, "--batch-size", "1")
+    )
+    command = [step, source, "-m", tiny_pm if step == "score" else tiny, *flags, "--shard", "1/1", "-o", str(out)]
+    commands = [command, ["join", str(out), "-o", str(disk.folder / "joined.jsonl")]]
+    assert not filled(kill, disk, commands, 16_000, tmp_path / "log")
+    expected, pages, failures = files(disk.folder), 0, 0
+    while True:
+        disk.empty()
+        full = filled(kill, disk, commands, pages, tmp_path / "log")
+        assert files(disk.folder) == expected
+        if not full:
+            break
+        pages, failures = pages + 1, failures + 1
+    print(f"\n{step}: full at each of {failures} pages")
+    assert failures > 6
+
+
+def test_a_full_device_is_one_sentence(here: Here, prompts: str, tmp_path: Path) -> None:
+    """What commands print, and what they write to a device, which stays one."""
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    here("mix", prompts, "-o", tmp_path / "mixed.jsonl")
+    for words in (["report", str(tmp_path)], ["mix", prompts]):
+        assert f"cai: {full}: the disk is full; " in here(*words, "-o", full, code=1).err
+    for name in ("show", "mix"):
+        assert (
+            "cai: standard output: the disk is full; free some space" in shell(f"cai {name} {prompts} > /dev/full", code=1).stderr
+        )
+    assert full.is_symlink()
+
+
+def test_without_space_for_its_cache_a_judge_goes_on(disk: Disk, tiny: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{**row, "responses": ["Yes.", "No."]} for row in asks(24)])
+    with killer(CAI_NO_CACHE="", XDG_CACHE_HOME=str(disk.folder)) as run:
+        for pages in (0, 4):
+            disk.empty()
+            disk.leave(pages)
+            out, log = tmp_path / f"{pages}.jsonl", tmp_path / "log"
+            command = ["label", source, "-m", tiny, *TRANSFORMERS, "--few-shot", "0", "-o", str(out)]
+            assert run(Order(command, str(log))).code == 0, log.read_text()
+            assert "so answers are not kept" in log.read_text()
+            assert len(read_jsonl(out)) == 24
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("step", ["train-sft", "train-pm", "train-dpo", "rl"])
+def test_a_trainer_whose_disk_fills_up_continues(step: str, disk: Disk, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    """Checkpoints, the steps' lines, the lists of records, the model, its card, the manifest, and the prepared examples."""
+    rows = {"train-sft": revisions(16), "rl": rl_prompts(8)}.get(step, preferences())
+    source, out = write_jsonl(tmp_path / "in.jsonl", rows), disk.folder / "out"
+    command = [step, source, "-m", tiny, "--steps", "6", "--save-every", "2", "--dtype", "float32", "--batch-size", "4"]
+    command += ["--pm", tiny_pm, "--max-tokens", "8", "--num-generations", "4"] if step == "rl" else []
+    command += ["-o", str(out)]
+    with killer(*TRAINERS, XDG_CACHE_HOME=str(disk.folder / "cache")) as run:
+        assert not filled(run, disk, [command], 16_000, tmp_path / "log")
+        weights = (out / "model.safetensors").read_bytes()
+        used = sum(path.stat().st_blocks * 512 // PAGE for path in disk.folder.rglob("*") if path != disk.filler)
+        failures = 0
+        for part in range(16):
+            disk.empty()
+            failures += filled(run, disk, [command], part * used // 4, tmp_path / "log")
+            assert (out / "model.safetensors").read_bytes() == weights
+    print(f"\n{step}: full {failures} times")
+    assert failures > 3
