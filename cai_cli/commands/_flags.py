@@ -150,7 +150,7 @@ class Model(Workers):
     model: Annotated[str, Option("--model", "-m", help="A model directory (safetensors), or a Hugging Face name OWNER/MODEL.")]
     engine: Annotated[
         EngineName,
-        Option("--engine", help="auto: vllm if it is installed and can run here, else transformers. ray: workers on a cluster."),
+        Option("--engine", help="auto: vllm if it is installed and can run here, else transformers. ray: on a cluster."),
     ] = EngineName.auto
     dtype: Annotated[
         Dtype,

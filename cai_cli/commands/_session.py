@@ -154,7 +154,7 @@ class Session:
         options |= extra
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
-            _decides(options, self.state, self.model.trust_remote_code) if self.exact else None,
+            _decides(options, self.setup, self.state) if self.exact and model_hash else None,
         )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
 
@@ -209,15 +209,16 @@ def _require_unchanged(folder: Path, state: ModelState) -> None:
         raise CaiError(f"{folder}: the model was changed while the command waited for its first record; start it again")
 
 
-def _decides(options: Record, state: ModelState, trust_remote_code: bool) -> Record | None:
+def _decides(options: Record, setup: select.Setup, state: ModelState) -> Record | None:
     """What decides a judge's answers besides the request; None if they are not kept."""
-    if trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
+    if setup.trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
         return None
     deterministic = options.get("deterministic", False)
     large = sum(size for _, size, _ in state) > manifest.WHOLE  # its hash does not read every byte
     return {
         **{name: options[name] for name in ("model", "dtype", "engine", "vllm") if name in options},
         **({"files": state} if large else {}),
+        **({"ray": True} if setup.ray else {}),  # "machine" is not the one that computes
         "deterministic": deterministic,
         "machine": answers.machine(deterministic),
         "versions": manifest.versions(),
@@ -287,6 +288,6 @@ class ScoringSession:
         options |= _vllm_options(self.workers)
         about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
         context = models.context_length(self.folder)
-        decides = _decides(options, self.state, self.trust)
+        decides = _decides(options, self.setup, self.state)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)
         _run(job, stage.RunOptions(**asdict(self.files)), self.workers)

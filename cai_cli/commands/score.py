@@ -74,7 +74,7 @@ def app(
     workers: Workers,
     engine: Annotated[
         EngineName,
-        Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers. ray: workers on a cluster."),
+        Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers. ray: on a cluster."),
     ] = EngineName.auto,
     dtype: Annotated[
         Dtype, Option("--dtype", help="auto: float32, unless its weights take more than half of the memory.")

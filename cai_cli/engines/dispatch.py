@@ -6,6 +6,7 @@ costs nothing but time: its requests go to the others.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -19,14 +20,17 @@ from cai_cli.errors import CaiError
 POLL = 0.05
 """Seconds to wait for a result before the feed is asked again: a pipe may have brought a record in the meantime."""
 
+PATIENCE = 600.0
+"""Seconds to wait for a worker when all are lost."""
+
 
 class WorkerLost(Exception):
     """The worker has ended, or cannot be reached any more. Its requests must be computed elsewhere."""
 
-    def __init__(self, reason: str, back: Future[Worker] | None = None) -> None:
-        """`back`: a worker in its place, if one is being started."""
+    def __init__(self, reason: str, replace: Callable[[], Future[Worker]] | None = None) -> None:
+        """`replace`: waits for a worker in its place, which may never come. None: there will be none."""
         super().__init__(reason)
-        self.back = back
+        self.replace = replace
 
 
 class Worker(Protocol):
@@ -50,6 +54,7 @@ class Dispatcher:
         """How many requests each worker has. A lost worker is not in it."""
         self.away: list[Future[Worker]] = []
         """The workers that are being started."""
+        self.since = time.monotonic()  # when the last one was lost
 
     @property
     def workers(self) -> int:
@@ -83,7 +88,7 @@ class Dispatcher:
                     break
                 submit(*entry)
                 in_flight += 1
-            if not in_flight:  # the feed has ended: it yields None only while results are due
+            if ended and not in_flight:
                 return
             try:
                 worker, key, request, future = done.get(timeout=None if ended and not self.away else POLL)
@@ -104,11 +109,12 @@ class Dispatcher:
         """Take the workers that have started. CaiError if there is none, and none to wait for."""
         for back in [future for future in self.away if future.done()]:
             self.away.remove(back)
-            if problem := back.exception():
-                streams.warn(f"a worker could not be started: {problem}")
-            else:
+            problem = back.exception()
+            if problem is None:
                 self.busy[back.result()] = 0
-        if not self.busy and not self.away:
+            elif not isinstance(problem, WorkerLost):  # that it was lost has been said
+                streams.warn(f"a worker could not be started: {problem}")
+        if not self.busy and (not self.away or time.monotonic() - self.since > PATIENCE):
             raise CaiError("no worker is left; the same command continues")
 
     def _lose(self, worker: Worker, lost: WorkerLost) -> None:
@@ -116,8 +122,9 @@ class Dispatcher:
         if worker not in self.busy:
             return
         del self.busy[worker]
-        self.away += [lost.back] if lost.back else []
+        self.away += [lost.replace()] if lost.replace else []
+        self.since = time.monotonic()
         if not self.busy and not self.away:
             raise CaiError(f"{worker.name} was lost ({lost}), and no other is left; the same command continues")
-        rest = f"the other {len(self.busy)} continue with its requests" if self.busy else "no other is left"
-        streams.warn(f"{worker.name} was lost ({lost}); {rest}{'; another is being started' if lost.back else ''}")
+        rest = f"the other {len(self.busy)} continue with its requests" if self.busy else "waiting until another has started"
+        streams.warn(f"{worker.name} was lost ({lost}); {rest}")

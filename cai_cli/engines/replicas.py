@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import suppress
 from itertools import count
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -51,10 +52,8 @@ class Replica:
         future, number = Future[Result](), next(self._serial)
         with self._lock:
             self._waiting[number] = future
-            try:
+            with suppress(OSError):  # the other thread sees the end too
                 self._connection.send((number, request))
-            except OSError:
-                pass  # the other thread sees the end too
             if self._lost:
                 self._fail()
         return future

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from stat import S_ISFIFO
@@ -14,7 +16,7 @@ from typing import Any
 from cai_cli import streams
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 
 
 def vllm_problem() -> str | None:
@@ -31,7 +33,10 @@ def vllm_problem() -> str | None:
 
 
 def pick(name: str, deterministic: bool = False) -> str:
-    """The engine for a value of `--engine`: "vllm" or "transformers". InputError if it cannot run here."""
+    """The engine for a value of `--engine`: "vllm" or "transformers"; for "ray" the one of its workers.
+
+    InputError if it cannot run here.
+    """
     if name == "auto":
         return "transformers" if deterministic or vllm_problem() else "vllm"
     if name == "vllm":
@@ -39,6 +44,10 @@ def pick(name: str, deterministic: bool = False) -> str:
             raise InputError("--deterministic needs --engine transformers")
         if problem := vllm_problem():
             raise InputError(problem)
+    if name == "ray":  # decided without a look at this machine's hardware, because the workers run elsewhere
+        if util.find_spec("ray") is None:
+            raise InputError("--engine ray: Ray is not installed; install the extra `ray`")
+        return "transformers" if deterministic or util.find_spec("vllm") is None else "vllm"
     return name
 
 
@@ -83,6 +92,11 @@ def vllm_arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of a model's configuration and weights."""
+    return {path.name: path.stat().st_size for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]}
+
+
 @dataclass(frozen=True)
 class Setup:
     """A model and how it runs. It can be pickled, so that another process can open the same."""
@@ -123,7 +137,7 @@ class Setup:
 
     def count(self) -> int:
         """The number of replicas on this machine. InputError if it has too few GPUs for them."""
-        if not (there := len(models.gpus())):
+        if self.ray or not (there := len(models.gpus())):
             return self.replicas or 1
         if (need := self.gpus_each * (self.replicas or 1)) > there:
             asked = f"{streams.plural(self.replicas or 1, 'replica')} of {streams.plural(self.gpus_each, 'GPU')}"
@@ -145,11 +159,28 @@ class Setup:
 
     def open(self) -> Engine:
         """Load the model. CaiError if that fails."""
+        if self.ray:
+            import torch
+
+            from cai_cli.engines.ray import open_ray
+
+            threads = torch.get_num_threads() if self.deterministic else 0  # it decides the last digits of sums
+            opened = partial(self.open_on_node, _sizes(self.folder))
+            return open_ray(opened, self.ray, self.gpus_each, self.replicas, EACH, threads)
         if self.count() > 1:
             from cai_cli.engines.replicas import open_replicas
 
             return open_replicas(self.open_one, self.environments(), EACH)
         return self.open_one()
+
+    def open_on_node(self, sizes: dict[str, int]) -> Engine:
+        """Load the model on a machine of a cluster. `sizes`: see `_sizes`. CaiError if it lacks this model, or the engine."""
+        if self.engine == "vllm" and (problem := vllm_problem()):
+            raise CaiError(problem)
+        folder = self.folder if self.folder.is_dir() else models.resolve(self.name)
+        if _sizes(folder) != sizes:
+            raise CaiError(f"{folder}: not the model that the command read; every node needs the same files at the same path")
+        return dataclasses.replace(self, folder=folder).open_one()
 
     def open_one(self) -> Engine:
         """Load the model into one engine in this process."""
@@ -157,9 +188,12 @@ class Setup:
         if self.engine == "vllm":
             from cai_cli.engines.vllm import VllmEngine, VllmPreferenceModel
 
-            parallel = {"tensor_parallel_size": self.tensor_parallel, "pipeline_parallel_size": self.pipeline_parallel}
+            parallel: dict[str, Any] = {}
+            if self.gpus_each > 1:
+                parallel = {"tensor_parallel_size": self.tensor_parallel, "pipeline_parallel_size": self.pipeline_parallel}
+                parallel["distributed_executor_backend"] = "mp"  # in a Ray actor vLLM would look for other nodes
             kind = VllmPreferenceModel if self.preference_model else VllmEngine
-            return kind(self.folder, dtype, self.gpu_memory, self.trust_remote_code, **self.vllm, **parallel)
+            return kind(self.folder, dtype, self.gpu_memory, self.trust_remote_code, **(parallel | self.vllm))
         if self.preference_model:
             from cai_cli.engines.scorer import PreferenceModel
 

@@ -168,7 +168,7 @@ class VllmPreferenceModel(VllmEngine):
 
 
 def _reason(problem: Exception) -> str:
-    """What vLLM says in the first line of an error; of pydantic's errors in the third, below a heading and the argument's name."""
+    """The first line of vLLM's error; of one of pydantic's the third, below a heading and the argument's name."""
     lines = [line.strip() for line in str(problem).splitlines()]
     found = lines[2] if len(lines) > 2 and "validation error" in lines[0] else "".join(lines[:1])
     return found[:300] or type(problem).__name__
