@@ -56,7 +56,8 @@ def test_the_least_busy_gets_the_next_and_none_more_than_its_share(slow: bool) -
     engine = Dispatcher([quick, idle], 100, each=3)
     assert scores(engine.run(feed(asked(40), slow))) == list(range(40))
     assert max(quick.most, idle.most) <= 3
-    assert quick.done > idle.done > 0
+    assert quick.done > idle.done
+    assert slow or idle.done  # one that comes alone may always find the first worker free
 
 
 def test_requests_of_a_lost_worker_go_to_the_others(capfd: pytest.CaptureFixture[str]) -> None:
