@@ -26,6 +26,23 @@ class EngineName(str, Enum):
     ray = "ray"
 
 
+class LocalEngine(str, Enum):
+    """--engine of a command that loads its model itself."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class ScorerEngine(str, Enum):
+    """--engine of a command that runs a preference model."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+    ray = "ray"
+
+
 class Dtype(str, Enum):
     """--dtype."""
 

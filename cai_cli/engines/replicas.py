@@ -80,7 +80,8 @@ class Replica:
                 self._fail()
 
     def _fail(self) -> None:
-        for future in [self.ready, *self._waiting.values()]:
+        futures: list[Future[Any]] = [self.ready, *self._waiting.values()]
+        for future in futures:
             if not future.done():
                 future.set_exception(WorkerLost(self._lost))
         self._waiting.clear()

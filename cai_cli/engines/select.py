@@ -125,6 +125,8 @@ class Setup:
 
     def __post_init__(self) -> None:
         """InputError if the engine does not have what is asked for."""
+        if self.engine not in ("vllm", "transformers") and self.replicas:
+            raise InputError(f"--replicas: --engine {self.engine} loads no model here")
         if self.engine != "vllm" and (self.gpus_each > 1 or self.vllm):
             raise InputError(
                 f"--tensor-parallel, --pipeline-parallel and --vllm need the vllm engine; this run has --engine {self.engine}"

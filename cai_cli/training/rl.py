@@ -132,8 +132,6 @@ def generator(engine: str, context: int, gpu_memory: float = VLLM_MEMORY) -> dic
     "auto" takes vLLM if it is installed and there is a GPU. `context`: the longest conversation, in tokens. InputError for
     "vllm" without either.
     """
-    if engine == "ray":
-        raise InputError("--engine ray: RL generates in its own processes; use another engine")
     can = models.device() == "cuda" and find_spec("vllm") is not None
     if engine == "vllm" and not can:
         raise InputError(
