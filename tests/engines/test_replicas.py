@@ -154,9 +154,10 @@ def test_flags_of_vllm_are_refused_elsewhere(here: Here, prompts: str, broken_mo
 @pytest.mark.vllm
 @pytest.mark.usefixtures("needs_vllm")
 def test_two_vllm_engines_of_which_one_is_killed(real: Path, tmp_path: Path) -> None:
-    """The real engine and model; the texts are those of one engine, except where rounding depends on the batch."""
+    """The real engine and model, each replica bound to its share of the cores."""
     source = ROOT / "examples" / "red-team.jsonl"
-    flags = ("--engine", "vllm", "--dtype", "float32", "--limit", 48, "--max-tokens", 48, *TWO, "-o", tmp_path / "out")
+    eager = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true")  # starts sooner
+    flags = (*eager, "--limit", 48, "--max-tokens", 48, *TWO, "-o", tmp_path / "out")
     process = start("sample", source, "-m", real, *flags)
     wait_for_lines(tmp_path / "out.partial", 4, process, seconds=600)
     pids = replicas_of(process)
