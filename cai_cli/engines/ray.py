@@ -109,10 +109,11 @@ def _first(problem: Exception) -> str:
 def connect(address: str) -> None:
     """Connect to a cluster; "local" starts one, which ends with this process. CaiError if that fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # by default 30, too few on a busy machine
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces this change of its own at every start
     import ray
 
-    own = {"include_dashboard": False, "object_store_memory": STORE} if address == "local" else {}
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)

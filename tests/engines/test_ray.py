@@ -67,7 +67,7 @@ def test_a_node_that_is_killed_costs_no_record(here: Here, cluster: Any, tiny: s
 def test_an_actor_that_is_lost_is_started_again_and_a_cluster_of_the_command_ends_with_it(
     here: Here, needs_ray: None, tiny: str, tmp_path: Path
 ) -> None:
-    """The command itself is killed first; then its only actor, twice as many times as there are others to take over."""
+    """The command itself is killed first, then its only actor."""
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
     command = ("sample", prompts, "-m", tiny, "--max-tokens", 16)
     here(*command, *EXACT, "--max-tokens", 16, "-o", tmp_path / "one")
