@@ -109,7 +109,6 @@ def _first(problem: Exception) -> str:
 def connect(address: str) -> None:
     """Connect to a cluster; "local" starts one, which ends with this process. CaiError if that fails."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # by default 30, too few on a busy machine
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces this change of its own at every start
     import ray
 
