@@ -51,9 +51,9 @@ def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str]) -> None:
+def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
     """Wait until a file has this many lines. AssertionError if the process ends before that."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         if count_lines(path) >= lines:
             return

@@ -41,6 +41,7 @@ _PANELS = {
     "IO": "Input",
     "ImportFlags": "Input",
     "Model": "Model",
+    "Workers": "Many GPUs",
     "Prompting": "Model",
     "Sampling": "Sampling",
     "Principles": "Principles",
@@ -48,7 +49,11 @@ _PANELS = {
     "Run": "Training",
 }
 """The panel in the help of each dataclass of flags, and of those derived from it."""
-_OWN_PANELS = dict.fromkeys(("output", "restart", "manifest", "dry_run", "quiet"), "Output") | {"model": "Model", "debug": None}
+_OWN_PANELS = (
+    dict.fromkeys(("output", "restart", "manifest", "dry_run", "quiet"), "Output")
+    | dict.fromkeys(("replicas", "tensor_parallel", "pipeline_parallel", "vllm", "address"), "Many GPUs")
+    | {"model": "Model", "debug": None}
+)
 """Fields that have another panel than their dataclass. None: the panel of the command's own flags."""
 _ORDER = (None, *dict.fromkeys(_PANELS.values()), "Output")
 """The order of the panels."""

@@ -23,6 +23,24 @@ class EngineName(str, Enum):
     auto = "auto"
     vllm = "vllm"
     transformers = "transformers"
+    ray = "ray"
+
+
+class LocalEngine(str, Enum):
+    """--engine of a command that loads its model itself."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class ScorerEngine(str, Enum):
+    """--engine of a command that runs a preference model."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+    ray = "ray"
 
 
 class Dtype(str, Enum):
@@ -118,13 +136,38 @@ class ShardIO(IO):
             raise InputError(f"--shard {self.shard}: give an input file and -o FILE; --shard 1/1 takes all records")
 
 
+@dataclass(kw_only=True)
+class Workers:
+    """How many GPUs and machines a model runs on."""
+
+    replicas: Annotated[
+        int | None,
+        Option("--replicas", min=1, metavar="N", help="Engines that share the work; by default as many as there are GPUs for."),
+    ] = None
+    tensor_parallel: Annotated[
+        int, Option("--tensor-parallel", min=1, metavar="N", help="GPUs that share each layer of a model (vllm engine).")
+    ] = 1
+    pipeline_parallel: Annotated[
+        int, Option("--pipeline-parallel", min=1, metavar="N", help="Parts of a model, each with GPUs of its own (vllm engine).")
+    ] = 1
+    vllm: Annotated[
+        list[str] | None,
+        Option("--vllm", metavar="KEY=VALUE", help="Set an argument of vLLM's engine, as JSON or a text; repeatable."),
+    ] = None
+    address: Annotated[
+        str | None,
+        Option("--address", help="The Ray cluster: auto, HOST:PORT or ray://HOST:PORT; by default one is started here."),
+    ] = None
+
+
 @dataclass
-class Model:
+class Model(Workers):
     """The model, and how it runs."""
 
     model: Annotated[str, Option("--model", "-m", help="A model directory (safetensors), or a Hugging Face name OWNER/MODEL.")]
     engine: Annotated[
-        EngineName, Option("--engine", help="auto: vllm if it is installed and can run here, else transformers.")
+        EngineName,
+        Option("--engine", help="auto: vllm if it is installed and can run here, else transformers. ray: on a cluster."),
     ] = EngineName.auto
     dtype: Annotated[
         Dtype,

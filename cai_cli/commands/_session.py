@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.commands._command import require_input
-from cai_cli.commands._flags import IO, Model, Prompting, Sampling
+from cai_cli.commands._flags import IO, Model, Prompting, Sampling, Workers
 from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines import answers, models, select
 from cai_cli.engines.base import Engine, Request
+from cai_cli.engines.dispatch import Dispatcher
 from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
@@ -75,8 +76,15 @@ class Session:
 
     def open(self) -> Engine:
         """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
+        found = self.setup.open()
+        _require_unchanged(self.folder, self.state)
+        return found
+
+    @cached_property
+    def setup(self) -> select.Setup:
+        """The model and how it runs. InputError if the engine or this machine does not have what is asked for."""
         m = self.model
-        found = select.Setup(
+        return select.Setup(
             self.engine,
             self.folder,
             self.dtype,
@@ -84,9 +92,8 @@ class Session:
             gpu_memory=self.gpu_memory,
             deterministic=m.deterministic,
             trust_remote_code=m.trust_remote_code,
-        ).open()
-        _require_unchanged(self.folder, self.state)
-        return found
+            **_placing(m, m.engine.value, m.model),
+        )
 
     @cached_property
     def dtype(self) -> str:
@@ -109,7 +116,7 @@ class Session:
         constitution: Constitution | None = None,
         lines: Callable[[], Iterator[Line]] | None = None,
         observer: stage.Observer | None = None,
-        window: int = stage.WINDOW,
+        window: int | None = None,
         **extra: Any,
     ) -> None:
         """Run the step over the input. `extra`: other options that affect the output. See `stage.Job` for the rest."""
@@ -121,7 +128,7 @@ class Session:
             )
         _ = self.format  # fails before the output is opened if --format or --template-arg does not suit the model
         if self.files.dry_run is None:
-            _ = self.engine  # fails before any input is read if the engine cannot run here
+            self.setup.count()  # fails before any input is read if the engine cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
         self.state = manifest.model_state(self.folder)
         model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
@@ -134,6 +141,7 @@ class Session:
             "dtype": dtype,
             "engine": self.engine if self.files.dry_run is None else "",
             "deterministic": self.model.deterministic,
+            **_vllm_options(self.model),
         }
         if constitution:
             drawn = list(constitution.by_id)
@@ -146,9 +154,53 @@ class Session:
         options |= extra
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
-            _decides(options, self.state, self.model.trust_remote_code) if self.exact else None,
+            _decides(options, self.setup, self.state) if self.exact and model_hash else None,
         )  # fmt: skip
-        stage.run(job, stage.RunOptions(**asdict(self.files), window=window))
+        _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
+
+
+def _placing(workers: Workers, engine: str, model: str) -> Record:
+    """The fields of a setup that say where it runs. `engine`: --engine, `model`: --model. InputError for a bad flag."""
+    if workers.address and engine != "ray":
+        raise InputError(f"--address {workers.address}: only --engine ray uses a cluster")
+    return {
+        "tensor_parallel": workers.tensor_parallel,
+        "pipeline_parallel": workers.pipeline_parallel,
+        "replicas": workers.replicas,
+        "vllm": select.vllm_arguments(workers.vllm or []),
+        "ray": workers.address or "local" if engine == "ray" else None,
+        "name": model,
+    }
+
+
+def _vllm_options(workers: Workers) -> Record:
+    """--vllm in the fingerprint, if it is given."""
+    return {"vllm": select.vllm_arguments(workers.vllm)} if workers.vllm else {}
+
+
+def _run(job: stage.Job, files: stage.RunOptions, workers: Workers) -> None:
+    """Run a job, and end its workers. With many, its window grows so that all are busy, and its manifest counts the devices."""
+    load, opened = job.open_engine, list[Dispatcher]()
+    devices = workers.tensor_parallel * workers.pipeline_parallel
+
+    def open_engine() -> Engine:
+        engine = load()
+        count = 1
+        if isinstance(engine, Dispatcher):
+            opened.append(engine)
+            count = engine.workers
+            if files.window == stage.WINDOW:
+                files.window = max(files.window, engine.each * count)
+        if count * devices > 1:
+            job.about["processes"] = count * devices
+        return engine
+
+    job.open_engine = open_engine
+    try:
+        stage.run(job, files)
+    finally:
+        for engine in opened:
+            engine.close()
 
 
 def _require_unchanged(folder: Path, state: ModelState) -> None:
@@ -157,15 +209,16 @@ def _require_unchanged(folder: Path, state: ModelState) -> None:
         raise CaiError(f"{folder}: the model was changed while the command waited for its first record; start it again")
 
 
-def _decides(options: Record, state: ModelState, trust_remote_code: bool) -> Record | None:
+def _decides(options: Record, setup: select.Setup, state: ModelState) -> Record | None:
     """What decides a judge's answers besides the request; None if they are not kept."""
-    if trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
+    if setup.trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
         return None
     deterministic = options.get("deterministic", False)
     large = sum(size for _, size, _ in state) > manifest.WHOLE  # its hash does not read every byte
     return {
-        **{name: options[name] for name in ("model", "dtype", "engine")},
+        **{name: options[name] for name in ("model", "dtype", "engine", "vllm") if name in options},
         **({"files": state} if large else {}),
+        **({"ray": True} if setup.ray else {}),  # "machine" is not the one that computes
         "deterministic": deterministic,
         "machine": answers.machine(deterministic),
         "versions": manifest.versions(),
@@ -184,6 +237,7 @@ class ScoringSession:
         prompting: Prompting,
         engine: str,
         gpu_memory: float | None,
+        workers: Workers,
         trust_remote_code: bool = False,
     ) -> None:
         """InputError if the model is not a preference model."""
@@ -191,13 +245,22 @@ class ScoringSession:
 
         require_input(files.input)
         models.share_cores()
-        self.files, self.model, self.batch_size, self.trust = files, model, batch_size, trust_remote_code
-        self.gpu_memory = select.gpu_memory(gpu_memory, files.input, files.output)
+        self.files, self.model, self.workers, self.trust = files, model, workers, trust_remote_code
         self.folder = models.resolve(model)
         # on a CPU vLLM takes about twenty seconds to start
         self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)
         self.dtype = models.exact_dtype(dtype, self.folder) if files.dry_run is None else ""
+        self.setup = select.Setup(
+            self.engine,
+            self.folder,
+            self.dtype,
+            preference_model=True,
+            batch_size=batch_size,
+            gpu_memory=select.gpu_memory(gpu_memory, files.input, files.output),
+            trust_remote_code=trust_remote_code,
+            **_placing(workers, engine, model),
+        )
         self.options = prompting.options()
         tokenizer = models.load_tokenizer(self.folder, trust_remote_code)
         self.renderer = Renderer(tokenizer, self.options["template_arg"], prompting.fold_system)
@@ -209,8 +272,7 @@ class ScoringSession:
 
     def open(self) -> Engine:
         """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
-        setup = select.Setup(self.engine, self.folder, self.dtype, True, self.batch_size, self.gpu_memory, False, self.trust)
-        found = setup.open()
+        found = self.setup.open()
         _require_unchanged(self.folder, self.state)
         return found
 
@@ -220,9 +282,12 @@ class ScoringSession:
         """Run the step over the input."""
         self.state = manifest.model_state(self.folder)
         sha = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
+        if self.files.dry_run is None:
+            self.setup.count()  # fails before any input is read if there are too few GPUs
         options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
+        options |= _vllm_options(self.workers)
         about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
         context = models.context_length(self.folder)
-        decides = _decides(options, self.state, self.trust)
+        decides = _decides(options, self.setup, self.state)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)
-        stage.run(job, stage.RunOptions(**asdict(self.files)))
+        _run(job, stage.RunOptions(**asdict(self.files)), self.workers)

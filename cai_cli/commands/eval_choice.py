@@ -209,7 +209,7 @@ def _compare(session: Session, seen: Judged) -> None:
 def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) -> None:
     """Score both answers with a preference model."""
     m = model
-    scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory)
+    scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory, m)
     if models.target(scoring.folder) == "score":
         raise InputError(f"{m.model}: predicts ratings (`cai train-pm --target score`), not which of two answers is better")
     seen.name = "PM score"

@@ -16,7 +16,7 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Dtype, EngineName, GpuMemory, ShardIO, TrustRemoteCode
+from cai_cli.commands._flags import AnswerPrompting, Dtype, GpuMemory, ScorerEngine, ShardIO, TrustRemoteCode, Workers
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
@@ -71,9 +71,11 @@ def app(
         str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],
     prompting: AnswerPrompting,
+    workers: Workers,
     engine: Annotated[
-        EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
-    ] = EngineName.auto,
+        ScorerEngine,
+        Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers. ray: on a cluster."),
+    ] = ScorerEngine.auto,
     dtype: Annotated[
         Dtype, Option("--dtype", help="auto: float32, unless its weights take more than half of the memory.")
     ] = Dtype.auto,
@@ -82,7 +84,8 @@ def app(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Score records."""
-    scoring = ScoringSession(files, model, dtype.value, batch_size, prompting, engine.value, gpu_memory, trust_remote_code)
+    asked = model, dtype.value, batch_size
+    scoring = ScoringSession(files, *asked, prompting, engine.value, gpu_memory, workers, trust_remote_code)
 
     def program(record: Record) -> Steps[list[Record]]:
         require_answered(record)

@@ -6,7 +6,9 @@ costs nothing but time: its requests go to the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -18,9 +20,17 @@ from cai_cli.errors import CaiError
 POLL = 0.05
 """Seconds to wait for a result before the feed is asked again: a pipe may have brought a record in the meantime."""
 
+PATIENCE = 600.0
+"""Seconds to wait for a worker when all are lost."""
+
 
 class WorkerLost(Exception):
     """The worker has ended, or cannot be reached any more. Its requests must be computed elsewhere."""
+
+    def __init__(self, reason: str, replace: Callable[[], Future[Worker]] | None = None) -> None:
+        """`replace`: waits for a worker in its place, which may never come. None: there will be none."""
+        super().__init__(reason)
+        self.replace = replace
 
 
 class Worker(Protocol):
@@ -37,15 +47,24 @@ class Worker(Protocol):
 class Dispatcher:
     """An engine of several workers. See `engines.base.Engine`."""
 
-    def __init__(self, workers: Sequence[Worker], context: int, each: int) -> None:
-        """`each`: the largest number of requests that a worker has at a time."""
-        self.context, self.each = context, each
+    def __init__(self, workers: Sequence[Worker], context: int, each: int, close: Callable[[], None] = lambda: None) -> None:
+        """`each`: the largest number of requests that a worker has at a time. `close`: ends the workers."""
+        self.context, self.each, self.close = context, each, close
         self.busy = dict.fromkeys(workers, 0)
         """How many requests each worker has. A lost worker is not in it."""
+        self.away: list[Future[Worker]] = []
+        """The workers that are being started."""
+        self.since = time.monotonic()  # when the last one was lost
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are, with those that are being started."""
+        return len(self.busy) + len(self.away)
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
         done: SimpleQueue[tuple[Worker, Key, Request, Future[Result]]] = SimpleQueue()
+        again: deque[tuple[Key, Request]] = deque()  # requests of lost workers
         in_flight, ended = 0, False
         self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
 
@@ -56,6 +75,9 @@ class Dispatcher:
             worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
 
         while True:
+            self._welcome()
+            while again and self.busy:
+                submit(*again.popleft())
             while not ended and in_flight < self.each * len(self.busy):
                 try:
                     entry = next(feed)
@@ -66,28 +88,43 @@ class Dispatcher:
                     break
                 submit(*entry)
                 in_flight += 1
-            if not in_flight:  # the feed has ended: it yields None only while results are due
+            if ended and not in_flight:
                 return
             try:
-                worker, key, request, future = done.get(timeout=None if ended else POLL)
+                worker, key, request, future = done.get(timeout=None if ended and not self.away else POLL)
             except Empty:
                 continue
             if worker in self.busy:
                 self.busy[worker] -= 1
             try:
                 result = future.result()
-            except WorkerLost as reason:
-                self._lose(worker, str(reason))
-                submit(key, request)
+            except WorkerLost as lost:
+                self._lose(worker, lost)
+                again.append((key, request))
                 continue
             in_flight -= 1
             yield key, result
 
-    def _lose(self, worker: Worker, reason: str) -> None:
-        """Give a worker no more requests, with one message. CaiError if it was the last."""
+    def _welcome(self) -> None:
+        """Take the workers that have started. CaiError if there is none, and none to wait for."""
+        for back in [future for future in self.away if future.done()]:
+            self.away.remove(back)
+            problem = back.exception()
+            if problem is None:
+                self.busy[back.result()] = 0
+            elif not isinstance(problem, WorkerLost):  # that it was lost has been said
+                streams.warn(f"a worker could not be started: {problem}")
+        if not self.busy and (not self.away or time.monotonic() - self.since > PATIENCE):
+            raise CaiError("no worker is left; the same command continues")
+
+    def _lose(self, worker: Worker, lost: WorkerLost) -> None:
+        """Give a worker no more requests, with one message."""
         if worker not in self.busy:
             return
         del self.busy[worker]
-        if not self.busy:
-            raise CaiError(f"{worker.name} was lost ({reason}), and no other is left; the same command continues")
-        streams.warn(f"{worker.name} was lost ({reason}); the other {len(self.busy)} continue with its requests")
+        self.away += [lost.replace()] if lost.replace else []
+        self.since = time.monotonic()
+        if not self.busy and not self.away:
+            raise CaiError(f"{worker.name} was lost ({lost}), and no other is left; the same command continues")
+        rest = f"the other {len(self.busy)} continue with its requests" if self.busy else "waiting until another has started"
+        streams.warn(f"{worker.name} was lost ({lost}); {rest}")

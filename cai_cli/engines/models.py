@@ -168,6 +168,15 @@ def device() -> str:
     return "cuda" if planned_gpu.get() or torch.cuda.is_available() else "cpu"
 
 
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    there = torch.cuda.device_count()
+    return visible[:there] if visible else [str(i) for i in range(there)]
+
+
 def has_bf16() -> bool:
     """Whether the GPU, or the CPU if there is none, computes in bf16 natively."""
     import torch

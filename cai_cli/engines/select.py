@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from stat import S_ISFIFO
+from typing import Any
 
+from cai_cli import streams
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 
 
 def vllm_problem() -> str | None:
@@ -27,7 +33,10 @@ def vllm_problem() -> str | None:
 
 
 def pick(name: str, deterministic: bool = False) -> str:
-    """The engine for a value of `--engine`: "vllm" or "transformers". InputError if it cannot run here."""
+    """The engine for a value of `--engine`: "vllm" or "transformers"; for "ray" the one of its workers.
+
+    InputError if it cannot run here.
+    """
     if name == "auto":
         return "transformers" if deterministic or vllm_problem() else "vllm"
     if name == "vllm":
@@ -35,6 +44,10 @@ def pick(name: str, deterministic: bool = False) -> str:
             raise InputError("--deterministic needs --engine transformers")
         if problem := vllm_problem():
             raise InputError(problem)
+    if name == "ray":  # decided without a look at this machine's hardware, because the workers run elsewhere
+        if util.find_spec("ray") is None:
+            raise InputError("--engine ray: Ray is not installed; install the extra `ray`")
+        return "transformers" if deterministic or util.find_spec("vllm") is None else "vllm"
     return name
 
 
@@ -45,6 +58,43 @@ def gpu_memory(given: float | None, input: str, output: str) -> float:
     """
     piped = any(path == "-" and S_ISFIFO(os.fstat(fd).st_mode) for fd, path in enumerate((input, output)))
     return given if given is not None else 0.3 if piped else 0.9
+
+
+EACH = 512
+"""The largest number of requests that a replica has at a time: twice as many as vLLM computes at once."""
+_OURS = dict.fromkeys(("tokenizer", "load_format", "runner", "disable_log_stats", "use_tqdm_on_load"), "cai") | {
+    "model": "--model",
+    "dtype": "--dtype",
+    "seed": "--seed",
+    "gpu_memory_utilization": "--gpu-memory",
+    "trust_remote_code": "--trust-remote-code",
+    "tensor_parallel_size": "--tensor-parallel",
+    "pipeline_parallel_size": "--pipeline-parallel",
+    "data_parallel_size": "--replicas",
+}
+"""vLLM's arguments that --vllm cannot set, and what sets them."""
+
+
+def vllm_arguments(given: Sequence[str]) -> dict[str, Any]:
+    """The arguments of --vllm KEY=VALUE. A value is JSON, else a text. InputError if one is malformed, or another flag's."""
+    found: dict[str, Any] = {}
+    for entry in given:
+        key, equals, value = entry.partition("=")
+        name = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--vllm {entry}: write KEY=VALUE, KEY an argument of vLLM's engine")
+        if name in _OURS:
+            raise InputError(f"--vllm {entry}: {_OURS[name]} sets '{name}'")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The bytes of a model's configuration and weights."""
+    return {path.name: path.stat().st_size for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]}
 
 
 @dataclass(frozen=True)
@@ -62,15 +112,90 @@ class Setup:
     gpu_memory: float = 0.9
     deterministic: bool = False
     trust_remote_code: bool = False
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    replicas: int | None = None
+    """None: as many as there are GPUs for."""
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of vLLM's engine, from `vllm_arguments`."""
+    ray: str | None = None
+    """The address of the Ray cluster that runs it; "local" starts one. None: this machine, without Ray."""
+    name: str = ""
+    """The model as the user names it, for a machine that does not have `folder`."""
+
+    def __post_init__(self) -> None:
+        """InputError if the engine does not have what is asked for."""
+        if self.engine not in ("vllm", "transformers") and self.replicas:
+            raise InputError(f"--replicas: --engine {self.engine} loads no model here")
+        if self.engine != "vllm" and (self.gpus_each > 1 or self.vllm):
+            raise InputError(
+                f"--tensor-parallel, --pipeline-parallel and --vllm need the vllm engine; this run has --engine {self.engine}"
+            )
+
+    @property
+    def gpus_each(self) -> int:
+        """How many GPUs an engine takes, where there are any."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    def count(self) -> int:
+        """The number of replicas on this machine. InputError if it has too few GPUs for them."""
+        if self.ray or not (there := len(models.gpus())):
+            return self.replicas or 1
+        if (need := self.gpus_each * (self.replicas or 1)) > there:
+            asked = f"{streams.plural(self.replicas or 1, 'replica')} of {streams.plural(self.gpus_each, 'GPU')}"
+            raise InputError(f"{asked} would need {need}, and there are {there}; give smaller numbers")
+        return self.replicas or there // self.gpus_each
+
+    def environments(self) -> list[dict[str, str]]:
+        """What the environment of each replica has besides the command's: its GPUs, or on a CPU its share of the cores."""
+        total, gpus, each = self.count(), models.gpus(), self.gpus_each
+        if gpus:
+            return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(total)]
+        cores = [str(core) for core in sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else []
+        size = max(1, len(cores) // total)
+        found = [{"OMP_NUM_THREADS": str(size)}] * total
+        if self.engine == "vllm" and each == 1 and size * total <= len(cores):
+            found = [{"VLLM_CPU_OMP_THREADS_BIND": ",".join(cores[i * size : (i + 1) * size])} for i in range(total)]
+        # the number of threads decides the last digits of sums, so a deterministic replica has as many as a process alone
+        return [{} if self.deterministic else {key: os.environ.get(key, value) for key, value in one.items()} for one in found]
 
     def open(self) -> Engine:
         """Load the model. CaiError if that fails."""
+        if self.ray:
+            import torch
+
+            from cai_cli.engines.ray import open_ray
+
+            threads = torch.get_num_threads() if self.deterministic else 0  # it decides the last digits of sums
+            opened = partial(self.open_on_node, _sizes(self.folder))
+            return open_ray(opened, self.ray, self.gpus_each, self.replicas, EACH, threads)
+        if self.count() > 1:
+            from cai_cli.engines.replicas import open_replicas
+
+            return open_replicas(self.open_one, self.environments(), EACH)
+        return self.open_one()
+
+    def open_on_node(self, sizes: dict[str, int]) -> Engine:
+        """Load the model on a machine of a cluster. `sizes`: see `_sizes`. CaiError if it lacks this model, or the engine."""
+        if self.engine == "vllm" and (problem := vllm_problem()):
+            raise CaiError(problem)
+        folder = self.folder if self.folder.is_dir() else models.resolve(self.name)
+        if _sizes(folder) != sizes:
+            raise CaiError(f"{folder}: not the model that the command read; every node needs the same files at the same path")
+        return dataclasses.replace(self, folder=folder).open_one()
+
+    def open_one(self) -> Engine:
+        """Load the model into one engine in this process."""
         dtype = models.resolve_dtype(self.dtype)
         if self.engine == "vllm":
             from cai_cli.engines.vllm import VllmEngine, VllmPreferenceModel
 
+            parallel: dict[str, Any] = {}
+            if self.gpus_each > 1:
+                parallel = {"tensor_parallel_size": self.tensor_parallel, "pipeline_parallel_size": self.pipeline_parallel}
+                parallel["distributed_executor_backend"] = "mp"  # in a Ray actor vLLM would look for other nodes
             kind = VllmPreferenceModel if self.preference_model else VllmEngine
-            return kind(self.folder, dtype, self.gpu_memory, self.trust_remote_code)
+            return kind(self.folder, dtype, self.gpu_memory, self.trust_remote_code, **(parallel | self.vllm))
         if self.preference_model:
             from cai_cli.engines.scorer import PreferenceModel
 

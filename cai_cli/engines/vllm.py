@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.engines import models
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
+from cai_cli.engines.base import Choice, Completion, Failure, Feed, Key, Request, Result, Score
 from cai_cli.errors import CaiError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class VllmEngine:
         trust_remote_code: bool = False,
         **more: Any,
     ) -> None:
-        """Load the model. `more` is passed to vLLM unchanged. CaiError if vLLM could not start."""
+        """Load the model. `more`: further arguments for vLLM (--vllm). CaiError if vLLM could not start."""
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine core in this process
         on_cpu = models.device() == "cpu"
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
@@ -55,25 +55,23 @@ class VllmEngine:
             limits = {"enable_chunked_prefill": False}
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 limits["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-        name: Any = str(dtype).removeprefix("torch.")  # Any: vLLM's own literal type is unknown without vLLM
+        settings = {
+            "model": str(folder),
+            "dtype": str(dtype).removeprefix("torch."),
+            "enable_prefix_caching": True,  # many requests share a prefix: the few-shot examples
+            "disable_log_stats": True,
+            "trust_remote_code": trust_remote_code,
+            "load_format": "safetensors",
+            "use_tqdm_on_load": False,
+            "max_model_len": -1,  # as many tokens as the cache holds, up to the model's own limit
+        }
         atexit.register(_hush)
         from vllm import LLM
 
         try:
-            self.llm = LLM(
-                model=str(folder),
-                dtype=name,
-                enable_prefix_caching=True,  # many requests share a prefix: the few-shot examples
-                disable_log_stats=True,
-                trust_remote_code=trust_remote_code,
-                load_format="safetensors",
-                use_tqdm_on_load=False,
-                max_model_len=-1,  # as many tokens as the cache holds, up to the model's own limit
-                **limits,
-                **more,
-            )
-        except (ValueError, RuntimeError, OSError) as problem:
-            reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+            self.llm = LLM(**(settings | limits | more))
+        except (TypeError, ValueError, RuntimeError, OSError) as problem:
+            reason = _reason(problem)
             cure = f"give another --gpu-memory than {gpu_memory}, or free some memory"
             cure = "give it more GiB with VLLM_CPU_KVCACHE_SPACE" if on_cpu else cure
             hint = f"{cure}; " if "memory" in str(problem).lower() else ""
@@ -99,9 +97,13 @@ class VllmEngine:
                         break
                     if entry is None:
                         break
-                    name = str(next(self.serial))
-                    waiting[name] = entry
-                    self.engine.add_request(name, TokensPrompt(prompt_token_ids=entry[1].ids), self._params(entry[1]))
+                    name, (key, request) = str(next(self.serial)), entry
+                    try:
+                        self.engine.add_request(name, TokensPrompt(prompt_token_ids=request.ids), self._params(request))
+                    except ValueError as problem:  # the engine lives, so this costs one record
+                        yield key, Failure(f"vLLM refused the request ({_reason(problem)})")
+                    else:
+                        waiting[name] = entry
                 if not waiting:  # the feed has ended: it yields None only while results are due
                     return
                 for output in self.engine.step():
@@ -163,6 +165,13 @@ class VllmPreferenceModel(VllmEngine):
 
     def _result(self, request: Request, output: Any) -> Result:
         return Score(float(output.outputs.data[0]), len(request.ids))
+
+
+def _reason(problem: Exception) -> str:
+    """The first line of vLLM's error; of one of pydantic's the third, below a heading and the argument's name."""
+    lines = [line.strip() for line in str(problem).splitlines()]
+    found = lines[2] if len(lines) > 2 and "validation error" in lines[0] else "".join(lines[:1])
+    return found[:300] or type(problem).__name__
 
 
 def _require_whole(output: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 from contextlib import suppress
 
 
@@ -23,16 +22,6 @@ def calm(debug: bool) -> None:
     for name in ("trl", "accelerate", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-
-
-def end_with_parent() -> None:
-    """In a process that a command starts: end when the command is killed, and leave Ctrl-C to the command.
-
-    Otherwise it would live on, with the locks that it has inherited.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, only on Linux
 
 
 def keep_memory() -> None:

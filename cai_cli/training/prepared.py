@@ -34,10 +34,11 @@ from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import digest
 from cai_cli.engines import adapters
+from cai_cli.engines.worker import end_with_parent
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import manifest
 from cai_cli.pipeline.inputs import Check, line_error, skipped_entry
-from cai_cli.training import libraries, ranks
+from cai_cli.training import ranks
 from cai_cli.training.workspace import disk_errors
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _in_order(recipe: Recipe[P, T], chunks: Iterator[list[_Item]], processes: in
         yield from (batch_of(recipe, chunk) for chunk in chunks)
         return
     _recipe, waiting = recipe, deque[Future[Any]]()
-    with ProcessPoolExecutor(processes, get_context("fork"), libraries.end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, get_context("fork"), end_with_parent) as pool:
         for chunk in chunks:
             waiting.append(pool.submit(_task, chunk))
             if len(waiting) > 2 * processes:

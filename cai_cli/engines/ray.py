@@ -1,0 +1,174 @@
+"""Ray actors: engines on the machines of a cluster, as one engine.
+
+The actors are plain ones, fed by the runner like the replicas of one machine. Ray Data would need the whole list of requests in
+advance, but a record's next request depends on the results of the one before (docs/design.md). An actor that is lost is started
+again by Ray where there is room; until then the others compute its requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from math import ceil
+from typing import Any
+
+from cai_cli import streams
+from cai_cli.engines.base import Engine, Request, Result
+from cai_cli.engines.dispatch import Dispatcher, Worker, WorkerLost
+from cai_cli.engines.worker import EngineWorker
+from cai_cli.errors import CaiError, InputError
+
+RESTARTS = 5
+"""How often Ray starts an actor again."""
+STORE = 100 * 2**20
+"""Bytes of the object store of a cluster that is started here. Requests and results are small."""
+SENT = (
+    "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TORCH_CPP_LOG_LEVEL",
+    "TRANSFORMERS_VERBOSITY", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS", "VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+)  # fmt: skip
+"""The variables of the command's environment that its actors get. Never a secret: those must be set where the cluster starts."""
+
+
+class Actor:
+    """An engine in a thread of a Ray worker. Errors are returned, because Ray wraps those that are raised."""
+
+    def __init__(self, opened: Callable[[], Engine], environment: dict[str, str]) -> None:
+        os.environ.update(environment)  # before torch is imported; Ray has set the number of threads itself
+        self.worker = EngineWorker()
+        threading.Thread(target=self.worker.serve, args=[opened], daemon=True).start()
+
+    async def ready(self) -> tuple[str, int | CaiError]:
+        """The machine's name, and the engine's context or why it could not be opened."""
+        return socket.gethostname(), await _value(self.worker.ready)
+
+    async def ask(self, request: Request) -> Result | CaiError:
+        """The result of a request, or the error that ended the engine."""
+        return await _value(self.worker.submit(request))
+
+
+async def _value(future: Future[Any]) -> Any:
+    try:
+        return await asyncio.wrap_future(future)
+    except CaiError as problem:
+        return problem
+
+
+class RayWorker:
+    """An actor, seen from the command. See `dispatch.Worker`."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name, self.actor, self.context = name, actor, 0
+
+    def start(self) -> Future[Worker]:
+        """This worker, once its engine is open; also after the actor was lost, once Ray has started it again."""
+        started: Future[Worker] = Future()
+        again = RayWorker(self.name, self.actor)
+
+        def done(answer: Future[Any]) -> None:
+            try:
+                host, again.context = answer.result()
+                if isinstance(again.context, CaiError):
+                    raise CaiError(f"{self.name}, on {host}: {again.context}")
+                again.name = f"{self.name.partition(',')[0]}, on {host}"
+                started.set_result(again)
+            except CaiError as problem:
+                started.set_exception(problem)
+            except Exception as problem:  # Ray's: the actor cannot be started any more
+                started.set_exception(WorkerLost(_first(problem)))
+
+        self.actor.ready.options(max_task_retries=-1).remote().future().add_done_callback(done)
+        return started
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Begin a request. The future raises a CaiError if the engine fails, `WorkerLost` if the actor or its node is lost."""
+        future: Future[Result] = Future()
+
+        def done(answer: Future[Any]) -> None:
+            try:
+                found = answer.result()
+            except Exception as problem:  # all of Ray's: whatever it was, the request can be computed again
+                found = WorkerLost(_first(problem), self.start)
+            future.set_exception(found) if isinstance(found, Exception) else future.set_result(found)
+
+        self.actor.ask.remote(request).future().add_done_callback(done)
+        return future
+
+
+def _first(problem: Exception) -> str:
+    """The first line of one of Ray's errors, which go on for pages."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".:")
+
+
+def connect(address: str) -> None:
+    """Connect to a cluster; "local" starts one, which ends with this process. CaiError if that fails."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces this change of its own at every start
+    import ray
+
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE} if address == "local" else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as problem:
+        raise CaiError(f"--address {address}: could not connect to Ray ({_first(problem)})") from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray sets its own
+
+
+def room(each: int, replicas: int | None) -> tuple[int, dict[str, float]]:
+    """(workers, the resources of each) for engines of `each` GPUs. Without GPUs one per node, unless `replicas` says otherwise.
+
+    InputError if no node has so many GPUs.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if gpus := [int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]:
+        if max(gpus) < each:
+            raise InputError(f"no node of the Ray cluster has {each} GPUs; a worker's GPUs must be on one node")
+        return replicas or sum(count // each for count in gpus), {"num_gpus": each, "num_cpus": 1}
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cpus:
+        raise CaiError("no node of the Ray cluster has a CPU or a GPU for a worker")
+    total = replicas or len(cpus)
+    return total, {"num_cpus": max(1, min(cpus) // ceil(total / len(cpus)))}
+
+
+def open_ray(opened: Callable[[], Engine], address: str, gpus: int, replicas: int | None, each: int, threads: int) -> Dispatcher:
+    """Actors on a cluster, of which at least one is ready; the others join as there is room for them.
+
+    `gpus`: of an actor. `each`: how many requests one has at a time. `threads`: of an actor on a CPU; 0: as many as it has CPUs.
+    CaiError if the first actors cannot start.
+    """
+    connect(address)
+    import ray
+
+    try:
+        total, resources = room(gpus, replicas)
+        environment = {name: os.environ[name] for name in SENT if name in os.environ}
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        kind = ray.remote(Actor).options(
+            max_restarts=RESTARTS, max_concurrency=2 * each, scheduling_strategy="SPREAD", **resources
+        )  # fmt: skip
+        workers = [RayWorker(f"worker {i} of {total}", kind.remote(opened, environment)) for i in range(1, total + 1)]
+        starting = [worker.start() for worker in workers]
+        if not wait(starting, 60, FIRST_COMPLETED).done:
+            asked = ", ".join(f"{value:g} {name[4:].upper()}" for name, value in resources.items())
+            streams.warn(f"no worker has started yet; each needs {asked} on one node (`ray status` shows what is there)")
+        ready: list[Any] = [future.result() for future in wait(starting, return_when=FIRST_COMPLETED).done]
+        found = Dispatcher(ready, min(worker.context for worker in ready), each, ray.shutdown)
+        found.away = [future for future in starting if not future.done() or future.result() not in ready]
+        return found
+    except WorkerLost as lost:
+        ray.shutdown()
+        raise CaiError(f"a Ray worker could not start: {lost}") from None
+    except BaseException:
+        ray.shutdown()
+        raise

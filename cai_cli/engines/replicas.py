@@ -1,0 +1,155 @@
+"""Replicas: several processes on this machine, each with an engine of its own and its own GPUs, as one engine.
+
+A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import suppress
+from itertools import count
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from cai_cli.engines.base import Engine, Request, Result
+from cai_cli.engines.dispatch import Dispatcher, WorkerLost
+from cai_cli.engines.worker import EngineWorker, as_error, end_with_parent
+from cai_cli.errors import CaiError
+
+Environment = dict[str, str]
+"""Variables of a replica's environment, beside those of the command."""
+
+
+class Replica:
+    """A process with an engine, seen from the command. See `dispatch.Worker`."""
+
+    def __init__(self, name: str, opened: Callable[[], Engine], environment: Environment) -> None:
+        """Start the process, which calls `opened`."""
+        self.name, self.ready = name, Future[int]()
+        """`ready`: the engine's context once it is open. Raises a CaiError, or `WorkerLost`."""
+        self._waiting: dict[int, Future[Result]] = {}
+        self._serial, self._lock, self._lost = count(), threading.Lock(), ""
+        self._connection, theirs = Pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # standard output is for records
+            process_group=0,  # Ctrl-C is for the command, which ends its replicas
+        )
+        theirs.close()
+        threading.Thread(target=self._receive, args=[opened], daemon=True).start()
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Begin a request. The future raises a CaiError if the engine fails, `WorkerLost` if the process ends."""
+        future, number = Future[Result](), next(self._serial)
+        with self._lock:
+            self._waiting[number] = future
+            with suppress(OSError):  # the other thread sees the end too
+                self._connection.send((number, request))
+            if self._lost:
+                self._fail()
+        return future
+
+    def close(self) -> None:
+        """End the process at once: it has no state."""
+        self._process.kill()
+        self._process.wait()
+
+    def _receive(self, opened: Callable[[], Engine]) -> None:
+        """Take results until the process ends."""
+        try:
+            self._connection.send(opened)
+            self._settle(self.ready, self._connection.recv())
+            while True:
+                number, result = self._connection.recv()
+                with self._lock:
+                    future = self._waiting.pop(number)
+                self._settle(future, result)
+        except (EOFError, OSError):
+            code = self._process.wait()
+            with self._lock:
+                self._lost = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+                self._fail()
+
+    def _fail(self) -> None:
+        futures: list[Future[Any]] = [self.ready, *self._waiting.values()]
+        for future in futures:
+            if not future.done():
+                future.set_exception(WorkerLost(self._lost))
+        self._waiting.clear()
+
+    @staticmethod
+    def _settle(future: Future[Any], found: Any) -> None:
+        future.set_exception(found) if isinstance(found, Exception) else future.set_result(found)
+
+
+def open_replicas(opened: Callable[[], Engine], environments: list[Environment], each: int) -> Dispatcher:
+    """One replica for each environment. `each`: how many requests one has at a time. CaiError if one could not start."""
+    total = len(environments)
+    replicas: list[Replica] = []
+
+    def close() -> None:
+        for replica in replicas:
+            replica.close()
+
+    try:
+        for number, environment in enumerate(environments, 1):
+            replicas.append(Replica(f"replica {number} of {total}", opened, environment))
+        wait([replica.ready for replica in replicas], return_when=FIRST_EXCEPTION)
+        for replica in replicas:
+            if replica.ready.done() and (problem := replica.ready.exception()):
+                if isinstance(problem, WorkerLost):
+                    raise CaiError(f"{replica.name} was lost while it loaded the model ({problem})")
+                raise problem
+        return Dispatcher(replicas, min(replica.ready.result() for replica in replicas), each, close)
+    except BaseException:
+        close()
+        raise
+
+
+def serve(connection: Connection) -> None:
+    """What a replica does: open the engine that it is told, and compute what it is asked."""
+    end_with_parent()
+    worker, lock = EngineWorker(), threading.Lock()
+
+    def send(message: object) -> None:
+        with lock:
+            connection.send(message)
+
+    def answer(number: int, request: Request) -> None:
+        def done(future: Future[Result]) -> None:
+            problem = future.exception()
+            send((number, problem or future.result()))
+
+        worker.submit(request).add_done_callback(done)
+
+    def receive() -> None:
+        try:
+            while True:
+                answer(*connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the command has ended
+
+    worker.ready.add_done_callback(lambda ready: send(ready.exception() or ready.result()))
+    try:
+        opened = connection.recv()
+    except EOFError:
+        return
+    except Exception as problem:
+        send(as_error(problem))
+        return
+    threading.Thread(target=receive, daemon=True).start()
+    worker.serve(opened)
+    threading.Event().wait()  # until the command has read what went wrong, and ends this process
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,91 @@
+"""An engine that other threads give requests to, one at a time: what a replica and a Ray actor run."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from cai_cli.engines.base import Engine, Feed, Request, Result
+from cai_cli.errors import CaiError
+
+
+class EngineWorker:
+    """A queue of requests, and the engine that `serve` opens for them."""
+
+    def __init__(self) -> None:
+        self.ready: Future[int] = Future()
+        """The engine's context once it is open, or why it could not be opened."""
+        self._queue: SimpleQueue[tuple[Future[Result], Request] | None] = SimpleQueue()
+        self._due: set[Future[Result]] = set()  # the engine has their requests
+        self._problem: CaiError | None = None
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Begin a request. The future raises a CaiError if the engine fails."""
+        future: Future[Result] = Future()
+        self._queue.put((future, request))
+        if self._problem:
+            self._fail(self._problem)
+        return future
+
+    def close(self) -> None:
+        """Let `serve` return once the requests are done."""
+        self._queue.put(None)
+
+    def serve(self, opened: Callable[[], Engine]) -> None:
+        """Open the engine and compute requests until `close`, all in this thread: torch has settings for each thread."""
+        try:
+            engine = opened()
+            self.ready.set_result(engine.context)
+            for future, result in engine.run(self._feed()):
+                assert isinstance(future, Future)
+                self._due.discard(future)
+                future.set_result(result)
+        except BaseException as problem:
+            self._fail(as_error(problem))
+
+    def _feed(self) -> Feed:
+        while True:
+            try:
+                entry = self._queue.get(block=not self._due)
+            except Empty:
+                yield None
+                continue
+            if entry is None:
+                return
+            self._due.add(entry[0])
+            yield entry
+
+    def _fail(self, problem: CaiError) -> None:
+        """Give every request, and those to come, the error that ended the engine."""
+        self._problem = problem
+        if not self.ready.done():
+            self.ready.set_exception(problem)
+        while self._due:
+            self._due.pop().set_exception(problem)
+        with suppress(Empty):
+            while entry := self._queue.get_nowait():
+                entry[0].set_exception(problem)
+
+
+def as_error(problem: BaseException) -> CaiError:
+    """An exception as an error that another process can raise; --debug shows where it was."""
+    if isinstance(problem, CaiError):
+        return problem
+    error = CaiError(f"unexpected {type(problem).__name__}: {' '.join(str(problem).split())[:500]}")
+    error.add_note("".join(traceback.format_exception(problem)))
+    return error
+
+
+def end_with_parent() -> None:
+    """In a process that a command starts: end when the command is killed, and leave Ctrl-C to the command.
+
+    Otherwise it would live on, with the locks that it has inherited.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, only on Linux

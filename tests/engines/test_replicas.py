@@ -1,0 +1,171 @@
+"""Several engine processes on one machine: the records are those of one, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from cai_cli.engines import models, select
+from cai_cli.engines.select import Setup
+from cai_cli.errors import InputError
+from cai_cli.pipeline import manifest
+from tests.conftest import Here
+from tests.processes import start, wait_for_lines
+from tests.rows import asks, pair, write_jsonl
+from tests.tiny import EXACT, ROOT, TRANSFORMERS
+
+TWO = ("--replicas", 2)
+
+
+def replicas_of(process: subprocess.Popen[str]) -> list[int]:
+    """The replicas of a command, in the order in which they were started."""
+    found = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "engines.replicas"], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
+def test_the_records_are_those_of_one_process_whatever_is_killed(here: Here, tiny: str, tmp_path: Path) -> None:
+    """First the command itself, then one of its replicas, in the middle of the run."""
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
+    command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16)
+    here(*command, "-o", tmp_path / "one")
+    many, partial = (*command, *TWO, "-o", tmp_path / "two"), tmp_path / "two.partial"
+
+    first = start(*many)
+    wait_for_lines(partial, 5, first)
+    pids = replicas_of(first)
+    assert len(pids) == 2
+    first.kill()
+    first.wait()
+    wait_until_gone(pids)
+
+    second = start(*many, new_group=True)
+    wait_for_lines(partial, 40, second)
+    pids = replicas_of(second)
+    os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
+    assert second.wait(60) == 130
+    wait_until_gone(pids)
+
+    third = start(*many)
+    wait_for_lines(partial, 80, third)
+    pids = replicas_of(third)
+    os.kill(pids[0], signal.SIGKILL)
+    _, said = third.communicate(timeout=300)
+    assert third.returncode == 0, said
+    wait_until_gone(pids)
+    assert said.count("was lost") == 1
+    assert "replica 1 of 2 was lost (killed by signal 9); the other 1 continue with its requests" in said
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    made, alone = (manifest.read(tmp_path / f"{name}.manifest.json") for name in ("two", "one"))
+    assert made["processes"] == 2
+    assert made["fingerprint"] == alone["fingerprint"]
+
+
+def test_judges_and_preference_models_have_replicas_too(
+    here: Here, tiny: str, tiny_pm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [pair(i) for i in range(12)])
+    for name, command in {
+        "label": ("label", pairs, "-m", tiny, *EXACT, "--few-shot", 0),
+        "score": ("score", pairs, "-m", tiny_pm, *TRANSFORMERS, "--batch-size", 1),
+    }.items():
+        for count in (1, 2):
+            here(*command, "--replicas", count, "-o", tmp_path / f"{name}-{count}")
+        assert (tmp_path / f"{name}-1").read_bytes() == (tmp_path / f"{name}-2").read_bytes()
+
+
+def test_a_replica_that_cannot_load_the_model_ends_the_command(here: Here, broken_model: str, prompts: str) -> None:
+    said = here("sample", prompts, "-m", broken_model, *EXACT, *TWO, code=1).err
+    assert "could not load the model" in said
+    assert "Traceback" not in said
+    assert subprocess.run(["pgrep", "-f", "-P", str(os.getpid()), "engines.replicas"], capture_output=True).stdout == b""
+
+
+def test_each_replica_gets_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert models.gpus() == ["0", "1", "2", "3", "4"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8932f937, 1,MIG-a,0")
+
+    def gpus(**more: int) -> list[str]:
+        return [one["CUDA_VISIBLE_DEVICES"] for one in Setup("vllm", Path("m"), "auto", **more).environments()]  # type: ignore[arg-type]
+
+    assert gpus() == ["3", "GPU-8932f937", "1", "MIG-a", "0"]
+    assert gpus(tensor_parallel=2) == ["3,GPU-8932f937", "1,MIG-a"]
+    assert gpus(tensor_parallel=2, pipeline_parallel=2) == ["3,GPU-8932f937,1,MIG-a"]
+    assert gpus(replicas=1) == ["3"]
+    with pytest.raises(InputError, match="2 replicas of 4 GPUs would need 8, and there are 5"):
+        gpus(tensor_parallel=4, replicas=2)
+
+
+def test_replicas_share_the_cores_unless_the_number_of_threads_decides_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "gpus", list)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name in ("OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    setup = Setup("transformers", Path("m"), "auto")
+    assert setup.count() == 1
+    assert Setup("transformers", Path("m"), "auto", replicas=3).environments() == [{"OMP_NUM_THREADS": "2"}] * 3
+    assert Setup("transformers", Path("m"), "float32", replicas=3, deterministic=True).environments() == [{}] * 3
+    bound = Setup("vllm", Path("m"), "auto", replicas=2).environments()
+    assert [one["VLLM_CPU_OMP_THREADS_BIND"] for one in bound] == ["0,1,2,3", "4,5,6,7"]
+
+
+def test_arguments_of_vllm_are_read_as_json_or_text_and_those_of_other_flags_are_refused(here: Here, prompts: str) -> None:
+    given = ["max_model_len=4096", "quantization=fp8", "--enforce-eager=true", 'hf_overrides={"a": [1]}', "x="]
+    assert select.vllm_arguments(given) == {
+        "max_model_len": 4096, "quantization": "fp8", "enforce_eager": True, "hf_overrides": {"a": [1]}, "x": "",
+    }  # fmt: skip
+    for entry, message in {
+        "seed=1": "--seed sets 'seed'",
+        "gpu-memory-utilization=0.5": "--gpu-memory sets 'gpu_memory_utilization'",
+        "load_format=pt": "cai sets 'load_format'",
+        "enforce_eager": "write KEY=VALUE",
+        "a b=1": "write KEY=VALUE",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            select.vllm_arguments([entry])
+
+
+def test_flags_of_vllm_are_refused_elsewhere(here: Here, prompts: str, broken_model: str) -> None:
+    for flags in (("--tensor-parallel", 2), ("--pipeline-parallel", 2), ("--vllm", "enforce_eager=true")):
+        said = here("sample", prompts, "-m", broken_model, *TRANSFORMERS, *flags, code=2).err
+        assert "--tensor-parallel, --pipeline-parallel and --vllm need the vllm engine" in said
+    said = here("sample", prompts, "-m", broken_model, *TRANSFORMERS, "--address", "auto", code=2).err
+    assert "only --engine ray uses a cluster" in said
+
+
+@pytest.mark.soak
+@pytest.mark.vllm
+@pytest.mark.usefixtures("needs_vllm")
+def test_two_vllm_engines_of_which_one_is_killed(real: Path, tmp_path: Path) -> None:
+    """The real engine and model, each replica bound to its share of the cores."""
+    source = ROOT / "examples" / "red-team.jsonl"
+    eager = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true")  # starts sooner
+    flags = (*eager, "--limit", 48, "--max-tokens", 48, *TWO, "-o", tmp_path / "out")
+    process = start("sample", source, "-m", real, *flags)
+    wait_for_lines(tmp_path / "out.partial", 4, process, seconds=600)
+    pids = replicas_of(process)
+    os.kill(pids[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    wait_until_gone(pids)
+    assert said.count("was lost") == 1
+    assert "replica 2 of 2 was lost (killed by signal 9)" in said
+    rows = (tmp_path / "out").read_text().splitlines()
+    assert len(rows) == len(set(rows)) == 48
