@@ -27,14 +27,13 @@ def vllm_problem() -> str | None:
 
 
 def pick(name: str, deterministic: bool = False) -> str:
-    """The engine for a value of `--engine`: "vllm" or "transformers". InputError if it cannot run here."""
+    """The engine for a value of `--engine`: "vllm", "transformers" or "server". InputError if it cannot run here."""
     if name == "auto":
         return "transformers" if deterministic or vllm_problem() else "vllm"
-    if name == "vllm":
-        if deterministic:
-            raise InputError("--deterministic needs --engine transformers")
-        if problem := vllm_problem():
-            raise InputError(problem)
+    if deterministic and name != "transformers":
+        raise InputError("--deterministic needs --engine transformers")
+    if name == "vllm" and (problem := vllm_problem()):
+        raise InputError(problem)
     return name
 
 
