@@ -81,7 +81,7 @@ class Server:
             raise InputError("--engine server needs the library `openai`: pip install 'cai-cli[server]'") from None
         # A redirect could send the key and the prompts to another host.
         http: Any = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [self._headers]})
-        self.client = AsyncOpenAI(base_url=url, api_key=self.key or "none", max_retries=RETRIES, timeout=None, http_client=http)
+        self.client = AsyncOpenAI(base_url=url, api_key=self.key or "none", timeout=None, http_client=http)
 
     async def _headers(self, request: Any) -> None:
         """Take out what `openai` adds from the environment: the names, and perhaps the key, of an account at OpenAI."""
@@ -92,11 +92,11 @@ class Server:
         else:
             request.headers.pop("authorization", None)
 
-    async def post(self, request: Request, can: Abilities, tokenizer: Any, retries: int = RETRIES) -> Result:
-        """The result of a request."""
+    async def post(self, request: Request, can: Abilities, tokenizer: Any, probe: bool = False) -> Result:
+        """The result of a request, or of a small one that is tried once."""
         path, body = http_api.body(request, can)
-        options: Any = {"max_retries": retries}
-        async with asyncio.timeout(TIMEOUT + PER_TOKEN * body["max_tokens"] if retries else PROBE):
+        options: Any = {"max_retries": 0 if probe else RETRIES}
+        async with asyncio.timeout(PROBE if probe else TIMEOUT + PER_TOKEN * body["max_tokens"]):
             reply = await self.client.post(path, body={"model": self.model, **body}, cast_to=object, options=options)
         return http_api.result(request, reply, can, tokenizer)
 
@@ -124,7 +124,7 @@ class Server:
             messages: Any = None if can.tokens else [{"role": "user", "content": "Is it A or B?"}]
             probe = Request(kind, ids, "", max_tokens=1, temperature=0.0, options=options if can.top else None, messages=messages)
             try:
-                await self.post(probe, can, tokenizer, retries=0)  # a Failure is an answer too: no letter is among the most likely
+                await self.post(probe, can, tokenizer, probe=True)  # a Failure is an answer too: no letter is among the most likely
             except Exception as found:
                 if not isinstance(found, Garbage) and getattr(found, "status_code", 0) not in REFUSED:
                     raise
@@ -140,7 +140,7 @@ class Server:
         else:
             better, probe = replace(can, continues=True), _continuation(tokenizer)
         try:
-            made = await self.post(probe, better, tokenizer, retries=0)
+            made = await self.post(probe, better, tokenizer, probe=True)
         except Exception as found:
             if isinstance(found, Garbage) or getattr(found, "status_code", 0) in (*REFUSED, 500):
                 return can
@@ -351,7 +351,12 @@ class ServerEngine:
 def _reason(problem: Exception, server: Server) -> str:
     """What went wrong with a request, in one line without the key."""
     cause = problem.__cause__ if type(problem).__name__ == "APIConnectionError" else None
-    text = " ".join(str(cause or problem).split()) or type(cause or problem).__name__
+    body = getattr(problem, "body", None)
+    if isinstance(body, dict) and body.get("message"):
+        text = f"status {getattr(problem, 'status_code', '')}: {body['message']}"
+    else:
+        text = str(cause or problem) or type(cause or problem).__name__
     if isinstance(problem, TimeoutError) or type(problem).__name__ == "APITimeoutError":
         text = "no answer in time"
+    text = " ".join(text.split())
     return (text.replace(server.key, "***") if server.key else text)[:300]
