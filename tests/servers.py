@@ -1,11 +1,13 @@
 """Real OpenAI-compatible servers for tests: a tiny model behind HTTP, with the troubles that servers have.
 
-    python -m tests.servers MODEL PORT     a server of a tiny model, deterministic: float32, one request at a time
+python -m tests.servers MODEL PORT     a server of a tiny model, deterministic: float32, one request at a time
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -97,7 +99,9 @@ class TinyApi:
             named = body.get("logprob_token_ids")
             row = self._logprobs(ids)[-1]
             shown = [(t, row[t].item()) for t in named] if named else self._most_likely(ids, body["logprobs"])
-            spell = (lambda t: f"token_id:{t}") if body.get("return_tokens_as_token_ids") else lambda t: self.tokenizer.decode([t])
+            spell = (
+                (lambda t: f"token_id:{t}") if body.get("return_tokens_as_token_ids") else lambda t: self.tokenizer.decode([t])
+            )
             logprobs = {"top_logprobs": [{spell(token): value for token, value in shown}]}
         choice = {"text": done.text, "finish_reason": done.finish, "logprobs": logprobs}
         if body.get("return_token_ids"):
@@ -218,26 +222,29 @@ def free_port() -> int:
 class Process:
     """A server in a process of its own, which can be killed and started again on its port."""
 
-    def __init__(self, *command: str, port: int, seconds: float = 120.0) -> None:
-        self.command, self.port, self.seconds = command, port, seconds
+    def __init__(self, *command: str, port: int, seconds: float = 300.0, **variables: str) -> None:
+        """`variables` of its environment."""
+        self.command, self.port, self.seconds, self.variables = command, port, seconds, variables
         self.url = f"http://127.0.0.1:{port}/v1"
 
     def start(self, wait: bool = True) -> None:
         self.process = subprocess.Popen(
-            self.command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+            self.command, cwd=ROOT, env=environment() | self.variables,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         deadline = time.monotonic() + self.seconds
         while wait:
             try:
                 urllib.request.urlopen(f"{self.url}/models", timeout=5).read()
                 return
             except OSError:
-                assert self.process.poll() is None and time.monotonic() < deadline, f"{self.command} does not start"
+                assert self.process.poll() is None, f"{self.command} ended"
+                assert time.monotonic() < deadline, f"{self.command} does not start"
                 time.sleep(0.1)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
+        """SIGKILL, to the processes that it started too."""
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -71,6 +71,8 @@ class Server:
         self.url, self.key = url, os.environ.get(KEY, "").strip()
         self.can: Abilities | None = None
         """None until the server has answered, and while it is down."""
+        self.known: Abilities | None = None
+        """What it could do at first. It must do so again after a loss."""
         self.model, self.context = "", 0
         self.busy, self.answered, self.lost = 0, 0.0, 0.0
         """Its requests now; when it last answered; when it was lost."""
@@ -112,25 +114,25 @@ class Server:
             raise Garbage(f"serves {_listed(served)}, not '{model}'")
         self.model = model or _served(served, name, self.url)
         self.context = int(served[self.model].get("max_model_len") or 0)
-        self.can = await self._climb(tokenizer)
+        self.can = self.known = await self._climb(tokenizer)
 
     async def _climb(self, tokenizer: Any) -> Abilities:
-        """The best of `LADDER` that the server can do."""
+        """The best of `LADDER` that the server can do, or what it could do before. The last problem if it can do nothing."""
         ids = tokenizer("The answer is: (A) or (B).", add_special_tokens=False).input_ids
         options = {"A": ids[0], "B": ids[-1]}
         problem: Exception = Garbage("it offers neither completions nor a chat")
-        for can in LADDER:
+        for can in (self.known,) if self.known else LADDER:
             kind: Any = "choose" if can.top else "generate"
             messages: Any = None if can.tokens else [{"role": "user", "content": "Is it A or B?"}]
             probe = Request(kind, ids, "", max_tokens=1, temperature=0.0, options=options if can.top else None, messages=messages)
             try:
-                await self.post(probe, can, tokenizer, probe=True)  # a Failure is an answer too: no letter is among the most likely
+                await self.post(probe, can, tokenizer, probe=True)  # a Failure is an answer too: no letter is likely
             except Exception as found:
                 if not isinstance(found, Garbage) and getattr(found, "status_code", 0) not in REFUSED:
                     raise
                 problem = found
                 continue
-            return await self._refine(can, ids, tokenizer)
+            return self.known or await self._refine(can, ids, tokenizer)
         raise problem
 
     async def _refine(self, can: Abilities, ids: list[int], tokenizer: Any) -> Abilities:
@@ -191,7 +193,7 @@ class ServerEngine:
         lengths = [server.context for server in self.servers if server.context]
         self.context = min([models.context_length(folder), *lengths])
         self.chat_only = any(server.can and not server.can.tokens for server in self.servers)
-        self.top = min((server.can.top for server in self.servers if server.can and not server.can.exact), default=0)
+        """Whether one applies its own chat template, because it takes no token ids."""
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
@@ -213,7 +215,6 @@ class ServerEngine:
         tries, last, begun = 0, None, self.loop.time()
         while True:
             server = await self._least_busy(last)
-            asked = self.loop.time()
             try:
                 assert server.can
                 result = await server.post(request, server.can, self.tokenizer)
@@ -226,6 +227,7 @@ class ServerEngine:
                 raise
             except Exception as problem:
                 last, reason, code = server, _reason(problem, server), getattr(problem, "status_code", 0)
+                failed = self.loop.time()
                 self._require_possible(server, code, reason)
             finally:
                 server.busy -= 1
@@ -235,8 +237,9 @@ class ServerEngine:
                 latest = max([begun, *(server.answered for server in self.servers)])
                 if self.loop.time() - latest > WAIT:
                     await self._end(f"{server.url} has answered no request for {WAIT / 60:.0f} minutes ({reason})")
+                    continue  # to the end
                 await asyncio.sleep(random.uniform(1, 5))
-            elif await self._works(server, asked):
+            elif await self._works(server, failed):
                 tries += 1
                 if tries >= TRIES or code in REFUSED:
                     return await self._failed(server, reason)
@@ -259,14 +262,15 @@ class ServerEngine:
         self.streak += 1
         if self.streak >= STREAK:
             await self._end(f"{server.url} failed {STREAK} requests in a row, the last one with: {reason}")
+        if self.ending:
+            raise self.ending
         return Failure(reason)
 
     async def _end(self, message: str) -> None:
-        """End the run."""
-        self.ending = CaiError(f"{message}; finished records are kept, and the same command continues")
+        """End the run: the requests that wait for a server raise the error."""
+        self.ending = self.ending or CaiError(f"{message}; finished records are kept, and the same command continues")
         async with self.changed:
             self.changed.notify_all()
-        raise self.ending
 
     def _require_possible(self, server: Server, code: int, reason: str) -> None:
         """CaiError if no later request can succeed."""
@@ -276,7 +280,7 @@ class ServerEngine:
             raise CaiError(f"{server.url} redirects to another address ({reason}); give the address itself as --base-url")
 
     async def _works(self, server: Server, since: float) -> bool:
-        """Whether a server has answered since a request was sent, or answers now. If not, it is down from now on."""
+        """Whether a server has answered since a request failed, or answers now. If not, it is down from now on."""
         async with server.checking:  # one of many requests that fail together asks for all
             if server.answered > since or server.can is None:
                 return server.can is not None
@@ -312,14 +316,9 @@ class ServerEngine:
             except Exception as problem:
                 server.can, reason = None, _reason(problem, server)
                 dark = not any(one.can for one in self.servers)
-                if dark and self.loop.time() - max(one.lost for one in self.servers) > WAIT:
-                    self.ending = CaiError(
-                        f"{server.url} has not answered for {WAIT / 60:.0f} minutes ({reason}); finished records are kept, and the "
-                        "same command continues"
-                    )
-                    break
-        if not self.ending:
-            streams.say(f"{server.url} answers again")
+                if self.ending or (dark and self.loop.time() - max(one.lost for one in self.servers) > WAIT):
+                    return await self._end(f"{server.url} has not answered for {WAIT / 60:.0f} minutes ({reason})")
+        streams.say(f"{server.url} answers again")
         async with self.changed:
             self.changed.notify_all()
 
@@ -339,6 +338,10 @@ class ServerEngine:
                 lost.append((server, reason))
         for server, reason in lost:
             self._lose(server, reason)
+        for server in self.servers:
+            if (can := server.can) and not can.exact:
+                prompts = "takes token ids" if can.tokens else "takes no token ids, so it applies its own chat template"
+                streams.say(f"{server.url} {prompts}; it shows the {can.top} most likely tokens where letters are asked for")
         async with self.changed:
             await self.changed.wait_for(lambda: self.ending or any(server.can for server in self.servers))
         if self.ending:

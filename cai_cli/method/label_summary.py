@@ -103,8 +103,8 @@ class LabelSummary:
             )
         if self.outside:
             found.append(
-                f"{self.outside:,} of {self.letters:,} letters are outside the most likely tokens, and the server shows no others: "
-                "an upper bound takes their place, so these labels are closer to 0.5 than the judge; a server such as vLLM is exact"
+                f"{self.outside:,} of {self.letters:,} letters are outside the most likely tokens, which are all that the server shows; "
+                "their upper bound was taken, so these labels are closer to 0.5 than the judge's"
             )
         if self.cut:
             queries = streams.plural(self.cut, "query")

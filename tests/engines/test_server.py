@@ -57,7 +57,7 @@ def texts(renderer: Renderer, count: int = 12, heat: float = 1.0, format: str = 
 
 def letters(renderer: Renderer, count: int = 12) -> list[Request]:
     principle = Principle("p", compare="Choose the kinder answer.")
-    made = [prompts.comparison(r["prompt"], *r["responses"], principle, "chat") for r in map(pair, range(count))]
+    made = [prompts.comparison(r["prompt"], r["responses"][0], "No.", principle, "chat") for r in map(pair, range(count))]
     return [renderer.choice(prompt, prompts.OPTIONS) for prompt in made]
 
 
@@ -86,27 +86,30 @@ def test_a_server_that_takes_tokens_gives_what_the_model_gives_here(api: TinyApi
     assert all((body["top_k"], body["repetition_penalty"], body["top_p"]) == (-1, 1.0, 1.0) for body in sent)
 
 
-def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(tiny: str, asking: Renderer) -> None:
+def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
+    tiny: str, asking: Renderer, capfd: pytest.CaptureFixture[str]
+) -> None:
     api, asked = TinyApi(tiny, "plain"), []
     for i, request in enumerate(texts(asking, 24)):
-        likely = [token for token, _ in api._most_likely(request.ids, 400) if asking.tokenizer.decode([token]).isascii()]
+        likely = [token for token, _ in api._most_likely(request.ids, 400) if str(asking.tokenizer.decode([token])).isascii()]
         first, second = [(0, 1), (0, -1), (-1, -2)][i % 3]
         asked.append(Request("choose", request.ids, "", options={"A": likely[first], "B": likely[second]}))
     exact = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
     with site(api) as one:
         engine = ServerEngine([one.url], tiny, Path(tiny))
-        assert engine.top == 5
+        assert not engine.chat_only
+        assert "it shows the 5 most likely tokens" in capfd.readouterr().err
         found = by_number(engine.run(feed(asked)))
         assert [r.text for r in by_number(engine.run(feed(texts(asking))))] == [r.text for r in ask(one, texts(asking), tiny)]
     top = [[value for _, value in api._most_likely(request.ids, 5)] for request in asked]
-    for real, shown, likely in zip(exact, found, top, strict=True):
-        inside = {name: value for name, value in real.logprobs.items() if value >= likely[-1] - 1e-4}
+    for real, shown, values in zip(exact, found, top, strict=True):
+        inside = {name: value for name, value in real.logprobs.items() if value >= values[-1] - 1e-4}
         if not inside:
             assert isinstance(shown, Failure)
             assert "none of the options" in shown.reason
             continue
         assert shown.outside == 2 - len(inside)
-        expected = {name: inside.get(name, likely[-1]) for name in real.logprobs}
+        expected = {name: inside.get(name, values[-1]) for name in real.logprobs}
         assert shown.logprobs == pytest.approx(expected, abs=1e-4)
     assert {type(shown).__name__ for shown in found} == {"Failure", "Choice"}
 
@@ -195,12 +198,14 @@ def test_a_server_that_fails_every_request_ends_the_run(api: TinyApi, asking: Re
     """It refuses each request and not the probes; or it answers nonsense to everything."""
     with (
         site(api, lambda n, path, body: (400, {}, b'{"error": {"message": "no seeds"}}') if "seed" in body else None) as one,
-        pytest.raises(CaiError, match="failed 16 requests in a row, the last one with: .*no seeds"),
+        pytest.raises(CaiError, match=r"failed 16 requests in a row, the last one with: .*no seeds"),
     ):
         ask(one, texts(asking, 40), tiny)
     with (
         site(api, lambda n, path, body: (200, {}, b"{}") if n > 4 else None) as one,
-        pytest.raises(CaiError, match=r"has not answered for .* minutes \(its list of models cannot be read.*the same command continues"),
+        pytest.raises(
+            CaiError, match=r"has not answered for .* minutes \(its list of models cannot be read.*the same command continues"
+        ),
     ):
         ask(one, texts(asking, 40), tiny)
 
@@ -208,7 +213,7 @@ def test_a_server_that_fails_every_request_ends_the_run(api: TinyApi, asking: Re
 def test_a_busy_server_is_not_a_failure_until_it_answers_nothing(api: TinyApi, asking: Renderer, tiny: str) -> None:
     with (
         site(api, lambda n, path, body: (429, {}, b'{"error": {"message": "slow down"}}') if "seed" in body else None) as one,
-        pytest.raises(CaiError, match="answered no request for 0 minutes.*slow down"),
+        pytest.raises(CaiError, match=r"answered no request for 0 minutes.*slow down"),
     ):
         ask(one, texts(asking, 2), tiny)
 
@@ -303,7 +308,7 @@ def test_the_key_goes_to_the_server_alone(
         with site(api, lambda *_: moved) as one, pytest.raises(CaiError, match="redirects to another address"):
             ask(one, texts(asking, 1), tiny)
         assert not other.seen
-        refused = (401, {}, b'{"error": {"message": "wrong key canary-2718"}}')
+        refused: Any = (401, {}, b'{"error": {"message": "wrong key canary-2718"}}')
         with site(api, lambda *_: refused) as one, pytest.raises(CaiError, match="refuses the API key") as caught:
             ask(one, texts(asking, 1), tiny)
     assert "CAI_API_KEY holds it" in str(caught.value)
