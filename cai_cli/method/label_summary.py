@@ -103,8 +103,8 @@ class LabelSummary:
             )
         if self.outside:
             found.append(
-                f"{self.outside:,} of {self.letters:,} letters are outside the most likely tokens, which are all that the server shows; "
-                "their upper bound was taken, so these labels are closer to 0.5 than the judge's"
+                f"{self.outside:,} of {self.letters:,} letters are outside the most likely tokens, which are all "
+                "that the server shows; their upper bound was taken, so these labels are closer to 0.5 than the judge's"
             )
         if self.cut:
             queries = streams.plural(self.cut, "query")

@@ -267,7 +267,9 @@ def test_the_only_server_stops_and_starts_again(
             results[key] = result
             if len(results) == 5:
                 one.close()
-                threading.Timer(1.0, one.open).start()
+                while engine.servers[0].can:
+                    threading.Event().wait(0.05)
+                one.open()
     assert [results[i] for i in range(30)] == expected
     said = capfd.readouterr().err
     assert said.count("waiting for up to") == said.count("answers again") == 1
