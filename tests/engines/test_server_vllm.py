@@ -78,7 +78,7 @@ def test_a_killed_server_costs_nothing(vllm: Process, real: Path, tmp_path: Path
     whole, out = tmp_path / "whole.jsonl", tmp_path / "labels.jsonl"
     cai("label", source, *flags, "-o", whole)
     run = start("label", source, *flags, "-o", out)
-    wait_for_lines(Path(f"{out}.partial"), 5, run)
+    wait_for_lines(Path(f"{out}.partial"), 1, run)
     vllm.kill()
     assert count_lines(Path(f"{out}.partial")) < 60
     vllm.start()
