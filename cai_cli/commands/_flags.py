@@ -26,6 +26,14 @@ class EngineName(str, Enum):
     server = "server"
 
 
+class LocalEngine(str, Enum):
+    """--engine of a command that loads its model itself."""
+
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
 class Dtype(str, Enum):
     """--dtype."""
 

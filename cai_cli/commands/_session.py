@@ -224,10 +224,10 @@ class ScoringSession:
         self.files, self.model, self.batch_size, self.trust = files, model, batch_size, trust_remote_code
         self.gpu_memory = select.gpu_memory(gpu_memory, files.input, files.output)
         self.folder = models.resolve(model)
-        # on a CPU vLLM takes about twenty seconds to start
-        self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         if engine == "server":
             raise InputError("--engine server: preference models are not read from a server; use another engine")
+        # on a CPU vLLM takes about twenty seconds to start
+        self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)
         self.dtype = models.exact_dtype(dtype, self.folder) if files.dry_run is None else ""
         self.options = prompting.options()

@@ -35,7 +35,7 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, EngineName
+from cai_cli.commands._flags import AnswerPrompting, LocalEngine
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
 
 RATE = 1e-6
@@ -86,8 +86,8 @@ def app(
         int, Option("--samples-every", min=1, metavar="N", help="Steps between samples in samples.jsonl.")
     ] = 5,
     engine: Annotated[
-        EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
-    ] = EngineName.auto,
+        LocalEngine, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
+    ] = LocalEngine.auto,
     gpu_memory: GPUShare = 0.3,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: Annotated[

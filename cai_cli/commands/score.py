@@ -16,7 +16,7 @@ from typing import Annotated, cast
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Dtype, EngineName, GpuMemory, ShardIO, TrustRemoteCode
+from cai_cli.commands._flags import AnswerPrompting, Dtype, GpuMemory, LocalEngine, ShardIO, TrustRemoteCode
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
@@ -72,8 +72,8 @@ def app(
     ],
     prompting: AnswerPrompting,
     engine: Annotated[
-        EngineName, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
-    ] = EngineName.auto,
+        LocalEngine, Option("--engine", help="auto: vllm if it is installed and there is a GPU, else transformers.")
+    ] = LocalEngine.auto,
     dtype: Annotated[
         Dtype, Option("--dtype", help="auto: float32, unless its weights take more than half of the memory.")
     ] = Dtype.auto,

@@ -103,10 +103,10 @@ def result(request: Request, reply: Any, can: Abilities, tokenizer: Any) -> Resu
     """The result of a request. Garbage if the reply is not one to it."""
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
-        length = len(request.ids) if can.tokens else int(usage.get("prompt_tokens") or 0)
+        length = len(request.ids) if can.tokens else _count(usage.get("prompt_tokens"))
         if can.tokens and usage.get("prompt_tokens", length) != length:
-            return Failure(f"the server read {usage['prompt_tokens']} tokens of a prompt of {length}")
-        reused = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+            raise Garbage(f"the server read {_count(usage['prompt_tokens'])} tokens of a prompt of {length}")
+        reused = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
         if request.kind == "score":
             found = choice["logprobs"]["token_logprobs"][length - request.answer : length]
             if len(found) != request.answer:
@@ -115,14 +115,24 @@ def result(request: Request, reply: Any, can: Abilities, tokenizer: Any) -> Resu
         if request.kind == "choose":
             return _choice(request, choice["logprobs"], can, tokenizer, length, reused)
         return _completion(request, choice, usage, length, reused)
+    except Garbage:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as problem:
         raise Garbage(f"not a reply of the API ({type(problem).__name__}: {str(problem)[:80]})") from None
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise Garbage("a log probability is no number")
+    """A log probability."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value > 0.01:
+        raise Garbage("a log probability is none")
     return float(value)
+
+
+def _count(value: Any) -> int:
+    """A number of tokens, or a token; 0 if it is absent."""
+    if not 0 <= int(value or 0) < 2**32:
+        raise Garbage("a count of tokens is none")
+    return int(value or 0)
 
 
 def _completion(request: Request, choice: Any, usage: Any, length: int, reused: int) -> Result:
@@ -133,14 +143,15 @@ def _completion(request: Request, choice: Any, usage: Any, length: int, reused: 
         return Failure("the server's filter ended the answer")
     if finish not in ("stop", "length"):
         raise Garbage(f"finish reason {finish!r}")
-    text.encode()  # a lone half of a surrogate pair could not be written
+    for part in (text, reasoning or ""):
+        part.encode()  # a lone half of a surrogate pair could not be written
     if message and request.messages and request.messages[-1]["role"] == "assistant":
         text = text.removeprefix(request.messages[-1]["content"])  # a server that does not continue an answer begins it again
     text = text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=len(text))]
-    tokens = tuple(map(int, choice.get("token_ids") or ()))
-    count = int(usage.get("completion_tokens") or len(tokens))
+    tokens = tuple(map(_count, choice.get("token_ids") or ()))
+    count = _count(usage.get("completion_tokens")) or len(tokens)
     made = Completion(text, finish, request.seed, length, count, reused, tokens)
-    return replace(made, reasoning=str(reasoning)) if reasoning else made
+    return replace(made, reasoning=reasoning) if reasoning else made
 
 
 def _choice(request: Request, logprobs: Any, can: Abilities, tokenizer: Any, length: int, reused: int) -> Result:
@@ -167,7 +178,7 @@ def _choice(request: Request, logprobs: Any, can: Abilities, tokenizer: Any, len
 
 def _entries(logprobs: Any) -> Iterator[tuple[int | None, str, float]]:
     """(token if known, its text, its log probability) of the most likely first tokens, in either of the API's two forms."""
-    if "content" in logprobs:
+    if logprobs.get("content"):
         for entry in logprobs["content"][0]["top_logprobs"]:
             yield entry.get("id"), entry["token"], _number(entry["logprob"])
         return

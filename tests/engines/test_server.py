@@ -27,7 +27,8 @@ pytest.importorskip("openai", reason="needs the extra `server`")
 GARBAGE = [
     b"", b"<html>busy</html>", b"[]", b"null", b'{"choices": []}', b'{"choices": [{"text": 3, "finish_reason": "stop"}]}',
     b'{"choices": [{"text": "\\ud800", "finish_reason": "stop"}]}', b'{"choices": [{"text": "x", "finish_reason": null}]}',
-    b'{"choices": [{"text": "x", "finish_reason": "stop", "token_ids": "no"}]}', b"[" * 100_000, b'{"a": ' + b"9" * 10_000 + b"}",
+    b'{"choices": [{"text": "x", "finish_reason": "stop", "token_ids": "no"}]}',
+    b'{"choices": [{"text": "x", "finish_reason": "stop", "token_ids": [-1]}], "usage": {"completion_tokens": 1e400}}', b"[" * 100_000, b'{"a": ' + b"9" * 10_000 + b"}",
 ]  # fmt: skip
 
 

@@ -95,13 +95,14 @@ def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here,
     assert "no *.safetensors in it" in done.err
 
 
-def test_flags_that_do_not_fit(here: Here, tiny: str, tiny_pm: str, prompts: str) -> None:
+def test_flags_that_do_not_fit(here: Here, tiny: str, tiny_pm: str, prompts: str, pairs: str) -> None:
     server = "--engine", "server", "--base-url", "http://127.0.0.1:1/v1"
     assert "needs --base-url" in here("sample", prompts, "-m", tiny, "--engine", "server", code=2).err
     assert "needs --engine server" in here("sample", prompts, "-m", tiny, "--base-url", "http://h/v1", code=2).err
     assert "needs --engine transformers" in here("sample", prompts, "-m", tiny, *server, "--deterministic", code=2).err
     assert "a server chose its own" in here("sample", prompts, "-m", tiny, *server, "--dtype", "float32", code=2).err
-    assert "not read from a server" in here("score", prompts, "-m", tiny_pm, "--engine", "server", code=2).err
+    assert "'server' is not one of" in here("score", prompts, "-m", tiny_pm, "--engine", "server", code=2).err
+    assert "not read from a server" in here("eval", "choice", pairs, "-m", tiny_pm, *server, code=2).err
     here("sample", prompts, "-m", tiny, *server, "--dry-run", 1)  # asks no server
 
 
