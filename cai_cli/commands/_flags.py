@@ -24,6 +24,7 @@ class EngineName(str, Enum):
     vllm = "vllm"
     transformers = "transformers"
     ray = "ray"
+    server = "server"
 
 
 class LocalEngine(str, Enum):
@@ -167,8 +168,15 @@ class Model(Workers):
     model: Annotated[str, Option("--model", "-m", help="A model directory (safetensors), or a Hugging Face name OWNER/MODEL.")]
     engine: Annotated[
         EngineName,
-        Option("--engine", help="auto: vllm if it is installed and can run here, else transformers. ray: on a cluster."),
+        Option(
+            "--engine",
+            help="auto: vllm if it is installed and can run here, else transformers. ray: on a cluster. server: see --base-url.",
+        ),
     ] = EngineName.auto
+    base_url: Annotated[
+        list[str] | None,
+        Option("--base-url", metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1; repeatable."),
+    ] = None
     dtype: Annotated[
         Dtype,
         Option("--dtype", help="auto: bfloat16 if the processor supports it; float32 for probabilities, if memory allows."),
@@ -180,6 +188,13 @@ class Model(Workers):
         Option("--deterministic", help="Byte-identical output on one machine: transformers, float32, one request at a time."),
     ] = False
     trust_remote_code: TrustRemoteCode = False
+
+    def __post_init__(self) -> None:
+        """InputError if the flags of a server conflict."""
+        if (self.engine is EngineName.server) != bool(self.base_url):
+            raise InputError("--engine server needs --base-url URL, and --base-url needs --engine server")
+        if self.base_url and self.dtype is not Dtype.auto:
+            raise InputError("--dtype: a server chose its own when it was started; leave it out with --engine server")
 
 
 @dataclass

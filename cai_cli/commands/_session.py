@@ -24,6 +24,7 @@ from cai_cli.pipeline import manifest, stage
 from cai_cli.pipeline.seeds import draw
 
 if TYPE_CHECKING:
+    from cai_cli.engines.server import ServerEngine
     from cai_cli.method.tokens import Renderer
 
 ModelState = list[tuple[str, int, int]]
@@ -42,7 +43,8 @@ class Session:
         models.share_cores()
         self.files, self.model, self.sampling, self.prompting, self.exact = files, model, sampling, prompting, exact
         self.options = prompting.options()
-        self.folder = models.resolve(model.model)
+        # a server has the weights; the tokenizer, the template and the configuration are enough here
+        self.folder = models.resolve(model.model, weights=not model.base_url)
         models.require_language_model(self.folder)
         # here, because the runner replaces standard output before it opens the engine
         self.gpu_memory = select.gpu_memory(model.gpu_memory, files.input, files.output)
@@ -53,7 +55,28 @@ class Session:
         from cai_cli.method.tokens import Renderer
 
         tokenizer = models.load_tokenizer(self.folder, self.model.trust_remote_code)
-        return Renderer(tokenizer, self.options["template_arg"], self.prompting.fold_system)
+        found = Renderer(tokenizer, self.options["template_arg"], self.prompting.fold_system)
+        found.keep_messages = bool(self.model.base_url)
+        return found
+
+    @cached_property
+    def server(self) -> ServerEngine:
+        """The servers of --base-url. CaiError if none answers, or if they cannot do what the command needs."""
+        from cai_cli.engines.server import ServerEngine
+
+        m = self.model
+        found = ServerEngine(m.base_url or [], m.model, self.folder, m.trust_remote_code)
+        if found.chat_only and (self.format != "chat" or self.options["template_arg"]):
+            raise InputError(
+                f"{m.base_url}: takes no token ids and applies its own template, so it needs --format chat and no --template-arg"
+            )
+        return found
+
+    def _served(self) -> Record:
+        """What a manifest's `model` says about servers: URLs may change, what they serve may not. Empty without them."""
+        if not self.model.base_url or self.files.dry_run is not None:
+            return {}
+        return {"engine": "server", "served": self.server.served, "prompts": "messages" if self.server.chat_only else "tokens"}
 
     @cached_property
     def format(self) -> str:
@@ -76,6 +99,8 @@ class Session:
 
     def open(self) -> Engine:
         """Load the weights into the engine of --engine. CaiError if they are not those that were hashed at the start."""
+        if self.model.base_url:
+            return self.server
         found = self.setup.open()
         _require_unchanged(self.folder, self.state)
         return found
@@ -97,7 +122,9 @@ class Session:
 
     @cached_property
     def dtype(self) -> str:
-        """--dtype, with "auto" resolved."""
+        """--dtype, with "auto" resolved. A server's is not known."""
+        if self.model.base_url:
+            return "unknown"
         name = self.model.dtype.value
         if name == "auto" and self.model.deterministic:
             return "float32"
@@ -133,7 +160,8 @@ class Session:
         self.state = manifest.model_state(self.folder)
         model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
         dtype = self.dtype if self.files.dry_run is None else ""
-        about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash, "dtype": dtype}}
+        served = self._served()
+        about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash, "dtype": dtype, **served}}
         options = {
             **sampling,
             **self.options,
@@ -142,6 +170,7 @@ class Session:
             "engine": self.engine if self.files.dry_run is None else "",
             "deterministic": self.model.deterministic,
             **_vllm_options(self.model),
+            **served,
         }
         if constitution:
             drawn = list(constitution.by_id)
@@ -154,7 +183,8 @@ class Session:
         options |= extra
         job = stage.Job(
             name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
-            _decides(options, self.setup, self.state) if self.exact and model_hash else None,
+            # what a server computes with is not known, so its answers are not kept
+            _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
         )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
 
@@ -247,6 +277,8 @@ class ScoringSession:
         models.share_cores()
         self.files, self.model, self.workers, self.trust = files, model, workers, trust_remote_code
         self.folder = models.resolve(model)
+        if engine == "server":
+            raise InputError("--engine server: preference models are not read from a server; use another engine")
         # on a CPU vLLM takes about twenty seconds to start
         self.engine = "transformers" if engine == "auto" and models.device() == "cpu" else select.pick(engine)
         require_preference_model(self.folder)

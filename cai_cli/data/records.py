@@ -109,6 +109,8 @@ class Label(TypedDict):
     """The standard deviation of `p_first` over the principles."""
     mass: NotRequired[float]
     """The probability that the next token is one of the two letters: the mean over the queries."""
+    outside: NotRequired[int]
+    """Letters with only an upper bound, because a server did not show them among the most likely tokens. Absent if none."""
     reasoning: NotRequired[list[Reasoning]]
     cut: NotRequired[int]
     """Queries without a letter, because their reasoning was cut by --max-tokens. Absent if there are none."""

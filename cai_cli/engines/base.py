@@ -17,7 +17,7 @@ from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from cai_cli.data.records import TextMeta
+from cai_cli.data.records import Messages, TextMeta
 
 Key = Hashable
 """Names a request within a run. An engine only returns it with the result."""
@@ -52,6 +52,8 @@ class Request:
     """For "score" by a language model: how many of the last `ids` are the answer whose log-likelihood is asked for."""
     shared: int = 0
     """The length of the prefix that many requests of the run share, in tokens. An engine may compute the prefix once."""
+    messages: Messages | None = None
+    """The same prompt as a chat, for a server that takes no tokens; the first words of an answer are its last message."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ class Choice:
     """Always 0: nothing is generated."""
     reused_tokens: int = 0
     """See `Completion`."""
+    outside: int = 0
+    """How many options have only an upper bound: a server showed the most likely tokens, and they were not among them."""
 
 
 @dataclass(frozen=True)

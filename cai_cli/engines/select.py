@@ -33,17 +33,16 @@ def vllm_problem() -> str | None:
 
 
 def pick(name: str, deterministic: bool = False) -> str:
-    """The engine for a value of `--engine`: "vllm" or "transformers"; for "ray" the one of its workers.
+    """The engine for a value of `--engine`: "vllm", "transformers" or "server"; for "ray" the one of its workers.
 
     InputError if it cannot run here.
     """
     if name == "auto":
         return "transformers" if deterministic or vllm_problem() else "vllm"
-    if name == "vllm":
-        if deterministic:
-            raise InputError("--deterministic needs --engine transformers")
-        if problem := vllm_problem():
-            raise InputError(problem)
+    if deterministic and name in ("vllm", "server"):
+        raise InputError("--deterministic needs --engine transformers")
+    if name == "vllm" and (problem := vllm_problem()):
+        raise InputError(problem)
     if name == "ray":  # decided without a look at this machine's hardware, because the workers run elsewhere
         if util.find_spec("ray") is None:
             raise InputError("--engine ray: Ray is not installed; install the extra `ray`")

@@ -94,12 +94,14 @@ class Query:
     """What the judge wrote before its letter."""
     mass: float = math.nan
     """The probability of the two letters together, over the whole vocabulary."""
+    outside: int = 0
+    """How many of the two letters have only an upper bound; see `Choice.outside`."""
 
     def answered(self, choice: Choice, clamp: tuple[float, float] | None) -> Query:
         """The query with its probability, limited to `clamp`: with reasoning the paper clamps to 40-60% (section 4.1)."""
         p = normalise(choice.logprobs)["A" if self.order == "ab" else "B"]
         p = min(max(p, clamp[0]), clamp[1]) if clamp else p
-        return replace(self, p_first=p, mass=sum(map(math.exp, choice.logprobs.values())))
+        return replace(self, p_first=p, mass=sum(map(math.exp, choice.logprobs.values())), outside=choice.outside)
 
 
 def label(queries: Sequence[Query], cut: int = 0) -> Label:
@@ -116,6 +118,8 @@ def label(queries: Sequence[Query], cut: int = 0) -> Label:
         "orders": {order: fmean(values) for order, values in orders.items() if values},
         "mass": fmean(query.mass for query in queries),
     }
+    if outside := sum(query.outside for query in queries):
+        found["outside"] = outside
     if cut:
         found["cut"] = cut
     if len(ids) > 1:

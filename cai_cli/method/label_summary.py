@@ -30,6 +30,10 @@ class LabelSummary:
     """Per label: the probability of both letters together."""
     cut: int = 0
     """Queries without a letter, because --max-tokens cut their reasoning."""
+    letters: int = 0
+    """Letters that were read: two per query."""
+    outside: int = 0
+    """Those of them with only an upper bound, because a server shows no more than its most likely tokens."""
     full = False
 
     def reason(self, record: Record) -> None:
@@ -37,6 +41,8 @@ class LabelSummary:
         label: Label = record["label"]
         self.identical += bool(label.get("identical"))
         self.cut += label.get("cut", 0)
+        self.letters += 2 * (len(label.get("reasoning", ())) or len(label["principles"]) * len(label["orders"]))
+        self.outside += label.get("outside", 0)
         if "mass" in label:
             self.masses.append(label["mass"])
         if {"ab", "ba"} <= label["orders"].keys():
@@ -54,7 +60,8 @@ class LabelSummary:
 
         `position_bias`: `mean_difference` is an answer's probability as (A) minus its probability as (B), 0 for a judge without
         the bias; `flipped` is the share of the pairs whose better answer depends on the order. `letter_mass`: the mean
-        probability of both letters together, and the number of labels below 1%.
+        probability of both letters together, and the number of labels below 1%. `letters_outside`: how many of the letters have
+        only an upper bound.
         """
         found: Record = {"identical": self.identical}
         if count := len(self.differences):
@@ -62,6 +69,8 @@ class LabelSummary:
             found["position_bias"] = bias
         if self.masses:
             found["letter_mass"] = {"mean": fmean(self.masses), "low": self.low}
+        if self.outside:
+            found["letters_outside"] = {"letters": self.outside, "of": self.letters}
         if self.cut:
             found["cut_reasoning"] = self.cut
         return found
@@ -91,6 +100,11 @@ class LabelSummary:
             found.append(
                 f"in {self.low:,} of {labels} both letters together have under {LOW_MASS:.0%} of the probability: the judge "
                 "would not answer with a letter; see its prompt with --dry-run 1, or use another judge"
+            )
+        if self.outside:
+            found.append(
+                f"{self.outside:,} of {self.letters:,} letters are outside the most likely tokens, which are all "
+                "that the server shows; their upper bound was taken, so these labels are closer to 0.5 than the judge's"
             )
         if self.cut:
             queries = streams.plural(self.cut, "query")

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Messages
+from cai_cli.data.records import Messages, assistant
 from cai_cli.engines.base import Completion, Request
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.prompts import Prompt
-from cai_cli.method.template import Template
+from cai_cli.method.template import Template, folded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +92,8 @@ class Renderer:
         """`template_args` and `fold_system`: see `Template`."""
         self.tokenizer = tokenizer
         self.template = Template(tokenizer, template_args, fold_system)
+        self.keep_messages = False
+        """Whether requests hold their messages too, for a server that may need them."""
         # tokens of each shared prefix, by its text; and results of `options`, by its arguments: a run has few of either
         self._prefixes: dict[str, list[int]] = {}
         self._options: dict[tuple[str, tuple[str, ...]], tuple[list[int], int, list[int]]] = {}
@@ -310,7 +312,15 @@ class Renderer:
     def request(self, prompt: Prompt, seed: int, max_tokens: int, temperature: float, top_p: float) -> Request:
         """A request to continue a prompt."""
         ids, text = self.render(prompt)
-        return Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop, shared=self._shared(prompt, ids))
+        made = Request("generate", ids, text, seed, max_tokens, temperature, top_p, prompt.stop, shared=self._shared(prompt, ids))
+        return self._with_messages(made, prompt)
+
+    def _with_messages(self, request: Request, prompt: Prompt) -> Request:
+        """The request with its messages, if they are kept."""
+        if not self.keep_messages or prompt.messages is None:
+            return request
+        messages = folded(prompt.messages) if self.template.fold_system else prompt.messages
+        return replace(request, messages=[*messages, assistant(prompt.prefill)] if prompt.prefill else messages)
 
     def choice(self, prompt: Prompt, letters: tuple[str, ...]) -> Request:
         """A request for the probabilities of the letters that may come next (paper, section 4.1).
@@ -325,7 +335,7 @@ class Renderer:
             raise InputError(f"this tokenizer joins {prompt.end!r} with the text before it; use another model")
         ids = ids[: len(ids) - (len(end) - same)]  # without the tokens that a letter joins
         options = dict(zip(letters, tokens, strict=True))
-        return Request("choose", ids, text, options=options, shared=self._shared(prompt, ids))
+        return self._with_messages(Request("choose", ids, text, options=options, shared=self._shared(prompt, ids)), prompt)
 
     def likelihood_request(self, prompt: Prompt, answer: str) -> Request:
         """A request for a language model's log-likelihood of an answer to a prompt. Skipped if the answer has no tokens.

@@ -350,6 +350,7 @@ class _Run:
                     streams.say(f"cai {self.job.name}: loading {self.job.model}", self.files.quiet)
                     self.engine = self.job.open_engine()
                     self.context = min(self.context, self.engine.context)
+                    self.window.resize(self.files.window)  # several workers take more requests at a time
                     self.progress.restart()
                     self._require_context(item.program, missing)  # the engine's context may be smaller
             except StopIteration as stop:

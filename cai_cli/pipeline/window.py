@@ -49,9 +49,14 @@ class Window:
 
         A step that ends when it has enough records is patient: what it makes ahead may not be needed.
         """
-        self.size, self.limit, self.ahead = size, size if patient else size + AHEAD, ahead
+        self.ahead, self.patient = ahead, patient
+        self.resize(size)
         self.items: deque[Item] = deque()
         self.unfinished = 0
+
+    def resize(self, size: int) -> None:
+        """Change the largest number of unfinished records."""
+        self.size, self.limit = size, size if self.patient else size + AHEAD
 
     def __bool__(self) -> bool:
         return bool(self.items)
