@@ -29,6 +29,11 @@ PATIENCE = 300.0
 """Seconds after which a child that does not end fails the test."""
 
 
+def at_once() -> float:
+    """Seconds within which a signal must end a command: 5, and more where other processes keep the cores busy."""
+    return 5.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @dataclass
 class Order:
     """A command, and when it gets a signal. With no moment it runs to its end."""

@@ -27,7 +27,7 @@ from tests.rows import asks, write_jsonl
 from tests.tiny import EXACT, ROOT
 from tests.training.test_killed import SHORT, arguments, result
 
-LOSSES = int(os.environ.get("CAI_POWER_LOSSES", 3))
+LOSSES = int(os.environ.get("CAI_POWER_LOSSES", 2))
 
 
 @contextmanager
