@@ -301,7 +301,7 @@ def table_rows(path: str, stream: IO[bytes], delimiter: str, *columns: str) -> I
             else:
                 yield number, dict(row)
     except csv.Error as problem:
-        raise jsonl.bad_line(path, reader.line_num, f"not valid CSV: {problem}") from None
+        raise jsonl.bad_line(path, max(1, reader.line_num), f"not valid CSV: {problem}") from None
 
 
 def dataset(name: str, column: str, split: str, config: str | None) -> Iterator[Item]:
