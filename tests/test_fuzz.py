@@ -72,14 +72,14 @@ def long_line(path: Path) -> None:
         stream.truncate(2**30)
 
 
-def nested(before: bytes, after: bytes = b"") -> Callable[[Path], None]:
+def nested(before: bytes, after: bytes = b"") -> Callable[[Path], object]:
     """Lists nested 100,000 deep, after something else."""
-    return lambda path: path.write_bytes(before + b"[" * 100_000 + b"]" * 100_000 + after) and None
+    return lambda path: path.write_bytes(before + b"[" * 100_000 + b"]" * 100_000 + after)
 
 
-def digits(before: bytes, after: bytes = b"") -> Callable[[Path], None]:
+def digits(before: bytes, after: bytes = b"") -> Callable[[Path], object]:
     """A number of 10,000 digits, after something else."""
-    return lambda path: path.write_bytes(before + b"9" * 10_000 + after) and None
+    return lambda path: path.write_bytes(before + b"9" * 10_000 + after)
 
 
 def gzip_bomb(path: Path) -> None:
@@ -99,7 +99,7 @@ def aliases(path: Path) -> None:
 CHECK, IMPORT, STATS = ("constitution", "check"), ("import", "preferences"), ("stats",)
 CONFIG = ("stats", "-", "--config")
 MADE = b'{"step": "sample",\n "x": '
-BOMBS: dict[str, tuple[tuple[str, ...], str, Callable[[Path], None], str]] = {
+BOMBS: dict[str, tuple[tuple[str, ...], str, Callable[[Path], object], str]] = {
     "long line of records": (STATS, "x.jsonl", long_line, "x.jsonl:2: the line is longer than 64 MiB"),
     "long line of preferences": (IMPORT, "x.jsonl", long_line, "x.jsonl:2: the line is longer than 64 MiB"),
     "long line of text": (("import", "text"), "x.txt", long_line, "x.txt:2: the line is longer than 64 MiB"),
@@ -164,7 +164,7 @@ def test_an_array_is_read_entry_by_entry() -> None:
     receive, send = os.pipe()
     os.write(send, b'\xef\xbb\xbf [ {"a": "\xc3\xa9"},\n 1')
     with os.fdopen(receive, "rb", buffering=0) as stream:
-        entries = json_array.items("x.json", stream)  # type: ignore[arg-type]
+        entries = json_array.items("x.json", stream)
         assert next(entries) == (1, {"a": "é"})
         os.write(send, b"2]")
         os.close(send)
