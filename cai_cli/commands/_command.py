@@ -24,7 +24,6 @@ import traceback
 import typing
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
@@ -66,14 +65,14 @@ def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
     """
     if value is None:
         return None
-    import yaml
+    from cai_cli.data import strict_yaml
 
     try:
-        content = yaml.safe_load(Path(value).read_text())
+        content = strict_yaml.load(strict_yaml.read(value), value)
     except OSError as problem:
         raise typer.BadParameter(f"{value}: {(problem.strerror or '').lower()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        raise typer.BadParameter(f"{value}: not valid YAML: {' '.join(str(problem).split())}") from None
+    except InputError as problem:
+        raise typer.BadParameter(str(problem)) from None
     if not isinstance(content, dict):
         raise typer.BadParameter(f"{value}: must be a mapping of flags to values")
     known = {opt.lstrip("-"): param for param in ctx.command.params if param.name != "config" for opt in param.opts}

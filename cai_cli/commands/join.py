@@ -45,7 +45,7 @@ def app(
     if output in paths:
         raise InputError(f"-o {output}: is one of the shards; give another file")
     made = found[0][1]
-    counts = {name: round(sum(each["counts"][name] for _, each in found), 3) for name in made["counts"]}
+    counts = {name: round(sum(each["counts"].get(name, 0) for _, each in found), 3) for name in made["counts"]}
     about = {key: value for key, value in made.items() if key not in ("shard", "summary", "output")}
     about["fingerprint"] = {key: value for key, value in made["fingerprint"].items() if key != "shard"}
     about |= {"counts": counts, "joined": [outputs.source(path) for path in paths]}

@@ -6,12 +6,11 @@ name; one that is a field of our records with another meaning is kept as `origin
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cai_cli.data import importers, transcripts
+from cai_cli.data import importers, jsonl, transcripts
 from cai_cli.data.importers import Item
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import assistant
@@ -91,8 +90,10 @@ def _hhh(number: int, row: Record, own: Record) -> Item:
 def _rows(path: str) -> Iterator[tuple[int, Any]]:
     """(number, row) for each entry: of parquet by the file's name, else of JSON or CSV by how it begins."""
     if path.endswith(".parquet"):
-        return importers.entries(path)
-    data = importers.read_bytes(path)
-    if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
-        return importers.array_or_lines(path, data)
-    return importers.table_rows(path, ",", data=data)
+        yield from importers.entries(path)
+        return
+    with jsonl.opened(path) as stream:
+        if importers.starts(stream, b"[", b"{"):
+            yield from importers.json_entries(path, stream)
+        else:
+            yield from importers.table_rows(path, stream, ",")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cai_cli import streams
-from cai_cli.data import jsonl, transcripts
+from cai_cli.data import json_array, jsonl, transcripts
 from cai_cli.data.jsonl import Record
 from cai_cli.data.preferences import sides
 from cai_cli.data.records import Messages, assistant, has_tools, messages_error, preference_error, prompt_error, take_in
@@ -29,6 +28,8 @@ _FIELDS = {"prompt", "response", "responses", "reasoning", "rounds", "scores", "
 """Fields of our records. A column of this name means something else, and is kept as `original_NAME`."""
 _OF_PREFERENCES = ("p_chosen", "weight", "label", "source_id", "reasoning")
 """Fields of a preference that an import of preferences keeps under their own names."""
+MAX_SEPARATORS = 1_000_000
+"""Most separators in a line of CSV or TSV, so that a line of commas cannot fill the memory."""
 _SHAREGPT = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "function_call": "tool", "observation": "tool"}
 """From ShareGPT's names of speakers to roles."""
 
@@ -205,39 +206,45 @@ def entries(path: str) -> Iterator[tuple[int, Any]]:
         yield from dataset_rows(load_dataset(path))
 
 
-def array_or_lines(path: str, data: bytes | None = None) -> Iterator[tuple[int, Any]]:
-    """(number, value) for each entry if the file is one JSON array, else for each line. `data`: the file's bytes."""
-    data = (read_bytes(path) if data is None else data).removeprefix(codecs.BOM_UTF8)
-    if data.lstrip().startswith(b"["):
-        try:
-            yield from enumerate(jsonl.loads(data), 1)
-        except ValueError as problem:
-            raise InputError(f"{path}: not valid JSON: {problem}") from None
-        return
-    yield from _valid(path, jsonl.parse(io.BytesIO(data)))
-
-
-def read_bytes(path: str) -> bytes:
-    """A whole file."""
+def array_or_lines(path: str) -> Iterator[tuple[int, Any]]:
+    """(number, value) for each entry if the file is one JSON array, else for each line."""
     with jsonl.opened(path) as stream:
-        return stream.read()
+        yield from json_entries(path, stream)
 
 
-def _lines(path: str, data: bytes | None = None) -> Iterator[tuple[int, str]]:
+def json_entries(path: str, stream: IO[bytes]) -> Iterator[tuple[int, Any]]:
+    """`array_or_lines` of an open file."""
+    if starts(stream, b"["):
+        yield from json_array.items(path, stream)
+    else:
+        if starts(stream, codecs.BOM_UTF8):
+            stream.read(len(codecs.BOM_UTF8))
+        yield from _valid(path, jsonl.parse(stream))
+
+
+def starts(stream: IO[bytes], *marks: bytes) -> bool:
+    """Whether an open file begins with one of `marks`, after a byte order mark and white space. Nothing is read."""
+    head: bytes = stream.peek(1)  # type: ignore[attr-defined]  # every stream of `jsonl.opened` has it
+    return head.startswith(marks) or head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(marks)
+
+
+def _lines(path: str, stream: IO[bytes]) -> Iterator[tuple[int, str]]:
     """(number, text) for each line of a UTF-8 file, with its line ending, without a byte order mark."""
-    with jsonl.opened(path) if data is None else io.BytesIO(data) as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as problem:
-                raise jsonl.bad_line(path, number, f"not UTF-8 ({problem.reason})") from None
+    for number, line in enumerate(jsonl.bounded(stream), 1):
+        if len(line) > jsonl.MAX_LINE:
+            raise jsonl.bad_line(path, number, jsonl.TOO_LONG.format(jsonl.MAX_LINE // 2**20))
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as problem:
+            raise jsonl.bad_line(path, number, f"not UTF-8 ({problem.reason})") from None
 
 
 def text(path: str) -> Iterator[Item]:
     """One prompt per line. Blank lines are ignored."""
-    for number, line in _lines(path):
-        if line.strip():
-            yield item(number, {"prompt": line.strip()})
+    with jsonl.opened(path) as stream:
+        for number, line in _lines(path, stream):
+            if line.strip():
+                yield item(number, {"prompt": line.strip()})
 
 
 def table(path: str, column: str, delimiter: str) -> Iterator[Item]:
@@ -245,8 +252,9 @@ def table(path: str, column: str, delimiter: str) -> Iterator[Item]:
 
     InputError if the column is missing or the CSV is malformed.
     """
-    for number, row in table_rows(path, delimiter, column):
-        yield row if isinstance(row, Item) else prompt_row(number, row, column)
+    with jsonl.opened(path) as stream:
+        for number, row in table_rows(path, stream, delimiter, column):
+            yield row if isinstance(row, Item) else prompt_row(number, row, column)
 
 
 def prompt_row(number: int, row: Record, column: str) -> Item:
@@ -255,14 +263,26 @@ def prompt_row(number: int, row: Record, column: str) -> Item:
     return item(number, {**own, "prompt": row.get(column), **kept(row, column, "id")})
 
 
-def table_rows(path: str, delimiter: str, *columns: str, data: bytes | None = None) -> Iterator[tuple[int, Record | Item]]:
+def table_rows(path: str, stream: IO[bytes], delimiter: str, *columns: str) -> Iterator[tuple[int, Record | Item]]:
     """(number, row) for each row of a CSV or TSV with a header. A malformed row is an Item with an error.
 
-    TSV has no quoting, so quotation marks are text there. `data`: the file's bytes, if it has been read already. InputError if
-    one of `columns` is missing or the CSV is malformed.
+    TSV has no quoting, so quotation marks are text there. InputError if one of `columns` is missing or the CSV is malformed.
     """
     csv.field_size_limit(jsonl.MAX_LINE)
-    lines = (line for _, line in _lines(path, data))
+    taken = 0
+    """Characters of the row that is being read: with quotation marks it may have many lines."""
+
+    def feed() -> Iterator[str]:
+        nonlocal taken
+        for number, line in _lines(path, stream):
+            taken += len(line)
+            if taken > jsonl.MAX_LINE:
+                raise jsonl.bad_line(path, number, f"the row is longer than {jsonl.MAX_LINE // 2**20} MiB")
+            if line.count(delimiter) > MAX_SEPARATORS:
+                raise jsonl.bad_line(path, number, f"more than {MAX_SEPARATORS:,} separators in the line")
+            yield line
+
+    lines = feed()
     if delimiter == "\t":
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
     else:
@@ -272,7 +292,7 @@ def table_rows(path: str, delimiter: str, *columns: str, data: bytes | None = No
         if missing := [column for column in columns if column not in names]:
             raise InputError(f"{path}: no column '{missing[0]}' (columns: {', '.join(names) or 'none'}); name one with --column")
         for row in reader:
-            number = reader.line_num
+            number, taken = reader.line_num, 0
             if None in row:
                 many = "more fields than the header has; put quotation marks around a field that contains a comma"
                 yield number, Item(number, error=many)
@@ -281,7 +301,7 @@ def table_rows(path: str, delimiter: str, *columns: str, data: bytes | None = No
             else:
                 yield number, dict(row)
     except csv.Error as problem:
-        raise jsonl.bad_line(path, reader.line_num, f"not valid CSV: {problem}") from None
+        raise jsonl.bad_line(path, max(1, reader.line_num), f"not valid CSV: {problem}") from None
 
 
 def dataset(name: str, column: str, split: str, config: str | None) -> Iterator[Item]:

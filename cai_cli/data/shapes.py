@@ -15,7 +15,12 @@ def _hints(wanted: Any) -> dict[str, Any]:
 
 
 def type_error(value: object, wanted: Any, field: str) -> str | None:
-    """What is wrong with a field's value, or None. An integer is also a number; an object may hold further fields."""
+    """What is wrong with a field's value, or None. An integer is also a number; an object may hold further fields.
+
+    `object` stands for any value.
+    """
+    if wanted is object:
+        return None
     origin = get_origin(wanted)
     if origin in (Union, types.UnionType):
         errors = [type_error(value, choice, field) for choice in get_args(wanted)]

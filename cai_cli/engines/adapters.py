@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from cai_cli.data import durable
 
 
 def user_cache() -> Path:
-    """The folder for what may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
+    """The folder for what may be deleted at any time. If it is made here, only this user may read it: it holds texts."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cai"
+    with suppress(OSError):  # whoever writes into it reports that
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def merged(name: str, adapter: Path, base: Path) -> Path:

@@ -59,7 +59,7 @@ class Answers:
             return
         self.path = adapters.user_cache() / "answers.sqlite"
         with self._or_without():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite would make it readable by others
             # Not in WAL mode, which a home directory on a network file system does not support.
             self.db = sqlite3.connect(self.path, timeout=WAIT, isolation_level="IMMEDIATE")
             self.db.execute("CREATE TABLE IF NOT EXISTS answers (number INTEGER PRIMARY KEY, key BLOB UNIQUE, value TEXT)")

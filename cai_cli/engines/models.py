@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py"]
 """The files of a hub model that are downloaded: no weights in other formats. Code runs only with --trust-remote-code."""
+_MAX_HEADER = 100_000_000
+"""Most bytes of a header that the safetensors library accepts."""
 DEFAULT_CONTEXT = 2048
 """The context in tokens that is assumed if the model's configuration has none."""
 planned_gpu: ContextVar[int | None] = ContextVar("planned_gpu", default=None)
@@ -47,6 +49,10 @@ def resolve(name: str, weights: bool = True) -> Path:
     if not path.is_dir():
         raise InputError(f"{name}: not a model directory; give the folder that holds config.json and *.safetensors")
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        if not (path / "adapter_model.safetensors").exists():  # peft would unpickle adapter_model.bin
+            raise InputError(
+                f"{name}: no adapter_model.safetensors in it; cai loads safetensors only, so convert the weights first"
+            )
         with loading(name):
             path = adapters.merged(name, path, _base(name, path))
     if not (path / "config.json").exists():
@@ -60,7 +66,7 @@ def _base(name: str, adapter: Path) -> Path:
     """The directory of an adapter's base model. InputError if it is not here: only what the user named is downloaded."""
     try:
         base = str(json.loads((adapter / "adapter_config.json").read_bytes())["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{name}/adapter_config.json: names no base model in 'base_model_name_or_path'") from None
     for path in (Path(base), adapter / base):
         if path.is_dir() and path.resolve() != adapter.resolve():
@@ -90,7 +96,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The model's `config.json`. InputError if it cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise InputError(f"{folder}/config.json: could not read it as JSON ({problem})") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise InputError(f"{folder}/config.json: has no 'model_type'")
@@ -111,7 +117,7 @@ def generation_ends(folder: Path) -> set[int]:
     """The tokens that end a text by the model's `generation_config.json`. Empty if there are none."""
     try:
         named = json.loads((folder / "generation_config.json").read_bytes()).get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return set()
     return {token for token in (named if isinstance(named, list) else [named]) if isinstance(token, int)}
 
@@ -229,12 +235,13 @@ def parameters(folder: Path) -> int:
         from transformers import AutoConfig, AutoModel
 
         with torch.device("meta"):
-            model = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModel.from_config(config, trust_remote_code=False)
         return sum(weight.numel() for weight in model.parameters())
     total = 0
     for path in list(folder.glob("model*.safetensors")) or folder.glob("*.safetensors"):  # others are copies in another form
         with path.open("rb") as stream, loading(path):
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            header = json.loads(stream.read(min(_MAX_HEADER, int.from_bytes(stream.read(8), "little"))))
             total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return total
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object
 from cai_cli.data.records import current_answer
 from cai_cli.evaluation.agreement import kappa
 from cai_cli.evaluation.intervals import mean_interval
@@ -47,14 +47,15 @@ def by_prefix(text: str) -> bool:
 
 def best(grade: object) -> str | None:
     """The most probable class of a grade; None if it is none."""
-    return max(grade, key=lambda name: grade[name]) if isinstance(grade, dict) and grade else None
+    numbers = isinstance(grade, dict) and all(isinstance(p, int | float) for p in grade.values())
+    return max(grade, key=lambda name: grade[name]) if numbers and isinstance(grade, dict) and grade else None
 
 
 def answer(record: Record, by: str | None) -> Answer:
     """What is known about a record's answer. `by`: the field of its category."""
     # XSTest's column; `cai label` writes an object into a field of this name
     safe = record["label"] if record.get("label") in ("safe", "unsafe") else "all"
-    grades = record.get("grades") or {}
+    grades = as_object(record.get("grades"))
     graded, reason = best(grades.get("refusal")), best(grades.get("reason"))
     evasive = None if graded is None or reason is None else graded != CLASSES[0] and reason == "no"
     category = str(record.get(by, "other")) if by else ""

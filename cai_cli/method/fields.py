@@ -7,9 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cai_cli.data import jsonl
+from cai_cli.data import strict_yaml
 from cai_cli.errors import InputError
 
 
@@ -25,17 +23,12 @@ def find(name: str, known: dict[str, Path], kind: str, folder: Path = Path()) ->
     """(path, content, SHA-256) of a YAML or JSON file, named by one of `known` or by its path. InputError if it is none."""
     path = known.get(name, folder / name)
     try:
-        data = path.read_bytes()
+        data = strict_yaml.read(path)
     except OSError as problem:
         if Path(name).suffix or "/" in name:
             raise InputError(f"{path}: {(problem.strerror or str(problem)).lower()}") from None
         raise InputError(f"no {kind} '{name}': give a file, or one of {', '.join(known)}") from None
-    try:
-        content = jsonl.loads(data) if path.suffix == ".json" else yaml.safe_load(data)
-    except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        form = "JSON" if path.suffix == ".json" else "YAML"
-        raise InputError(f"{path}: not valid {form}: {' '.join(str(problem).split())}") from None
-    return path, content, sha256(data).hexdigest()
+    return path, strict_yaml.load(data, str(path)), sha256(data).hexdigest()
 
 
 def only_known(entry: dict[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -35,13 +35,14 @@ class Template:
     @cached_property
     def variables(self) -> set[str]:
         """The names that the template reads. Empty if it cannot be parsed."""
-        from jinja2 import Environment, ext, meta
+        from jinja2 import ext, meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         text: Any = self.tokenizer.chat_template or ""
         text = text if isinstance(text, str) else text.get("default", "")
         try:
-            return meta.find_undeclared_variables(Environment(extensions=[ext.loopcontrols]).parse(text))
-        except TemplateError:  # it has tags of transformers' own
+            return meta.find_undeclared_variables(ImmutableSandboxedEnvironment(extensions=[ext.loopcontrols]).parse(text))
+        except (TemplateError, RecursionError):  # it has tags of transformers' own, or is nested too deep
             return set()
 
     def require_arguments(self) -> None:
@@ -67,7 +68,7 @@ class Template:
             return str(
                 self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not complete, **self.arguments)
             )
-        except (TemplateError, TypeError) as problem:
+        except Exception as problem:  # a template is a program: besides its own errors it may divide by zero or fill the memory
             refused = "; --fold-system puts a system message into the user's" if "ystem" in str(problem) else ""
             raise Skipped(f"the model's chat template refuses it ({problem}){refused}") from None
 

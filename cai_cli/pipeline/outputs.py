@@ -92,9 +92,16 @@ class FileOutput:
         """Per journal line: [the line, digest, number of output lines, of skipped lines, `Tokens`, seconds]."""
         for line in complete_lines(self.journal):
             try:
-                yield [line, *json.loads(line)]
-            except ValueError:  # a torn line in the middle: a machine that crashes may have written blocks in any order
+                digest, *numbers = jsonl.loads(line)
+            except (ValueError, TypeError):
+                return  # a torn line in the middle: a machine that crashes may have written blocks in any order
+            if (
+                len(numbers) < 6
+                or not all(type(n) in (int, float) and n >= 0 for n in numbers)
+                or float in map(type, numbers[:-1])
+            ):
                 return
+            yield [line, digest, *numbers]
 
     def _recover(self) -> None:
         """Cut the three files back to the last input record that all of them hold completely.
@@ -109,14 +116,14 @@ class FileOutput:
         out, skipped = complete_lines(self.partial), complete_lines(self.partial_skipped)
         kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
         for line, digest, n_out, n_skipped, *tokens, seconds in self._entries():
-            mine = [next(out, None) for _ in range(n_out)], [next(skipped, None) for _ in range(n_skipped)]
+            mine = [len(o) for o in islice(out, n_out)], [len(s) for s in islice(skipped, n_skipped)]
             # Missing lines. Records are written before their journal line, so a killed process cannot cause this, but a
             # crash of the machine can.
-            if None in mine[0] or None in mine[1]:
+            if len(mine[0]) < n_out or len(mine[1]) < n_skipped:
                 break
             kept[self.journal] += len(line)
-            kept[self.partial] += sum(len(o) for o in mine[0] if o)
-            kept[self.partial_skipped] += sum(len(s) for s in mine[1] if s)
+            kept[self.partial] += sum(mine[0])
+            kept[self.partial_skipped] += sum(mine[1])
             self.done, self.last = self.done + 1, digest
             self.counts.add(n_out, n_skipped, tokens)
             self.counts.seconds = seconds

@@ -8,13 +8,13 @@ of the input from these numbers, whether a record gave no line, one or several; 
 from __future__ import annotations
 
 import heapq
-import json
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from cai_cli import streams
+from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line
 from cai_cli.errors import InputError
@@ -96,9 +96,9 @@ def _finished(path: str) -> Manifest:
         raise InputError(f"{path}: no such file; run the shard's command, then join again")
     beside = Path(f"{path}.manifest.json")
     made = manifest.read(beside) if beside.is_file() else {}
-    if "shard" not in made or not Path(f"{path}.order").is_file():
+    if not {"shard", "fingerprint", "counts", "output"} <= made.keys() or not Path(f"{path}.order").is_file():
         raise InputError(f"{path}: no shard, or without its .manifest.json and .order; give the files that --shard I/N made")
-    if manifest.hash_file(path) != made["output"]["sha256"]:
+    if manifest.hash_file(path) != made["output"].get("sha256"):
         raise InputError(f"{path}: was edited after it was made; make it again with --restart, then join again")
     return made
 
@@ -113,15 +113,19 @@ def _groups(path: str, skipped: bool) -> Iterator[tuple[int, list[bytes]]]:
     """Per input line: (its number, the lines of the file that it gave)."""
     held = Path(f"{path}.skipped.jsonl" if skipped else path)
     with open(f"{path}.order", "rb") as order, open(held if held.exists() else os.devnull, "rb") as stream:
-        for entry in order:
+        for line, entry in enumerate(order, 1):
             try:
-                name, *counts = json.loads(entry)
-            except ValueError:
-                raise _damaged(path, held) from None
-            lines = list(islice(stream, counts[skipped]))
-            if len(lines) != counts[skipped]:
+                name, *counts = jsonl.loads(entry)
+                number, wanted = int(name.partition(":")[0]), counts[skipped]
+                if type(wanted) is not int or not 0 <= wanted < 2**63:
+                    raise ValueError(wanted)
+            except (ValueError, TypeError, AttributeError, IndexError):
+                remedy = "; make the shard again with --restart"
+                raise jsonl.bad_line(f"{path}.order", line, "not an entry of a shard's order", remedy) from None
+            lines = list(islice(stream, wanted))
+            if len(lines) != wanted:
                 raise _damaged(path, held)
-            yield int(name.partition(":")[0]), lines
+            yield number, lines
         if next(stream, None):
             raise _damaged(path, held)
 

@@ -59,5 +59,5 @@ def constitution_of(made: Manifest, output: Path) -> Constitution | None:
         loaded = constitution.load(*(name if name in known else str(lineage.find(name, output)) for name in names))
     except InputError:
         return None
-    same = loaded.sha256 == made["constitution"]["sha256"]
+    same = loaded.sha256 == made["constitution"].get("sha256")
     return loaded.select(made["constitution"].get("principles", []), []) if same else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cai_cli import streams
+from cai_cli.data import strict_yaml
 from cai_cli.engines import models
 from cai_cli.errors import CaiError, InputError
 
@@ -101,11 +102,9 @@ def planned(accelerate: str | None, processes: int | None, gpus: int) -> Layout:
 
 def _written(path: str) -> dict[str, Any]:
     """The file that `accelerate config` wrote. InputError if it is none."""
-    import yaml
-
     try:
-        found = yaml.safe_load(Path(path).read_bytes())
-    except (OSError, yaml.YAMLError):
+        found = strict_yaml.load(strict_yaml.read(path), path)
+    except OSError:
         found = None
     if not isinstance(found, dict):
         raise InputError(f"--accelerate {path}: neither multi-gpu nor fsdp2, nor a file; make one with `accelerate config`")
