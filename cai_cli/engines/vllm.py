@@ -55,7 +55,7 @@ class VllmEngine:
             limits = {"enable_chunked_prefill": False}
             if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                 limits["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-        settings = {
+        settings: dict[str, Any] = {
             "model": str(folder),
             "dtype": str(dtype).removeprefix("torch."),
             "enable_prefix_caching": True,  # many requests share a prefix: the few-shot examples
