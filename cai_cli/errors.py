@@ -26,3 +26,18 @@ class Skipped(Exception):
         super().__init__(reason)
         self.record = record
         """The record with the work done on it so far; None if there is none."""
+
+
+interrupted = False
+"""Whether a signal has asked this process to end."""
+
+
+def interrupt(number: int, frame: object) -> None:
+    """The handler of SIGINT and SIGTERM: raises KeyboardInterrupt.
+
+    Python drops an exception that is raised inside a callback of its own, for example while a module is imported. So a long loop
+    also looks at `interrupted`.
+    """
+    global interrupted
+    interrupted = True
+    raise KeyboardInterrupt

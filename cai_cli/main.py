@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from cai_cli import __version__
+from cai_cli import __version__, errors
 from cai_cli.commands._lazy import LazyGroup
 
 COMMANDS = {
@@ -75,7 +75,8 @@ def cai(
 
 def main() -> None:
     """Entry point of the console command. A signal ends it with 130 while modules are imported, too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, errors.interrupt)
     try:
         app(prog_name="cai")
     except (KeyboardInterrupt, SystemExit) as end:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,6 +159,13 @@ def needs_vllm() -> None:
     """Skip where vLLM can't run."""
     if problem := vllm_problem():
         missing(problem, "CAI_REQUIRE_VLLM")
+
+
+@pytest.fixture(scope="session")
+def needs_ray() -> None:
+    """Skip where Ray is not installed."""
+    if find_spec("ray") is None:
+        missing("Ray is not installed; install the extra `ray`", "CAI_REQUIRE_RAY")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from cai_cli.data.jsonl import Record
 from tests.killing import Killer, Order, at_once, killer
 from tests.processes import count_lines
 from tests.rows import asks, read_jsonl, write_jsonl
+from tests.servers import tiny_server
 
 RECORDS = 16
 LONG = {"id": "long", "prompt": "word " * 9000}
@@ -77,11 +78,38 @@ STEPS = {
     "eval choice": Step({side: [{"role": "assistant", "content": f"{side}."}] for side in ("chosen", "rejected")}, shards=False),
     "eval compare": Step({"response": "Hi."}, shards=False),
 }
+
+
+@contextmanager
+def server(model: str) -> Iterator[tuple[object, ...]]:
+    """A deterministic server of the model."""
+    with tiny_server(model) as found:
+        yield "--base-url", found.url
+
+
+@contextmanager
+def ray_cluster(model: str) -> Iterator[tuple[object, ...]]:
+    """A Ray cluster of one node on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    from cai_cli.engines import ray as rays
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": rays.STORE})
+    try:
+        yield "--address", found.address
+    finally:
+        found.shutdown()
+
+
 TRANSFORMERS = ("--engine", "transformers", "--deterministic")
 ALONE = ("--engine", "transformers", "--dtype", "float32", "--batch-size", 1)
 ENGINES = {
     "transformers": Engine(TRANSFORMERS, ALONE),
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
+    "replicas": Engine((*TRANSFORMERS, "--replicas", 2), (*ALONE, "--replicas", 2)),
+    "server": Engine(("--engine", "server"), serve=server),
+    "ray": Engine(("--engine", "ray", "--deterministic", "--replicas", 2), serve=ray_cluster, mark="ray"),
     "vllm": Engine(
         ("--engine", "vllm", "--dtype", "float32"), ("--engine", "vllm", "--dtype", "float32"), digits=3, modules=("vllm",),
         variables=(("VLLM_CPU_OMP_THREADS_BIND", "0"),), mark="vllm",

@@ -155,7 +155,7 @@ class Session:
             )
         _ = self.format  # fails before the output is opened if --format or --template-arg does not suit the model
         if self.files.dry_run is None:
-            self.setup.count()  # fails before any input is read if the engine cannot run here
+            _ = self.setup if self.model.base_url else self.setup.count()  # fails before any input is read if it cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
         self.state = manifest.model_state(self.folder)
         model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""

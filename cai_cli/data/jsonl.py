@@ -135,22 +135,29 @@ def _skip_space(text: str, start: int) -> int:
     return found.end() if found else start
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def dumps(value: object) -> str:
     """Encode as one line of strict JSON. Non-ASCII text stays readable.
 
     Raises ValueError for NaN, Infinity and lone surrogates.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a lone surrogate (half of a character pair)") from None
+    text = _ENCODER.encode(value)
+    _utf8(text)
     return text
 
 
 def encode(record: object) -> bytes:
     """The bytes of a record's line, with its newline. ValueError as in `dumps`."""
-    return dumps(record).encode() + b"\n"
+    return _utf8(_ENCODER.encode(record) + "\n")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate (half of a character pair)") from None
 
 
 @dataclass(frozen=True)

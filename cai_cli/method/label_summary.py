@@ -41,7 +41,7 @@ class LabelSummary:
         label: Label = record["label"]
         self.identical += bool(label.get("identical"))
         self.cut += label.get("cut", 0)
-        self.letters += 2 * (len(label.get("reasoning", ())) or len(label["principles"]) * len(label["orders"]))
+        self.letters += 2 * (len(label.get("reasoning", ())) or len(label.get("principles", ())) * len(label["orders"]))
         self.outside += label.get("outside", 0)
         if "mass" in label:
             self.masses.append(label["mass"])

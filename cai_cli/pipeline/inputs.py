@@ -14,6 +14,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.data.records import take_in
+from cai_cli.pipeline import manifest
 from cai_cli.pipeline.manifest import Manifest
 
 WINDOW = 1024
@@ -67,6 +68,14 @@ def is_pipe(path: str) -> bool:
         return True
     mode = Path(path).stat().st_mode if Path(path).exists() else stat.S_IFREG
     return not stat.S_ISREG(mode)
+
+
+def source_hash(path: str) -> str | None:
+    """SHA-256 of an input's bytes; None for a pipe. InputError if it cannot be opened."""
+    if is_pipe(path):
+        return None
+    jsonl.open_input(path).close()
+    return manifest.hash_file(path)
 
 
 def preflight(path: str, check: Check, limit: int | None, skip_bad: bool) -> Manifest:

@@ -19,7 +19,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
 
-from cai_cli import streams
+from cai_cli import errors, streams
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
@@ -102,7 +102,7 @@ def run(job: Job, files: RunOptions) -> Counts:
     InputError for a bad line (unless `skip_bad`) or an input that differs from that of the run to continue. CaiError if every
     record was skipped.
     """
-    input_hash = None if is_pipe(files.input) else manifest.hash_file(files.input)
+    input_hash = inputs.source_hash(files.input)
     part = {"shard": files.shard} if files.shard else {}
     fingerprint = {"step": job.name, **job.options, "limit": files.limit, "input": input_hash, **part}
     if files.dry_run is None and not files.restart and (made := outputs.finished(files.output, job.name, fingerprint)):
@@ -266,6 +266,8 @@ class _Run:
     def feed(self) -> Feed:
         """Requests, as the window admits records. See `engines.base` for None."""
         while True:
+            if errors.interrupted:  # the exception of the signal was lost
+                raise KeyboardInterrupt
             if self.queue:
                 self.due += 1
                 yield self.queue.popleft()

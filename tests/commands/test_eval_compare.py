@@ -61,6 +61,6 @@ def test_many_models_are_compared_in_drawn_circles() -> None:
 def test_predicted_ratings_are_no_second_opinion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = {name: answers(tmp_path, name, "It is", 1.0) for name in ("base", "rl")}
     assert "pm" in next(pairs(read_answers(paths, None), 0))
-    manifest.write(f"{paths['rl']}.manifest.json", {"step": "score", "model": {"target": "score"}})
+    manifest.write(f"{paths['rl']}.manifest.json", {"step": "score", "model": {"name": "pm", "target": "score"}})
     assert "pm" not in next(pairs(read_answers(paths, None), 0))
     assert "rl.jsonl: its scores predict ratings" in capsys.readouterr().err

@@ -174,13 +174,12 @@ def test_a_run_that_cannot_be_planned_is_refused(here: Here, small: Path, tmp_pa
     assert "no step of the run counts its records" in here("plan", "run", empty, "--prompts", 5, code=2).err
 
 
-def test_odd_manifests_are_data(here: Here, small: Path) -> None:
+def test_a_manifest_of_another_form_is_named(here: Here, small: Path) -> None:
     made = json.loads((small / "sft" / "manifest.json").read_text())
     made["inputs"][0] |= {"records": "ten", "path": f"{small}/sft"}  # no number, and its own ancestor
     made |= {"processes": "two", "fingerprint": [1]}
-    made["counts"] |= {"seconds": float("nan")}
     (small / "sft" / "manifest.json").write_text(json.dumps(made))
-    assert "\nall " in here("plan", "run", small, "--prompts", 100).out
+    assert "sft/manifest.json:1: not a manifest" in here("plan", "run", small, "--prompts", 100, code=2).err
 
 
 def test_a_real_run_of_its_own_size_has_its_own_sums_and_a_larger_one_is_as_planned(

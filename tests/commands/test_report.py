@@ -80,7 +80,8 @@ def test_the_terminal_shows_the_steps(here: Here, finished: Path, tmp_path: Path
     assert f"wrote {tmp_path / 'page.html'}" in done.err
     assert "has no manifest of a step" in here("report", ROOT / "examples", code=2).err
     assert "no such folder" in here("report", tmp_path / "none", code=2).err
-    assert "give another file with -o" in here("report", finished, "-o", tmp_path / "none" / "page.html", code=1).err
+    here("report", finished, "-o", tmp_path / "new" / "page.html")
+    assert (tmp_path / "new" / "page.html").is_file()
 
 
 def test_texts_of_records_stay_texts(browser: Any, finished: Path) -> None:
@@ -349,7 +350,7 @@ def test_a_record_that_was_edited_by_hand_is_named(here: Here, tmp_path: Path, r
 def test_a_manifest_of_another_form_is_named(here: Here, tmp_path: Path) -> None:
     written(tmp_path / "in.jsonl", "sample", [{"id": "1", "prompt": "p", "response": "r"}])
     (tmp_path / "in.jsonl.manifest.json").write_text('{"step": "sample", "inputs": [{"name": "x"}]}')
-    assert "in.jsonl.manifest.json: not a manifest of cai" in here("report", tmp_path, code=2).err
+    assert "in.jsonl.manifest.json:1: not a manifest ('manifest.inputs[0]' has no 'path')" in here("report", tmp_path, code=2).err
 
 
 def test_conversations_without_a_prompt_are_shown(browser: Any, here: Here, tmp_path: Path) -> None:

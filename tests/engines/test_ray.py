@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,12 @@ from cai_cli.engines import ray as rays
 from cai_cli.engines.select import Setup, _sizes, pick
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
-from tests.conftest import Here, missing
+from tests.conftest import Here
 from tests.processes import start, wait_for_lines
 from tests.rows import asks, write_jsonl
 from tests.tiny import EXACT
 
 RAY = ("--engine", "ray", "--deterministic")
-
-
-@pytest.fixture(scope="session")
-def needs_ray() -> None:
-    """Skip where Ray is not installed."""
-    if find_spec("ray") is None:
-        missing("Ray is not installed; install the extra `ray`", "CAI_REQUIRE_RAY")
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def cluster(needs_ray: None) -> Iterator[Any]:
 def test_a_node_that_is_killed_costs_no_record(here: Here, cluster: Any, tiny: str, tmp_path: Path) -> None:
     """Each node has an actor. The bytes are those of one process without Ray, and the manifest's fingerprint too."""
     second = cluster.add_node(num_cpus=1, object_store_memory=rays.STORE)
-    prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(1000, longest=60))
     command = ("sample", prompts, "-m", tiny, "--max-tokens", 16)
     here(*command, *EXACT, "--max-tokens", 16, "-o", tmp_path / "one")
     process = start(*command, *RAY, "--address", cluster.address, "-o", tmp_path / "two", stdout=subprocess.PIPE)

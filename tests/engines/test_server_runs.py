@@ -30,7 +30,7 @@ def served(one: Process) -> tuple[str, ...]:
 
 
 def test_a_killed_run_and_a_killed_server_give_the_bytes_of_one_run(running: Process, tiny: str, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "p.jsonl", asks(150))
+    source = write_jsonl(tmp_path / "p.jsonl", asks(400))
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     cai("sample", source, "-m", tiny, *served(running), "-o", whole)
     run = start("sample", source, "-m", tiny, *served(running), "-o", stopped)
@@ -38,7 +38,7 @@ def test_a_killed_run_and_a_killed_server_give_the_bytes_of_one_run(running: Pro
     run.send_signal(signal.SIGKILL)
     run.communicate()
     run = start("sample", source, "-m", tiny, *served(running), "-o", stopped)
-    wait_for_lines(Path(f"{stopped}.partial"), 50, run)
+    wait_for_lines(Path(f"{stopped}.partial"), 40, run)
     running.kill()
     running.start()
     assert "answers again" in run.communicate()[1]
@@ -60,7 +60,7 @@ def test_three_commands_share_a_server(running: Process, tiny: str, tmp_path: Pa
 
 def test_the_key_is_nowhere(running: Process, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAI_API_KEY", "canary-31415")
-    source, out = write_jsonl(tmp_path / "p.jsonl", asks(80)), tmp_path / "o.jsonl"
+    source, out = write_jsonl(tmp_path / "p.jsonl", asks(400)), tmp_path / "o.jsonl"
     run = start("sample", source, "-m", tiny, *served(running), "-o", out, "--debug")
     wait_for_lines(Path(f"{out}.partial"), 1, run)
     shown = Path(f"/proc/{run.pid}/cmdline").read_text()

@@ -188,7 +188,9 @@ def test_the_window_bounds_what_is_read_ahead(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", asks(50))
     with (tmp_path / "out.jsonl").open("wb", buffering=0) as stream:
         job = stage.Job("test", lambda record: None, program, Greedy, 512, {}, {})
-        stage._Run(job, stage.RunOptions(source, window=4, quiet=True), outputs.StreamOutput(stream), {}).run()
+        output = outputs.StreamOutput(stream)
+        stage._Run(job, stage.RunOptions(source, window=4, quiet=True), output, {}).run()
+        output.close()
     assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(50)]
     assert max(held) == 4
 
