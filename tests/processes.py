@@ -60,3 +60,13 @@ def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str], secon
         time.sleep(0.01)
     process.kill()
     raise AssertionError(f"{path} has no {lines} lines: {process.communicate()[1]}")
+
+
+def wait_for_words(words: str, process: subprocess.Popen[str]) -> str:
+    """Read the standard error of a process up to the line with these words. AssertionError if it ends before that."""
+    said = ""
+    for line in process.stderr or ():
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(said)

@@ -35,10 +35,11 @@ def cluster(needs_ray: None) -> Iterator[Any]:
     found.shutdown()
 
 
+@pytest.mark.soak
 def test_a_node_that_is_killed_costs_no_record(here: Here, cluster: Any, tiny: str, tmp_path: Path) -> None:
     """Each node has an actor. The bytes are those of one process without Ray, and the manifest's fingerprint too."""
     second = cluster.add_node(num_cpus=1, object_store_memory=rays.STORE)
-    prompts = write_jsonl(tmp_path / "p.jsonl", asks(1000, longest=60))
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(600, longest=60))
     command = ("sample", prompts, "-m", tiny, "--max-tokens", 16)
     here(*command, *EXACT, "--max-tokens", 16, "-o", tmp_path / "one")
     process = start(*command, *RAY, "--address", cluster.address, "-o", tmp_path / "two", stdout=subprocess.PIPE)
