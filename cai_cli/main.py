@@ -76,7 +76,8 @@ def cai(
 def main() -> None:
     """Entry point of the console command. A signal ends it with 130 while modules are imported, too."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, errors.interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell ignores SIGINT for its background jobs
+            signal.signal(number, errors.interrupt)
     try:
         app(prog_name="cai")
     except (KeyboardInterrupt, SystemExit) as end:

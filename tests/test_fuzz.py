@@ -44,7 +44,7 @@ def test_generated_inputs_are_read_or_refused(
     reader = fuzz.readers(tiny, tiny_pm)[name]
     for data in reader.valid:
         fuzz.check(reader, data, tmp_path / "fuzzed")
-    assert fuzz.fuzz(reader, 100, tmp_path)
+    assert fuzz.fuzz(reader, 60, tmp_path)
 
 
 @pytest.mark.soak

@@ -32,7 +32,7 @@ from typer import Option
 from typer.core import TyperCommand
 from typer.models import OptionInfo
 
-from cai_cli import streams
+from cai_cli import errors, streams
 from cai_cli.commands._flags import Debug
 from cai_cli.errors import CaiError, InputError
 
@@ -245,7 +245,7 @@ class exit_codes:
         self.debug = debug
 
     def __enter__(self) -> None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, errors.interrupt)
 
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         if problem is None or isinstance(problem, SystemExit | typer.Exit):

@@ -76,7 +76,9 @@ class Session:
         """What a manifest's `model` says about servers: URLs may change, what they serve may not. Empty without them."""
         if not self.model.base_url or self.files.dry_run is not None:
             return {}
-        return {"engine": "server", "served": self.server.served, "prompts": "messages" if self.server.chat_only else "tokens"}
+        engine = self.server
+        prompts, letters = "messages" if engine.chat_only else "tokens", engine.letters
+        return {"engine": "server", "served": engine.served, "prompts": prompts, "letters": letters}
 
     @cached_property
     def format(self) -> str:
@@ -241,14 +243,14 @@ def _require_unchanged(folder: Path, state: ModelState) -> None:
 
 def _decides(options: Record, setup: select.Setup, state: ModelState) -> Record | None:
     """What decides a judge's answers besides the request; None if they are not kept."""
-    if setup.trust_remote_code or not options["model"]:  # the model's hash leaves out its code; a dry run has no hash
+    # the model's hash leaves out its code; a dry run has no hash; which machines of a cluster compute is not known
+    if setup.trust_remote_code or not options["model"] or setup.ray:
         return None
     deterministic = options.get("deterministic", False)
     large = sum(size for _, size, _ in state) > manifest.WHOLE  # its hash does not read every byte
     return {
         **{name: options[name] for name in ("model", "dtype", "engine", "vllm") if name in options},
         **({"files": state} if large else {}),
-        **({"ray": True} if setup.ray else {}),  # "machine" is not the one that computes
         "deterministic": deterministic,
         "machine": answers.machine(deterministic),
         "versions": manifest.versions(),

@@ -7,14 +7,14 @@ costs nothing but time: its requests go to the others.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from cai_cli import streams
-from cai_cli.engines.base import Feed, Key, Request, Result
+from cai_cli import errors, streams
+from cai_cli.engines.base import Failure, Feed, Key, Request, Result
 from cai_cli.errors import CaiError
 
 POLL = 0.05
@@ -22,6 +22,10 @@ POLL = 0.05
 
 PATIENCE = 600.0
 """Seconds to wait for a worker when all are lost."""
+
+
+TOO_OFTEN = 5
+"""Workers that may be lost with a request before it is given up, where lost workers are replaced: it may be what ends them."""
 
 
 class WorkerLost(Exception):
@@ -65,6 +69,7 @@ class Dispatcher:
         """Yield each request's result as it finishes."""
         done: SimpleQueue[tuple[Worker, Key, Request, Future[Result]]] = SimpleQueue()
         again: deque[tuple[Key, Request]] = deque()  # requests of lost workers
+        losses: Counter[Key] = Counter()
         in_flight, ended = 0, False
         self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
 
@@ -91,8 +96,10 @@ class Dispatcher:
             if ended and not in_flight:
                 return
             try:
-                worker, key, request, future = done.get(timeout=None if ended and not self.away else POLL)
+                worker, key, request, future = done.get(timeout=POLL)
             except Empty:
+                if errors.interrupted:
+                    raise KeyboardInterrupt from None
                 continue
             if worker in self.busy:
                 self.busy[worker] -= 1
@@ -100,8 +107,11 @@ class Dispatcher:
                 result = future.result()
             except WorkerLost as lost:
                 self._lose(worker, lost)
-                again.append((key, request))
-                continue
+                losses[key] += 1
+                if losses[key] < TOO_OFTEN:
+                    again.append((key, request))
+                    continue
+                result = Failure(f"{TOO_OFTEN} workers were lost while they had it")
             in_flight -= 1
             yield key, result
 

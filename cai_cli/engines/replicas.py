@@ -52,8 +52,10 @@ class Replica:
         future, number = Future[Result](), next(self._serial)
         with self._lock:
             self._waiting[number] = future
-            with suppress(OSError):  # the other thread sees the end too
-                self._connection.send((number, request))
+        # Not under the lock: while this waits for room in the socket, the other thread must take results out of it.
+        with suppress(OSError):  # the other thread sees the end too
+            self._connection.send((number, request))
+        with self._lock:
             if self._lost:
                 self._fail()
         return future

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from stat import S_ISFIFO
 from typing import Any
 
 from cai_cli import streams
+from cai_cli.data import jsonl
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine
 from cai_cli.errors import CaiError, InputError
@@ -70,6 +70,7 @@ _OURS = dict.fromkeys(("tokenizer", "load_format", "runner", "disable_log_stats"
     "tensor_parallel_size": "--tensor-parallel",
     "pipeline_parallel_size": "--pipeline-parallel",
     "data_parallel_size": "--replicas",
+    "hf_token": "the variable HF_TOKEN",
 }
 """vLLM's arguments that --vllm cannot set, and what sets them."""
 
@@ -83,9 +84,9 @@ def vllm_arguments(given: Sequence[str]) -> dict[str, Any]:
         if not equals or not name.isidentifier():
             raise InputError(f"--vllm {entry}: write KEY=VALUE, KEY an argument of vLLM's engine")
         if name in _OURS:
-            raise InputError(f"--vllm {entry}: {_OURS[name]} sets '{name}'")
+            raise InputError(f"--vllm {key}: {_OURS[name]} sets '{name}'")
         try:
-            found[name] = json.loads(value)
+            found[name] = jsonl.loads(value)
         except ValueError:
             found[name] = value
     return found

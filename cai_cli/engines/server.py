@@ -56,7 +56,11 @@ LATER = (429, 502, 503, 504)
 def check_urls(urls: Sequence[str]) -> list[str]:
     """The base URLs without a final slash. InputError if one is none, or holds a secret."""
     for number, url in enumerate(urls, 1):
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            raise InputError(f"--base-url number {number}: not a URL; give one such as http://127.0.0.1:8000/v1") from None
         if parts.username or parts.password or parts.query or parts.fragment:  # not named: it may be a secret
             raise InputError(f"--base-url number {number}: leave out the user, password and query; {KEY} holds the API key")
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -69,6 +73,8 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url, self.key = url, os.environ.get(KEY, "").strip()
+        if self.key and not (self.key.isascii() and self.key.isprintable()):  # a message about it would show it
+            raise InputError(f"{KEY}: an API key has only printable ASCII characters")
         self.can: Abilities | None = None
         """None until the server has answered, and while it is down."""
         self.known: Abilities | None = None
@@ -183,6 +189,8 @@ class ServerEngine:
         """`name`: the model as -m gives it. Waits for a server that is starting. CaiError if none answers, or not as it must."""
         self.name, self.tokenizer = name, models.load_tokenizer(folder, trust_remote_code)
         self.served, self.streak = "", 0
+        self.first: Server | None = None
+        """The server that answered first. The others must be able to do the same."""
         self.ending: CaiError | None = None
         self.recovering: set[asyncio.Task[None]] = set()
         self.loop = asyncio.new_event_loop()
@@ -192,8 +200,12 @@ class ServerEngine:
         asyncio.run_coroutine_threadsafe(self._connect(), self.loop).result()
         lengths = [server.context for server in self.servers if server.context]
         self.context = min([models.context_length(folder), *lengths])
-        self.chat_only = any(server.can and not server.can.tokens for server in self.servers)
-        """Whether one applies its own chat template, because it takes no token ids."""
+        assert self.first is not None
+        can = self.first.known or Abilities()
+        self.chat_only: bool = not can.tokens
+        """Whether they apply their own chat template, because they take no token ids."""
+        self.letters: str = "exact" if can.exact else f"top {can.top}"
+        """Of which tokens they give the probability."""
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
@@ -275,9 +287,9 @@ class ServerEngine:
     def _require_possible(self, server: Server, code: int, reason: str) -> None:
         """CaiError if no later request can succeed."""
         if code == 401:
-            raise CaiError(f"{server.url} refuses the API key ({reason}); {KEY} holds it")
+            raise CaiError(f"{server.url} refuses the API key ({reason}); {KEY} holds it") from None
         if 300 <= code < 400:
-            raise CaiError(f"{server.url} redirects to another address ({reason}); give the address itself as --base-url")
+            raise CaiError(f"{server.url} redirects to another address ({reason}); give that as --base-url") from None
 
     async def _works(self, server: Server, since: float) -> bool:
         """Whether a server has answered since a request failed, or answers now. If not, it is down from now on."""
@@ -293,6 +305,11 @@ class ServerEngine:
     async def _inspect(self, server: Server) -> None:
         """Ask a server what it serves and can do; it must be the run's model."""
         await server.inspect(self.name, self.served, self.tokenizer)
+        self.first = self.first or server
+        # Its numbers, and even its prompts, would be of another kind than those before it.
+        if server.can != self.first.known or (server.context and server.context < self.first.context):
+            server.can = server.known = None
+            raise Garbage(f"it cannot do what {self.first.url} can; servers of one run must be alike")
         self.served, server.answered = server.model, self.loop.time()
 
     def _lose(self, server: Server, reason: str) -> None:

@@ -65,8 +65,9 @@ class EngineWorker:
         self._problem = problem
         if not self.ready.done():
             self.ready.set_exception(problem)
-        while self._due:
-            self._due.pop().set_exception(problem)
+        with suppress(KeyError):  # two threads may be here
+            while True:
+                self._due.pop().set_exception(problem)
         with suppress(Empty):
             while entry := self._queue.get_nowait():
                 entry[0].set_exception(problem)

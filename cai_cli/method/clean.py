@@ -158,13 +158,13 @@ _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
 # Kept, because a text is compared with several others, and few-shot examples with the texts of every record.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text, in lower case, without punctuation."""
     return tuple(_WORD.findall(text.lower()))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _runs(text: str, n: int) -> tuple[tuple[str, ...], ...]:
     """Every n words in a row of a text."""
     found = words(text)

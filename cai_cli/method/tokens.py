@@ -62,8 +62,8 @@ _MARKS = [chr(code) for code in range(0xE000, 0xE100)]
 _ANCHOR = "\ue100"
 """A text before a text that continues another one. No vocabulary holds it, so no token joins the two."""
 
-KEPT = 4096
-"""How many pieces of prompts are kept with their tokens."""
+KEPT, KEPT_TOKENS = 1024, 1000
+"""How many pieces of prompts are kept with their tokens, and how many tokens such a piece may have."""
 
 
 def _texts(prompt: Prompt) -> list[str]:
@@ -163,14 +163,11 @@ class Renderer:
         """Token ids of a text. What begins at a control token is kept, because many prompts hold the same few-shot examples."""
         first, *others = self._divider.split(text) if self._divider else [text]
         pieces = [first, *map("".join, zip(others[::2], others[1::2], strict=True))]
-        new = [piece for piece in dict.fromkeys(pieces) if piece not in self._kept]
-        if new:
-            self._kept |= zip(new, self.tokenizer(new, add_special_tokens=False).input_ids, strict=True)
-        found: list[int] = []
-        for piece in pieces:
-            ids = self._kept.pop(piece, None) or []
-            self._kept[piece] = ids  # the latest last
-            found += ids
+        known = {piece: self._kept.pop(piece) for piece in dict.fromkeys(pieces) if piece in self._kept}
+        if new := [piece for piece in dict.fromkeys(pieces) if piece not in known]:
+            known |= zip(new, self.tokenizer(new, add_special_tokens=False).input_ids, strict=True)
+        found = [token for piece in pieces for token in known[piece]]
+        self._kept |= {piece: ids for piece, ids in known.items() if len(ids) <= KEPT_TOKENS}  # the latest last
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return found
@@ -184,7 +181,12 @@ class Renderer:
         """
         added = self.tokenizer.added_tokens_decoder.values()
         spelled = sorted((token.content for token in added if not token.normalized), key=len, reverse=True)
-        if not spelled or not self.tokenizer.is_fast or any(t.lstrip or t.rstrip or t.single_word for t in added):
+        if not self.tokenizer.is_fast or any(t.lstrip or t.rstrip or t.single_word for t in added):
+            return None
+        # only those of the template: Gemma has thousands, even line breaks, and to look for all takes longer than to tokenise
+        template = str(self.tokenizer.chat_template or "")
+        spelled = [token for token in spelled if token in template]
+        if not spelled:
             return None
         return re.compile(f"({'|'.join(map(re.escape, spelled))})")
 
@@ -245,7 +247,7 @@ class Renderer:
 
     def separate(self, request: Request, done: Completion) -> Completion:
         """A completion of `request` with its reasoning apart from its answer, if the model reasoned."""
-        if not done.completion_tokens:  # the placeholder of a dry run
+        if not done.completion_tokens or done.reasoning is not None:  # the placeholder of a dry run; a server has done it
             return done
         template, text = self.template, done.text.strip()
         # if the tags, or what precedes an answer, are special tokens, `done.text` leaves them out

@@ -34,6 +34,7 @@ class Ahead:
         """How many records wait."""
         self.known: dict[str, int] = {}
         """The places of the records that an earlier run left."""
+        self.sought = False
         self.file: Any = None
         if path and path.exists():
             self._recover(path)
@@ -46,6 +47,8 @@ class Ahead:
             try:
                 digest = json.loads(line)[0]
             except ValueError:
+                break
+            if not line.endswith(b"\n"):
                 break
             self.known[digest] = end
             end += len(line)
@@ -67,6 +70,9 @@ class Ahead:
     def find(self, digest: str) -> int | None:
         """The place of a record that an earlier run finished; None if it did not."""
         place = self.known.pop(digest, None)
+        if not self.sought:  # lines come in order: what is older than the first was written before the run ended
+            self.sought, first = True, int(digest.partition(":")[0])
+            self.known = {name: at for name, at in self.known.items() if int(name.partition(":")[0]) > first}
         self.waiting += place is not None
         return place
 

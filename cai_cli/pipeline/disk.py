@@ -44,7 +44,10 @@ def locked(path: Path) -> io.FileIO:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # the other run may have given it its final name since it was opened here
         mine = os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except OSError:
+    except OSError as problem:
+        if problem.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.ENOENT):
+            stream.close()
+            raise CaiError(f"{path}: its file system has no locks ({problem.strerror}); give -o on another one") from None
         mine = False
     if not mine:
         stream.close()

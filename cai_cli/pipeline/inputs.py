@@ -89,8 +89,10 @@ def preflight(path: str, check: Check, limit: int | None, skip_bad: bool) -> Man
     for line in islice(jsonl.read_lines(path), limit):
         records += 1
         named = named and line.record is not None and line.record.get("id") is not None
-        if (error := line_error(line, check, ids)) and not skip_bad:
-            raise jsonl.bad_line(path, line.number, error, SKIP_BAD)
+        if error := line_error(line, check, ids):
+            if not skip_bad:
+                raise jsonl.bad_line(path, line.number, error, SKIP_BAD)
+            named = False  # it may repeat an id, which a run that continues finds only if it reads every line
     return {"records": records, "named": named}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import platform
 import sys
@@ -159,8 +160,16 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def write(path: str | Path, content: Manifest) -> None:
-    """Write a manifest, indented, with `write_atomic`."""
-    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write a manifest, indented, with `write_atomic`. A number that is not finite becomes null, because JSON has none."""
+    write_atomic(path, (json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: str | Path) -> Manifest:
@@ -179,7 +188,7 @@ def read(path: str | Path) -> Manifest:
         line, what = problem.lineno, problem.msg
     except (OSError, ValueError) as problem:
         what = str(problem)
-    raise InputError(f"{path}:{line}: not a manifest ({what}); remove it with its output, or start over with --restart") from None
+    raise InputError(f"{path}:{line}: not a manifest ({what}); fix it, or start over with --restart") from None
 
 
 def touch(path: str | Path) -> None:

@@ -61,6 +61,8 @@ class FileOutput:
         """The digest of the last of them."""
         self._buffers = {name: bytearray() for name in ("out", "skipped", "log")}
         self._flushed = time.monotonic()
+        self._broken = False
+        """Whether a `flush` began and did not end. Nothing is written after it."""
         _require_no_directory(path)
         try:
             durable.make_folder(self.path.parent)
@@ -97,7 +99,8 @@ class FileOutput:
                 return  # a torn line in the middle: a machine that crashes may have written blocks in any order
             if (
                 len(numbers) < 6
-                or not all(type(n) in (int, float) and n >= 0 for n in numbers)
+                or type(digest) is not str
+                or not all(type(n) in (int, float) and 0 <= n < 2**63 for n in numbers)
                 or float in map(type, numbers[:-1])
             ):
                 return
@@ -154,17 +157,22 @@ class FileOutput:
 
     def flush(self) -> None:
         """Give everything to the operating system, each record before its journal line. CaiError if the disk is full."""
+        # Emptied first: a signal or a full disk may end this anywhere, and nothing may be written twice. What the journal
+        # then does not list is computed again.
+        buffers, self._buffers = self._buffers, {name: bytearray() for name in self._buffers}
+        if self._broken:
+            return
+        self._broken = True
         try:
-            write_all(self.out, self._buffers["out"])
-            if self._buffers["skipped"]:
-                with self.partial_skipped.open("ab", buffering=0) as stream:
-                    write_all(stream, self._buffers["skipped"])
-            write_all(self.log, self._buffers["log"])
             self.ahead.flush()
+            write_all(self.out, buffers["out"])
+            if buffers["skipped"]:
+                with self.partial_skipped.open("ab", buffering=0) as stream:
+                    write_all(stream, buffers["skipped"])
+            write_all(self.log, buffers["log"])
         except OSError as problem:
             raise failed(self.partial, problem) from None
-        for buffer in self._buffers.values():
-            buffer.clear()
+        self._broken = False
         self._flushed = time.monotonic()
 
     def finish(self, content: Manifest) -> None:
@@ -237,7 +245,8 @@ def finished(path: str, step: str, fingerprint: Manifest) -> Manifest | None:
     if not Path(path).is_file() or Path(f"{path}.partial").exists():
         return None
     made = manifest.of_same_run(f"{path}.manifest.json", step, path, fingerprint)
-    return made if fingerprint["input"] is not None else None
+    whole = made is not None and {"counts", "output"} <= made.keys()
+    return made if whole and fingerprint["input"] is not None else None
 
 
 def begun(path: str, fingerprint: Manifest) -> Manifest:

@@ -132,7 +132,7 @@ def run(job: Job, files: RunOptions) -> Counts:
 
 def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Counts:
     """Report the finished output, whose manifest is `made`, and show its records to the observer."""
-    counts = Counts(**made["counts"])
+    counts = Counts(**{name: value for name, value in made["counts"].items() if name in Counts.__dataclass_fields__})
     if manifest.hash_file(files.output) != made["output"]["sha256"]:
         streams.warn(f"{job.name}: {files.output} was edited after it was made, and is kept; --restart makes it again")
         return counts

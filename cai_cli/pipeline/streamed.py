@@ -63,7 +63,7 @@ class StreamOutput:
         self.done, self.last, self.ahead = 0, "", Ahead(None)
         self._reasons: Counter[str] = Counter()
         self._sha, self._began, self._flushed = sha256(), time.monotonic(), time.monotonic()
-        self._buffer = bytearray()
+        self._buffer, self._broken = bytearray(), False
 
     def digests(self) -> Iterator[str]:
         """None: there is no earlier run."""
@@ -85,14 +85,18 @@ class StreamOutput:
 
     def flush(self) -> None:
         """Give everything to the reader. BrokenPipeError if it has gone."""
-        self._sha.update(self._buffer)
+        buffer, self._buffer = self._buffer, bytearray()  # emptied first: what a signal interrupts is not written again
+        if self._broken:
+            return
+        self._broken = True
+        self._sha.update(buffer)
         try:
-            write_all(self.stream, self._buffer)
+            write_all(self.stream, buffer)
         except BrokenPipeError:  # the command ends without a message
             raise
         except OSError as problem:
             raise failed(STDOUT, problem) from None
-        self._buffer = bytearray()
+        self._broken = False
         self._flushed = time.monotonic()
 
     def finish(self, content: Manifest) -> None:

@@ -34,6 +34,7 @@ def test_three_commands_in_a_pipe_equal_three_files(here: Here, tiny: str, tmp_p
     assert Path(made).read_text() == piped
 
 
+@pytest.mark.soak
 def test_a_killed_run_resumes_and_ends_the_same(here: Here, tiny: str, tmp_path: Path) -> None:
     """A real SIGKILL in the middle, a real SIGTERM after it, then the end: the bytes are those of an undisturbed run."""
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
@@ -76,6 +77,7 @@ def test_a_closed_pipe_ends_the_writer_quietly(tiny: str, tmp_path: Path) -> Non
     assert "Error" not in done.stderr
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_one_sentence_and_finished_work_is_kept(here: Here, tiny: str, tmp_path: Path) -> None:
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(60))
     done = shell(f"cai sample {prompts} -m {tiny} {FLAGS} > /dev/full", code=1)

@@ -51,6 +51,7 @@ def test_a_killed_run_and_a_killed_server_give_the_bytes_of_one_run(running: Pro
     assert (tmp_path / "here.jsonl").read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.soak
 def test_three_commands_share_a_server(running: Process, tiny: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "p.jsonl", asks(12))
     flags = f"-m {tiny} {' '.join(served(running))}"
@@ -81,7 +82,7 @@ def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here,
     here("sample", source, "-m", folder, *served(running), "-o", out)
     made = json.loads(Path(f"{out}.manifest.json").read_text())
     assert made["model"] | {"sha256": ""} == {
-        "name": str(folder), "sha256": "", "dtype": "unknown", "engine": "server", "served": tiny, "prompts": "tokens"
+        "name": str(folder), "sha256": "", "dtype": "unknown", "engine": "server", "served": tiny, "prompts": "tokens", "letters": "exact"
     }  # fmt: skip
     assert running.url not in json.dumps(made["fingerprint"])
     with site(TinyApi(tiny)) as other:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,3 +167,36 @@ def test_a_broken_manifest_is_reported(tmp_path: Path) -> None:
     Path(f"{out}.partial.manifest.json").write_text('{"fingerprint": {"a": 2}}')
     with pytest.raises(InputError, match=r"a \(2 before, 1 now\)"):
         outputs.FileOutput(str(out), {"a": 1})
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
+def test_a_flush_that_does_not_end_writes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    """A signal, or a disk that is full for a moment, at each of its writes."""
+    entries = [(f"d{i}", [{"r": i}], [{"x": i}], (i, 1, 2, 3)) for i in range(6)]
+    for moment in range(3):
+        out = tmp_path / f"{kind.__name__}{moment}"
+        first = outputs.FileOutput(str(out), {"a": 1})
+        first.write(*entries[0])
+        first.flush()
+        for entry in entries[1:4]:
+            first.write(*entry)
+        calls = count()
+
+        def torn(stream: Any, data: bytes, moment: int = moment, calls: Any = calls) -> None:
+            last = next(calls) == moment
+            stream.write(data[: len(data) // 2] if last else data)
+            if last:
+                raise kind
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs, "write_all", torn)
+            with pytest.raises((KeyboardInterrupt, CaiError)):
+                first.flush()
+        first.close()
+        again = outputs.FileOutput(str(out), {"a": 1})
+        for entry in entries[again.done :]:
+            again.write(*entry)
+        again.finish({})
+        again.close()
+        assert read_jsonl(out) == [{"r": i} for i in range(6)]
+        assert read_jsonl(again.skipped) == [{"x": i} for i in range(6)]

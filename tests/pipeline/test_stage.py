@@ -13,7 +13,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Steps
 from cai_cli.pipeline import inputs, outputs, stage
 from tests.conftest import Here
-from tests.resuming import count_requests
+from tests.resuming import count_requests, interrupt_after
 from tests.rows import asks, read_jsonl, write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
 
@@ -220,3 +220,15 @@ def test_a_dry_run_leaves_a_finished_output_alone(here: Here, prompts: str, brok
     out.write_text("precious")
     assert len(here("sample", prompts, "-m", broken_model, "--dry-run", 1, "-o", out).out.splitlines()) == 1
     assert out.read_text() == "precious"
+
+
+def test_a_repeated_id_is_skipped_after_a_resume_too(
+    here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": name, "prompt": "Hello?"} for name in "abcad"])
+    command = ("sample", source, "-m", tiny, *EXACT, "--skip-bad", "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        here(*command, code=130)
+    here(*command)
+    assert [row["id"] for row in read_jsonl(tmp_path / "out")] == ["a", "b", "c", "d"]

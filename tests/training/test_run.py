@@ -66,6 +66,7 @@ def test_bad_input_is_known_before_torch_is_imported(tiny: str, tmp_path: Path) 
     assert done.stdout == ""
 
 
+@pytest.mark.soak
 def test_killed_and_interrupted_runs_resume(tiny: str, tmp_path: Path) -> None:
     """SIGKILL, then SIGTERM, then to the end: each step once, and the losses of an undisturbed run."""
     good = write_jsonl(tmp_path / "in.jsonl", revisions(30))
