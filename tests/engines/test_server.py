@@ -234,20 +234,20 @@ def test_a_lost_server_costs_nothing_and_comes_back_into_use(
     api: TinyApi, asking: Renderer, tiny: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with site(api) as one:
-        expected = ask(one, texts(asking, 30), tiny)
+        expected = ask(one, texts(asking, 100), tiny)
     capfd.readouterr()
     with site(api, slow=0.02) as stays, site(api, slow=0.02) as lost:
         engine, results = ServerEngine([stays.url, lost.url], tiny, Path(tiny)), {}
-        for key, result in engine.run(feed(texts(asking, 30))):
+        for key, result in engine.run(feed(texts(asking, 100))):
             results[key] = result
             if len(results) == 5:
                 lost.close()
-        assert [results[i] for i in range(30)] == expected
+        assert [results[i] for i in range(100)] == expected
         lost.open()
         while not all(one.can for one in engine.servers):
             threading.Event().wait(0.05)
         lost.seen.clear()
-        assert by_number(engine.run(feed(texts(asking, 30)))) == expected
+        assert by_number(engine.run(feed(texts(asking, 100)))) == expected
         assert sum("seed" in body for _, _, body in lost.seen) > 5
     said = capfd.readouterr().err
     assert said.count("does not answer") == 1
