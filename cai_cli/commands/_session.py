@@ -152,16 +152,14 @@ class Session:
         context = models.context_length(self.folder)
         # a judge without --cot generates nothing
         if extra.get("cot", True) and self.sampling.max_tokens >= context:
-            raise InputError(
-                f"--max-tokens {self.sampling.max_tokens} leaves no room for a prompt in the model's context of {context}"
-            )
+            wanted = f"--max-tokens {self.sampling.max_tokens}"
+            raise InputError(f"{wanted} leaves no room for a prompt in the model's context of {context}")
         _ = self.format  # fails before the output is opened if --format or --template-arg does not suit the model
         if self.files.dry_run is None:
             _ = self.setup if self.model.base_url else self.setup.count()  # fails before any input is read if it cannot run here
         sampling = {k: v.value if isinstance(v, Enum) else v for k, v in asdict(self.sampling).items()}
         self.state = manifest.model_state(self.folder)
-        model_hash = manifest.hash_model(self.folder) if self.files.dry_run is None else ""
-        dtype = self.dtype if self.files.dry_run is None else ""
+        model_hash, dtype = (manifest.hash_model(self.folder), self.dtype) if self.files.dry_run is None else ("", "")
         served = self._served()
         about: manifest.Manifest = {"model": {"name": self.model.model, "sha256": model_hash, "dtype": dtype, **served}}
         options = {
