@@ -245,6 +245,30 @@ MANIFEST = {"step": "sample", "command": ["cai", "sample", "in.jsonl", "-c", "de
             "versions": {"cai": "0"}, "summary": {"answers": 1}}  # fmt: skip
 JOURNAL = b'["00112233445566aa",1,0,3,4,0,0,0.1]\n["00112233445566bb",1,1,3,4,0,0,0.2]\n'
 ORDER = b'["1:00112233445566aa",1,0,3,4,0,0,0.1]\n["2:00112233445566bb",1,0,3,4,0,0,0.2]\n'
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+REPLIES = lines(
+    {"choices": [{"text": "So.", "finish_reason": "stop", "token_ids": [7, 8]}], "usage": USAGE},
+    {"choices": [{"message": {"content": "So.", "reasoning": "Hm."}, "finish_reason": "length"}], "usage": USAGE},
+    {
+        "choices": [
+            {
+                "text": "A",
+                "finish_reason": "length",
+                "logprobs": {"top_logprobs": [{"token_id:5": -0.5, "token_id:6": -1.5, "A": -2.0}]},
+            }
+        ]
+    },
+    {
+        "choices": [
+            {
+                "logprobs": {
+                    "content": [{"top_logprobs": [{"token": "A", "logprob": -0.5}, {"token": " (B", "logprob": -1, "id": 6}]}]
+                }
+            }
+        ]
+    },
+    {"choices": [{"logprobs": {"token_logprobs": [None, -0.5, -1.5, -0.1]}}], "usage": USAGE},
+)
 TABLE = b'id,prompt,score\n1,"Why, ""so""?",2\n2,"two\nlines",\n'
 HUGGING_FACE = {"constitutions": [{"critic": "c", "revision": "r"}],
                 "system_chat": [[{"role": role, "content": "x"} for role in ("user", "assistant") * 3]]}  # fmt: skip
@@ -287,6 +311,34 @@ def _beside(path: Path) -> None:
         out.with_name("out.jsonl.manifest.json").write_text(json.dumps(made))
     else:
         out.with_name("out.jsonl.order").write_bytes(ORDER)
+
+
+def _reply(path: Path) -> None:
+    """The replies of a server to requests of each kind, one per line; a record of what they give can be written."""
+    from cai_cli.data import jsonl
+    from cai_cli.engines.base import Request
+    from cai_cli.engines.http_api import Abilities, Garbage, result
+
+    requests = [
+        Request("generate", [1, 2, 3], ""),
+        Request("choose", [1, 2, 3], "", options={"A": 5, "B": 6}),
+        Request("score", [1, 2, 3], "", answer=2),
+    ]
+    for text in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            reply = json.loads(text)  # as the client library does it
+            for request in requests:
+                for can in (Abilities(exact=True, top=1), Abilities(top=5), Abilities(tokens=False, top=5)):
+                    with contextlib.suppress(Garbage):
+                        jsonl.encode(vars(result(request, reply, can, _Decoder())))
+
+
+class _Decoder:
+    """A tokenizer as far as `_reply` needs it."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The letter of a token."""
+        return chr(60 + ids[0])
 
 
 def _table(path: Path) -> None:
@@ -346,6 +398,7 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
         "manifest of an input": Reader("out.jsonl.manifest.json", (json.dumps(MANIFEST).encode(),), run("trace", "DIR/out.jsonl", "q2", before=_beside), JSON),
         "manifest of a shard": Reader("out.jsonl.manifest.json", (json.dumps(MANIFEST).encode(),), run("join", "DIR/out.jsonl", *out, before=_beside), JSON),
         "journal": Reader("out.partial.journal", (JOURNAL,), _resume, JSON),
+        "server replies": Reader("in.jsonl", (REPLIES,), _reply, JSON),
         "order of a shard": Reader("out.jsonl.order", (ORDER,), run("join", "DIR/out.jsonl", *out, before=_beside), JSON),
         "import hh-rlhf": imported("hh-rlhf", lines(HH)),
         "import hh-rlhf --preferences": imported("hh-rlhf --preferences", lines(HH)),

@@ -27,6 +27,7 @@ GUIDED = (
     "config",
     "manifest of an input",
     "journal",
+    "server replies",
     "import preferences",
     "import csv",
 )
@@ -68,7 +69,7 @@ def test_inputs_found_by_coverage_are_read_or_refused(name: str) -> None:
 def long_line(path: Path) -> None:
     """One line of 1 GiB, most of it a hole in the file."""
     with path.open("wb") as stream:
-        stream.write(b'{"id": "a", "prompt": "Hi"}\n{"id": "b", "prompt": "')
+        stream.write(b"prompt\n" if path.suffix == ".csv" else b'{"id": "a", "prompt": "Hi"}\n{"id": "b", "prompt": "')
         stream.truncate(2**30)
 
 
@@ -85,6 +86,7 @@ def digits(before: bytes, after: bytes = b"") -> Callable[[Path], object]:
 def gzip_bomb(path: Path) -> None:
     """256 MiB of blank lines in a quarter of a megabyte."""
     with gzip.open(path, "wb", compresslevel=9) as stream:
+        stream.write(b"prompt\n" if ".csv" in path.suffixes else b"")
         for _ in range(256):
             stream.write((b" " * 1023 + b"\n") * 1024)
 
@@ -96,6 +98,14 @@ def aliases(path: Path) -> None:
     path.write_bytes(b"".join(rows))
 
 
+def long_row(path: Path) -> None:
+    """A CSV field with quotation marks around 128 MiB of lines."""
+    with path.open("wb") as stream:
+        stream.write(b'prompt\n"')
+        for _ in range(128):
+            stream.write((b" " * 1023 + b"\n") * 1024)
+
+
 CHECK, IMPORT, STATS = ("constitution", "check"), ("import", "preferences"), ("stats",)
 CONFIG = ("stats", "-", "--config")
 MADE = b'{"step": "sample",\n "x": '
@@ -104,6 +114,10 @@ BOMBS: dict[str, tuple[tuple[str, ...], str, Callable[[Path], object], str]] = {
     "long line of preferences": (IMPORT, "x.jsonl", long_line, "x.jsonl:2: the line is longer than 64 MiB"),
     "long line of text": (("import", "text"), "x.txt", long_line, "x.txt:2: the line is longer than 64 MiB"),
     "long line of YAML": (CHECK, "x.yaml", long_line, "x.yaml:2: the file goes on after 4 MiB"),
+    "long line of CSV": (("import", "csv"), "x.csv", long_line, "x.csv:2: the line is longer than 64 MiB"),
+    "long row of CSV": (("import", "csv"), "x.csv", long_row, "x.csv:65537: the row is longer than 64 MiB"),
+    "gzip of CSV": (("import", "csv"), "x.csv.gz", gzip_bomb, "x.csv.gz:65537: unpacks to more than 100 times the file's size"),
+    "separators in CSV": (("import", "csv"), "x.csv", lambda path: path.write_bytes(b"prompt\n" + b"," * 10**7), "x.csv:2: more than"),
     "nested records": (STATS, "x.jsonl", nested(b'{"id": "a"}\n{"a": ', b"}\n"), "x.jsonl:2: not valid JSON: nested deeper than 64 levels"),
     "nested array": (IMPORT, "x.json", nested(b'[\n{"prompt": "Hi"},\n', b"]"), "x.json:3: not valid JSON: nested deeper than 64 levels"),
     "nested YAML": (CHECK, "x.yaml", nested(b"name: x\nprinciples: "), "x.yaml:2: not valid YAML: nested deeper than 64 levels"),

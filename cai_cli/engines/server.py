@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cai_cli import streams
-from cai_cli.engines import http_api, models
+from cai_cli.engines import http_api, http_client, models
 from cai_cli.engines.base import Failure, Feed, Key, Request, Result
 from cai_cli.engines.dispatch import Dispatcher
 from cai_cli.engines.http_api import LADDER, Abilities, Garbage
@@ -83,22 +83,7 @@ class Server:
         self.busy, self.answered, self.lost = 0, 0.0, 0.0
         """Its requests now; when it last answered; when it was lost."""
         self.checking = asyncio.Lock()
-        try:
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-        except ImportError:
-            raise InputError("--engine server needs the library `openai`: pip install 'cai-cli[server]'") from None
-        # A redirect could send the key and the prompts to another host.
-        http: Any = DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"request": [self._headers]})
-        self.client = AsyncOpenAI(base_url=url, api_key=self.key or "none", timeout=None, http_client=http)
-
-    async def _headers(self, request: Any) -> None:
-        """Take out what `openai` adds from the environment: the names, and perhaps the key, of an account at OpenAI."""
-        for name in [name for name in request.headers if name.startswith("openai-")]:
-            del request.headers[name]
-        if self.key:
-            request.headers["authorization"] = f"Bearer {self.key}"
-        else:
-            request.headers.pop("authorization", None)
+        self.client = http_client.client(url, self.key)
 
     async def post(self, request: Request, can: Abilities, tokenizer: Any, probe: bool = False) -> Result:
         """The result of a request, or of a small one that is tried once."""
@@ -255,6 +240,8 @@ class ServerEngine:
                 tries += 1
                 if tries >= TRIES or code in REFUSED:
                     return await self._failed(server, reason)
+                if not code:  # the library pauses only before it repeats a request itself
+                    await asyncio.sleep(2**tries * random.uniform(0.25, 0.5))
 
     async def _least_busy(self, avoid: Server | None) -> Server:
         """The server for the next request, counted as one of its requests. Waits while all are busy or down."""

@@ -171,12 +171,17 @@ def _runs(text: str, n: int) -> tuple[tuple[str, ...], ...]:
     return tuple(zip(*(found[i:] for i in range(n)), strict=False))
 
 
+@lru_cache(maxsize=64)
+def _run_set(text: str, n: int) -> frozenset[tuple[str, ...]]:
+    return frozenset(_runs(text, n))
+
+
 def repeats(text: str, other: str) -> bool:
     """Whether most runs of GRAM words of `text` occur in `other`. A text of few runs must equal `other`."""
     runs = _runs(text, GRAM)
     if len(runs) < GRAM:
         return bool(words(text)) and words(text) == words(other)
-    there = set(_runs(other, GRAM))
+    there = _run_set(other, GRAM)
     return sum(run in there for run in runs) > SHARE * len(runs)
 
 
@@ -193,8 +198,8 @@ def loops(text: str) -> bool:
 
 def shares(text: str, other: str, shown: Sequence[str], n: int) -> bool:
     """Whether `text` and `other` share a run of n words that no text of `shown` holds."""
-    runs = set(_runs(text, n)) & set(_runs(other, n))
-    return bool(runs) and not runs <= {run for part in shown for run in _runs(part, n)}
+    runs = _run_set(text, n) & _run_set(other, n)
+    return bool(runs) and not runs <= frozenset().union(*(_run_set(part, n) for part in shown))
 
 
 def takes(text: str, context: Context) -> bool:

@@ -165,12 +165,31 @@ class Renderer:
         pieces = [first, *map("".join, zip(others[::2], others[1::2], strict=True))]
         known = {piece: self._kept.pop(piece) for piece in dict.fromkeys(pieces) if piece in self._kept}
         if new := [piece for piece in dict.fromkeys(pieces) if piece not in known]:
-            known |= zip(new, self.tokenizer(new, add_special_tokens=False).input_ids, strict=True)
+            known |= zip(new, self._tokenised(new), strict=True)
         found = [token for piece in pieces for token in known[piece]]
         self._kept |= {piece: ids for piece, ids in known.items() if len(ids) <= KEPT_TOKENS}  # the latest last
         while len(self._kept) > KEPT:
             del self._kept[next(iter(self._kept))]
         return found
+
+    def _tokenised(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, with nothing added before or after it."""
+        if not self._plain:
+            return list(self.tokenizer(texts, add_special_tokens=False).input_ids)
+        backend: Any = self.tokenizer.backend_tokenizer
+        if backend.truncation or backend.padding:
+            backend.no_truncation()
+            backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether transformers only calls the library `tokenizers`, and then makes offsets and masks, which take long."""
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        kind = type(self.tokenizer)
+        same = issubclass(kind, Fast) and kind.__call__ is Fast.__call__ and kind._encode_plus is Fast._encode_plus
+        return same and not self.tokenizer.split_special_tokens
 
     @cached_property
     def _divider(self) -> re.Pattern[str] | None:

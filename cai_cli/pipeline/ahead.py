@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,33 @@ from cai_cli.pipeline.disk import failed
 
 AHEAD = 65_536
 """The largest number of finished records that wait for one. Each takes some 200 bytes of memory."""
+SLACK = 2**26
+"""How many bytes of records that no longer wait the file may hold, beyond as many as those of the others."""
 Finished = tuple[str, list[jsonl.Record], list[jsonl.Record], Any]
 """What names an input line (`inputs.line_digest`), its output records, its skipped records, and its `outputs.Tokens`."""
 
 
 class Ahead:
-    """The file, made when the first record waits. A record in it is named by its place, in bytes."""
+    """The file, made when the first record waits."""
 
     def __init__(self, path: Path | None) -> None:
         """`path`: of the file. None: a temporary one, for an output that cannot resume."""
         self.path = path
-        self.waiting = 0
-        """How many records wait."""
+        self.places: dict[int, int] = {}
+        """The place in the file, in bytes, of every record that waits, by its number. The places increase."""
         self.known: dict[str, int] = {}
-        """The places of the records that an earlier run left."""
+        """The numbers of the records that an earlier run left."""
         self.sought = False
+        self.end = self.dead = 0  # bytes in the file, and how many of them belong to records that no longer wait
+        self.serial = count()
         self.file: Any = None
         if path and path.exists():
             self._recover(path)
 
     def _recover(self, path: Path) -> None:
-        """Find the records of an earlier run. A torn last line is cut off."""
+        """Find the records of an earlier run. A torn line ends the file."""
         self.file = path.open("rb+")
-        end = 0
+        found: dict[str, int] = {}
         for line in self.file:
             try:
                 digest = json.loads(line)[0]
@@ -50,40 +55,59 @@ class Ahead:
                 break
             if not line.endswith(b"\n"):
                 break
-            self.known[digest] = end
-            end += len(line)
-        self.file.truncate(end)
+            found.pop(digest, None)  # a kill in `_compact` leaves a record twice
+            found[digest] = self.end
+            self.end += len(line)
+        self.file.truncate(self.end)
+        for digest, place in found.items():
+            self.known[digest] = number = next(self.serial)
+            self.places[number] = place
 
     def put(self, finished: Finished) -> int:
-        """Write a record to the file. Returns its place. CaiError if the disk is full."""
+        """Write a record to the file. Returns its number. CaiError if the disk is full."""
+        number = next(self.serial)
         try:
             if self.file is None:
                 # SIM115: the file lives as long as the object
                 self.file = self.path.open("wb+") if self.path else tempfile.TemporaryFile(dir=spool.directory())  # noqa: SIM115
-            place: int = self.file.seek(0, 2)
-            self.file.write(jsonl.encode(finished))
+            self.file.seek(self.end)
+            self.places[number] = self.end
+            self.end += self.file.write(jsonl.encode(finished))
         except OSError as problem:
             raise failed(self.path or spool.directory(), problem) from None
-        self.waiting += 1
-        return place
+        return number
 
     def find(self, digest: str) -> int | None:
-        """The place of a record that an earlier run finished; None if it did not."""
-        place = self.known.pop(digest, None)
+        """The number of a record that an earlier run finished; None if it did not."""
         if not self.sought:  # lines come in order: what is older than the first was written before the run ended
             self.sought, first = True, int(digest.partition(":")[0])
-            self.known = {name: at for name, at in self.known.items() if int(name.partition(":")[0]) > first}
-        self.waiting += place is not None
-        return place
+            for name in [name for name in self.known if int(name.partition(":")[0]) < first]:
+                del self.places[self.known.pop(name)]
+        return self.known.pop(digest, None)
 
-    def take(self, place: int) -> Finished:
-        """Read a record again. The file becomes empty when no record waits."""
-        self.file.seek(place)
-        found: Finished = tuple(json.loads(self.file.readline()))
-        self.waiting -= 1
-        if not self.waiting and not self.known:
-            self.file.truncate(0)
+    def take(self, number: int) -> Finished:
+        """Read a record again, which then waits no longer. CaiError if the disk is full."""
+        self.file.seek(self.places.pop(number))
+        line = self.file.readline()
+        self.dead += len(line)
+        try:
+            if not self.places or self.dead > SLACK + self.end // 2:
+                self._compact()
+        except OSError as problem:
+            raise failed(self.path or spool.directory(), problem) from None
+        found: Finished = tuple(json.loads(line))
         return found
+
+    def _compact(self) -> None:
+        """Move the records that wait to the front. What a kill destroys meanwhile is computed again."""
+        self.end = self.dead = 0
+        for number, place in self.places.items():
+            self.file.seek(place)
+            line = self.file.readline()
+            self.file.seek(self.end)
+            self.places[number] = self.end
+            self.end += self.file.write(line)
+        self.file.truncate(self.end)
 
     def flush(self) -> None:
         """Give what is buffered to the operating system."""

@@ -28,7 +28,7 @@ class Item:
     """How many results have not arrived."""
     tokens: Tokens = (0, 0, 0, 0)
     finished: Finished | int | None = None
-    """What is to be written, or its place in the file of those that wait. None while the program runs."""
+    """What is to be written, or its number in the file of those that wait. None while the program runs."""
 
     def count(self, result: Result, cached: int) -> None:
         """Count the tokens of a result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cai_cli.engines import models, server
+from cai_cli.engines import http_client, models, server
 from cai_cli.engines.base import Completion, Failure, Request
 from cai_cli.engines.server import ServerEngine, check_urls
 from cai_cli.engines.transformers import TransformersEngine
@@ -185,6 +186,23 @@ def test_a_request_that_always_fails_is_skipped(api: TinyApi, asking: Renderer, 
         results = ask(one, requests, tiny)
     assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [4]
     assert {200: "not a reply of the API", 400: "400", 500: "CUDA error"}[reply[0]] in results[4].reason
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-encoding": "gzip"}], ids=["long", "packed"])
+def test_no_reply_fills_the_memory(
+    api: TinyApi, asking: Renderer, tiny: str, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """A long one, and one that unpacks to a long one. The record is skipped."""
+    monkeypatch.setattr(http_client, "MAX_REPLY", 2**16)
+    text = b'{"choices": [{"text": "x", "finish_reason": "stop"}], "x": "' + b" " * 2**17 + b'"}'
+    reply = 200, headers, gzip.compress(text) if headers else text
+    requests = texts(asking)
+    poison = requests[4].ids
+    with site(api, lambda n, path, body: reply if body.get("prompt") == poison else None) as one:
+        results = ask(one, requests, tiny)
+        assert {made["accept-encoding"] for _, made, _ in one.seen} == {"identity"}
+    assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [4]
+    assert "a packed reply" in results[4].reason if headers else "a reply of more than" in results[4].reason
 
 
 def test_a_server_that_cuts_prompts_is_found_out(api: TinyApi, asking: Renderer, tiny: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,24 @@ def test_the_file_of_those_that_wait_does_not_grow_with_the_run(tmp_path: Path) 
         assert [held.take(place)[1][0]["n"] for place in places] == list(range(5))
         assert (tmp_path / "x").stat().st_size == 0
     held.close()
+
+
+def test_nor_with_one_that_always_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long texts follow each other so closely that some record waits at every moment. What waits survives a new start."""
+    monkeypatch.setattr(ahead, "SLACK", 1000)
+    held, waiting, most = ahead.Ahead(tmp_path / "x"), deque[int](), 0
+    for n in range(500):
+        waiting.append(held.put((f"{n}:d", [{"n": n}], [], (1, 2, 3, 4))))
+        if n >= 7:
+            assert held.take(waiting.popleft())[1] == [{"n": n - 7}]
+        held.flush()
+        most = max(most, (tmp_path / "x").stat().st_size)
+    assert most < 3000
+    held.close()
+    again = ahead.Ahead(tmp_path / "x")
+    assert again.find("493:d") is not None
+    numbers = [again.find(f"{n}:d") for n in range(494, 500)]
+    assert [again.take(number)[1][0]["n"] for number in numbers if number is not None] == list(range(494, 500))
 
 
 def test_letters_are_read_while_texts_are_written(tmp_path: Path) -> None:
