@@ -10,13 +10,15 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Iterator
+from dataclasses import fields
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Failure, Feed, Key, Request, Result, Score
-from cai_cli.errors import CaiError
+from cai_cli.errors import CaiError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ class VllmEngine:
         trust_remote_code: bool = False,
         **more: Any,
     ) -> None:
-        """Load the model. `more`: further arguments for vLLM (--vllm). CaiError if vLLM could not start."""
+        """Load the model. `more`: further arguments for vLLM (--vllm). InputError for an unknown one; CaiError if vLLM could not start."""
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine core in this process
         on_cpu = models.device() == "cpu"
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
@@ -66,8 +68,13 @@ class VllmEngine:
             "max_model_len": -1,  # as many tokens as the cache holds, up to the model's own limit
         }
         atexit.register(_hush)
-        from vllm import LLM
+        from vllm import LLM, EngineArgs
 
+        known = [field.name for field in fields(EngineArgs)]
+        for key in more:
+            if key not in known:
+                instead = " or ".join(get_close_matches(key, known)) or "one that its EngineArgs has"
+                raise InputError(f"--vllm {key}: vLLM has no such argument; give {instead}")
         try:
             self.llm = LLM(**(settings | limits | more))
         except (TypeError, ValueError, RuntimeError, OSError) as problem:

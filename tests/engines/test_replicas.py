@@ -36,34 +36,18 @@ def wait_until_gone(pids: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
-def test_the_records_are_those_of_one_process_whatever_is_killed(here: Here, tiny: str, tmp_path: Path) -> None:
-    """First the command itself, then one of its replicas, in the middle of the run."""
-    prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
+def test_the_records_are_those_of_one_process_when_a_replica_is_killed(here: Here, tiny: str, tmp_path: Path) -> None:
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16)
     here(*command, "-o", tmp_path / "one")
     many, partial = (*command, *TWO, "-o", tmp_path / "two"), tmp_path / "two.partial"
-
-    first = start(*many)
-    wait_for_lines(partial, 5, first)
-    pids = replicas_of(first)
+    process = start(*many)
+    wait_for_lines(partial, 20, process)
+    pids = replicas_of(process)
     assert len(pids) == 2
-    first.kill()
-    first.wait()
-    wait_until_gone(pids)
-
-    second = start(*many, new_group=True)
-    wait_for_lines(partial, 40, second)
-    pids = replicas_of(second)
-    os.killpg(second.pid, signal.SIGINT)  # as Ctrl-C does
-    assert second.wait(60) == 130
-    wait_until_gone(pids)
-
-    third = start(*many)
-    wait_for_lines(partial, 80, third)
-    pids = replicas_of(third)
     os.kill(pids[0], signal.SIGKILL)
-    _, said = third.communicate(timeout=300)
-    assert third.returncode == 0, said
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     wait_until_gone(pids)
     assert said.count("was lost") == 1
     assert "replica 1 of 2 was lost (killed by signal 9); the other 1 continue with its requests" in said
@@ -71,6 +55,21 @@ def test_the_records_are_those_of_one_process_whatever_is_killed(here: Here, tin
     made, alone = (manifest.read(tmp_path / f"{name}.manifest.json") for name in ("two", "one"))
     assert made["processes"] == 2
     assert made["fingerprint"] == alone["fingerprint"]
+
+
+@pytest.mark.soak
+def test_replicas_end_with_their_command(tiny: str, tmp_path: Path) -> None:
+    """Killed, or interrupted as by Ctrl-C."""
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
+    command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16, *TWO, "-o", tmp_path / "out")
+    for lines, number, code in (5, signal.SIGKILL, -signal.SIGKILL), (40, signal.SIGINT, 130):
+        process = start(*command, new_group=True)
+        wait_for_lines(tmp_path / "out.partial", lines, process)
+        pids = replicas_of(process)
+        assert len(pids) == 2
+        os.killpg(process.pid, number)
+        assert process.wait(60) == code
+        wait_until_gone(pids)
 
 
 def test_judges_and_preference_models_have_replicas_too(

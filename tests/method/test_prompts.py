@@ -105,16 +105,17 @@ def frames(text: str) -> list[int]:
     return [*turns, len(re.findall(r"\[\[\[", text)), len(re.findall(r"\]\]\]", text)), text.count("]]]\n (B) [[[")]
 
 
+PRINCIPLE = constitution.load("single").principles[0]
+
+
 def question(record: Record, order: int, format: str) -> prompts.Prompt:
-    principle = constitution.load("single").principles[0]
     first, second = record["responses"][:: 1 if order == 0 else -1]
-    return prompts.comparison(record["prompt"], first, second, principle, format)
+    return prompts.comparison(record["prompt"], first, second, PRINCIPLE, format)
 
 
 def reasoned(record: Record, order: int, format: str, text: str) -> prompts.Prompt:
-    principle = constitution.load("single").principles[0]
     first, second = record["responses"][:: 1 if order == 0 else -1]
-    return prompts.after_reasoning(prompts.reasoning(record["prompt"], first, second, principle, format), text)
+    return prompts.after_reasoning(prompts.reasoning(record["prompt"], first, second, PRINCIPLE, format), text)
 
 
 @pytest.mark.parametrize("format", ["chat", "hh"])
