@@ -45,7 +45,10 @@ class VllmEngine:
         trust_remote_code: bool = False,
         **more: Any,
     ) -> None:
-        """Load the model. `more`: further arguments for vLLM (--vllm). InputError for an unknown one."""
+        """Load the model. `more`: further arguments for vLLM (--vllm).
+
+        InputError if vLLM has no such argument; CaiError if it could not start.
+        """
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine core in this process
         on_cpu = models.device() == "cpu"
         limits: dict[str, Any] = {"gpu_memory_utilization": gpu_memory}
