@@ -112,11 +112,11 @@ def timed(owner: Any, name: str, spent: list[float]) -> None:
 
 def cai(*command: object) -> float:
     """The seconds that a command takes in this process."""
-    from cai_cli.main import app
+    from cai_cli.main import main as command_line
 
-    before = time.perf_counter()
+    before, sys.argv = time.perf_counter(), ["cai", *map(str, command), "--engine", "transformers", "--quiet"]
     try:
-        app([*map(str, command), "--engine", "transformers", "--quiet"], standalone_mode=False)
+        command_line()
     except SystemExit as problem:
         if problem.code not in (0, 130):
             raise RuntimeError(f"cai {command[0]} ended with {problem.code}") from None

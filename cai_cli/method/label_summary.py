@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -20,13 +21,13 @@ LOW_MASS = 0.01
 class LabelSummary:
     """Counts over labels. Position bias is how much the position of an answer matters. A `stage.Observer`."""
 
-    differences: list[float] = field(default_factory=list)
+    differences: array[float] = field(default_factory=lambda: array("d"))
     """Per pair shown in both orders: the probability of its first answer as (A) minus its probability as (B)."""
     flipped: int = 0
     """Pairs whose better answer depends on the order."""
     identical: int = 0
     """Pairs of identical answers."""
-    masses: list[float] = field(default_factory=list)
+    masses: array[float] = field(default_factory=lambda: array("d"))
     """Per label: the probability of both letters together."""
     cut: int = 0
     """Queries without a letter, because --max-tokens cut their reasoning."""

@@ -1,8 +1,7 @@
 """Where a step's records go: a file that appears only when complete, or standard output.
 
     OUT.partial                 the records so far, in input order
-    OUT.partial.journal         one line per input record: its digest, its numbers of output and skipped lines,
-                                its tokens (prompt, completion, reused), its requests from the cache, and the seconds so far
+    OUT.partial.journal         one line per input record: its digest, and what it gave and took (`pipeline.journal`)
     OUT.partial.manifest.json   the fingerprint of the run, from the start
     OUT.partial.ahead           finished records that wait for an unfinished one before them (`pipeline.ahead`)
     OUT.skipped.jsonl.partial   the skipped records, with their reasons
@@ -26,18 +25,20 @@ from dataclasses import asdict
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from cai_cli import streams
 from cai_cli.data import durable, jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline import journal, manifest
 from cai_cli.pipeline.ahead import Ahead
 from cai_cli.pipeline.disk import STDOUT, complete_lines, failed, locked, write_all
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.pipeline.streamed import BUFFER, DELAY, Counts, StreamOutput, Tokens, open_stream
 from cai_cli.streams import plural
+
+_DECODE = json.JSONDecoder().decode
+"""Faster than `json.loads`, which first guesses the encoding."""
 
 
 class FileOutput:
@@ -90,59 +91,28 @@ class FileOutput:
         self.out, self.ahead = lock, Ahead(self._ahead)
         self.log = self.journal.open("ab", buffering=0)
 
-    def _entries(self) -> Iterator[list[Any]]:
-        """Per journal line: [the line, digest, number of output lines, of skipped lines, `Tokens`, seconds]."""
-        for line in complete_lines(self.journal):
-            try:
-                digest, *numbers = jsonl.loads(line)
-            except (ValueError, TypeError):
-                return  # a torn line in the middle: a machine that crashes may have written blocks in any order
-            if (
-                len(numbers) < 6
-                or type(digest) is not str
-                or not all(type(n) in (int, float) and 0 <= n < 2**63 for n in numbers)
-                or float in map(type, numbers[:-1])
-            ):
-                return
-            yield [line, digest, *numbers]
-
     def _recover(self) -> None:
-        """Cut the three files back to the last input record that all of them hold completely.
-
-        The files are read in parallel: each journal line says how many lines of the other two belong to it.
-        """
+        """Cut the three files back to the last input record that all of them hold completely."""
         # `finish` renames the skipped records before the output. A kill between the two leaves them under their final name
         # although the run is unfinished. Give them their partial name again, or this run would lose them. If the journal
         # lists none, a file of that name belongs to an earlier, finished output.
-        if self.skipped.exists() and not self.partial_skipped.exists() and any(entry[3] for entry in self._entries()):
+        if self.skipped.exists() and not self.partial_skipped.exists() and journal.lists_skipped(self.journal):
             os.replace(self.skipped, self.partial_skipped)
-        out, skipped = complete_lines(self.partial), complete_lines(self.partial_skipped)
-        kept = {self.journal: 0, self.partial: 0, self.partial_skipped: 0}  # bytes of each file that stay
-        for line, digest, n_out, n_skipped, *tokens, seconds in self._entries():
-            mine = [len(o) for o in islice(out, n_out)], [len(s) for s in islice(skipped, n_skipped)]
-            # Missing lines. Records are written before their journal line, so a killed process cannot cause this, but a
-            # crash of the machine can.
-            if len(mine[0]) < n_out or len(mine[1]) < n_skipped:
-                break
-            kept[self.journal] += len(line)
-            kept[self.partial] += sum(mine[0])
-            kept[self.partial_skipped] += sum(mine[1])
-            self.done, self.last = self.done + 1, digest
-            self.counts.add(n_out, n_skipped, tokens)
-            self.counts.seconds = seconds
-        # Everything after `kept` belongs to records that the journal does not list. They are generated again, so it must go.
+        found = journal.read(self.journal, self.partial, self.partial_skipped)
+        self.counts, self.done, self.last = found.counts, found.counts.records_in, found.last
+        # Everything after that belongs to records that the journal does not list. They are generated again, so it must go.
         # It is cut off, not overwritten, because the next attempt may give fewer bytes.
-        for path, size in kept.items():
+        for path, size in zip((self.journal, self.partial, self.partial_skipped), found.sizes, strict=True):
             if path.exists():
                 os.truncate(path, size)
 
     def digests(self) -> Iterator[str]:
         """The digests of the input records that an earlier run finished, in input order."""
-        return (entry[1] for entry in islice(self._entries(), self.done))
+        return islice(journal.digests(self.journal), self.done)
 
     def written(self) -> Iterator[Record]:
         """The records of the unfinished output so far."""
-        return (json.loads(line) for line in complete_lines(self.partial))
+        return (_DECODE(line.decode()) for line in complete_lines(self.partial))
 
     def write(self, digest: str, outputs: list[Record], skipped: list[Record], tokens: Tokens) -> None:
         """Write everything that one input record gave, and its journal line. CaiError if the disk is full, for example."""

@@ -47,7 +47,7 @@ class Counts:
         self.prompt_tokens += tokens[0]
         self.completion_tokens += tokens[1]
         self.reused_tokens += tokens[2]
-        self.cached_calls += sum(tokens[3:])  # a run that an earlier version began has no such number
+        self.cached_calls += tokens[3]
 
 
 BUFFER, DELAY = 2**16, 0.1
