@@ -77,8 +77,9 @@ class Session:
         if not self.model.base_url or self.files.dry_run is not None:
             return {}
         engine = self.server
-        prompts, letters = "messages" if engine.chat_only else "tokens", engine.letters
-        return {"engine": "server", "served": engine.served, "prompts": prompts, "letters": letters}
+        prompts = "messages" if engine.chat_only else "tokens"
+        can = {"prompts": prompts, "letters": engine.letters, "draws": engine.draws}
+        return {"engine": "server", "served": engine.served, **can}
 
     @cached_property
     def format(self) -> str:

@@ -13,6 +13,7 @@ from math import exp, isfinite, log
 from typing import Any
 
 from cai_cli.engines.base import Choice, Completion, Failure, Request, Result, Score
+from cai_cli.engines.draws import ARGUMENT
 from cai_cli.errors import CaiError
 
 Body = dict[str, Any]
@@ -42,6 +43,8 @@ class Abilities:
     """A chat server that continues the first words of an answer."""
     echo: bool = False
     """Gives the log probabilities of the prompt's tokens."""
+    draws: bool = False
+    """Has loaded `vllm_draws`, so that it draws the same tokens as the other engines. Otherwise it has seeds of its own."""
 
 
 LADDER = (
@@ -58,7 +61,10 @@ def body(request: Request, can: Abilities) -> tuple[str, Body]:
     made: Body = dict(EXTRAS) if can.extras else {}
     if request.kind == "generate":
         made |= {"max_tokens": request.max_tokens, "temperature": request.temperature, "top_p": request.top_p}
-        if request.temperature:  # temperature 0 draws nothing
+        if request.temperature and can.draws:
+            drawn = [request.seed, request.temperature, request.top_p]
+            made |= {"temperature": 0.0, "top_p": 1.0, "vllm_xargs": {ARGUMENT: drawn}}
+        elif request.temperature:  # temperature 0 draws nothing
             made["seed"] = request.seed
         if request.stop:
             made["stop"] = list(request.stop)

@@ -1,5 +1,8 @@
 """Replicas: several processes on this machine, each with an engine of its own and its own GPUs, as one engine.
 
+On a CPU a replica with one thread is a fork of the command, which has loaded the model: they share the weights' memory, and none
+waits for the threads of another. Elsewhere a replica is a new process.
+
 A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
 """
 
@@ -9,13 +12,14 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from itertools import count
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from cai_cli.engines.base import Engine, Request, Result
 from cai_cli.engines.dispatch import Dispatcher, WorkerLost
@@ -26,25 +30,76 @@ Environment = dict[str, str]
 """Variables of a replica's environment, beside those of the command."""
 
 
+class Process(Protocol):
+    """A process of this command."""
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code, or minus the signal that ended it."""
+        ...
+
+
+def spawned(environment: Environment) -> tuple[Process, Connection]:
+    """A new process that runs `serve`, and the connection to it."""
+    ours, theirs = Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # standard output is for records
+        process_group=0,  # Ctrl-C is for the command, which ends its replicas
+    )
+    theirs.close()
+    return process, ours
+
+
+class Fork(get_context("fork").Process):  # type: ignore[misc]
+    """A fork of this process."""
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code, or minus the signal that ended it."""
+        self.join()
+        return int(self.exitcode or 0)
+
+
+def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
+    """A fork of this process that serves an engine with one thread, and the connection to it."""
+    ours, theirs = Pipe()
+
+    def child() -> None:
+        import torch
+
+        os.setpgid(0, 0)
+        os.dup2(2, 1)
+        for fd in map(int, os.listdir("/proc/self/fd")):  # the output, whose lock must end with the command, and other sockets
+            if fd > 2 and fd != theirs.fileno():
+                with suppress(OSError):
+                    os.close(fd)
+        torch.set_num_threads(1)  # the threads of a pool do not survive a fork
+        serve(theirs, lambda: engine)
+
+    process = Fork(target=child, daemon=True, name=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: the child takes none of their locks
+        process.start()
+    theirs.close()
+    return process, ours
+
+
 class Replica:
     """A process with an engine, seen from the command. See `dispatch.Worker`."""
 
-    def __init__(self, name: str, opened: Callable[[], Engine], environment: Environment) -> None:
-        """Start the process, which calls `opened`."""
+    def __init__(self, name: str, process: Process, connection: Connection, opened: Callable[[], Engine] | None) -> None:
+        """`opened`: what the process calls to open its engine; None if it has one."""
         self.name, self.ready = name, Future[int]()
         """`ready`: the engine's context once it is open. Raises a CaiError, or `WorkerLost`."""
         self._waiting: dict[int, Future[Result]] = {}
         self._serial, self._lock, self._lost = count(), threading.Lock(), ""
-        self._connection, theirs = Pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # standard output is for records
-            process_group=0,  # Ctrl-C is for the command, which ends its replicas
-        )
-        theirs.close()
+        self._process, self._connection = process, connection
         threading.Thread(target=self._receive, args=[opened], daemon=True).start()
 
     def submit(self, request: Request) -> Future[Result]:
@@ -65,10 +120,11 @@ class Replica:
         self._process.kill()
         self._process.wait()
 
-    def _receive(self, opened: Callable[[], Engine]) -> None:
+    def _receive(self, opened: Callable[[], Engine] | None) -> None:
         """Take results until the process ends."""
         try:
-            self._connection.send(opened)
+            if opened:
+                self._connection.send(opened)
             self._settle(self.ready, self._connection.recv())
             while True:
                 number, result = self._connection.recv()
@@ -93,9 +149,13 @@ class Replica:
         future.set_exception(found) if isinstance(found, Exception) else future.set_result(found)
 
 
-def open_replicas(opened: Callable[[], Engine], environments: list[Environment], each: int) -> Dispatcher:
-    """One replica for each environment. `each`: how many requests one has at a time. CaiError if one could not start."""
+def open_replicas(opened: Callable[[], Engine], environments: list[Environment], each: int, fork: bool) -> Dispatcher:
+    """One replica for each environment, as a fork of this process if `fork`. CaiError if one could not start.
+
+    `each`: how many requests one has at a time.
+    """
     total = len(environments)
+    engine = opened() if fork else None
     replicas: list[Replica] = []
 
     def close() -> None:
@@ -104,7 +164,9 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
 
     try:
         for number, environment in enumerate(environments, 1):
-            replicas.append(Replica(f"replica {number} of {total}", opened, environment))
+            name = f"replica {number} of {total}"
+            process, connection = forked(engine, name) if engine else spawned(environment)
+            replicas.append(Replica(name, process, connection, None if engine else opened))
         wait([replica.ready for replica in replicas], return_when=FIRST_EXCEPTION)
         for replica in replicas:
             if replica.ready.done() and (problem := replica.ready.exception()):
@@ -117,8 +179,8 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
         raise
 
 
-def serve(connection: Connection) -> None:
-    """What a replica does: open the engine that it is told, and compute what it is asked."""
+def serve(connection: Connection, opened: Callable[[], Engine] | None = None) -> None:
+    """What a replica does: open an engine, or the one that it is told, and compute what it is asked."""
     end_with_parent()
     worker, lock = EngineWorker(), threading.Lock()
 
@@ -142,12 +204,13 @@ def serve(connection: Connection) -> None:
 
     worker.ready.add_done_callback(lambda ready: send(ready.exception() or ready.result()))
     try:
-        opened = connection.recv()
+        opened = opened or connection.recv()
     except EOFError:
         return
     except Exception as problem:
         send(as_error(problem))
         return
+    assert opened
     threading.Thread(target=receive, daemon=True).start()
     worker.serve(opened)
     threading.Event().wait()  # until the command has read what went wrong, and ends this process

@@ -61,6 +61,8 @@ def gpu_memory(given: float | None, input: str, output: str) -> float:
 
 EACH = 512
 """The largest number of requests that a replica has at a time: twice as many as vLLM computes at once."""
+FEW = 4
+"""On a CPU with up to so many cores, each core gets a replica. More cores would read the weights too often."""
 _OURS = dict.fromkeys(("tokenizer", "load_format", "runner", "disable_log_stats", "use_tqdm_on_load"), "cai") | {
     "model": "--model",
     "dtype": "--dtype",
@@ -95,6 +97,11 @@ def vllm_arguments(given: Sequence[str]) -> dict[str, Any]:
 def _sizes(folder: Path) -> dict[str, int]:
     """The bytes of a model's configuration and weights."""
     return {path.name: path.stat().st_size for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]}
+
+
+def _cores() -> list[str]:
+    """The cores that this process may use. Empty where the system does not say (macOS)."""
+    return [str(core) for core in sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else []
 
 
 @dataclass(frozen=True)
@@ -137,10 +144,20 @@ class Setup:
         """How many GPUs an engine takes, where there are any."""
         return self.tensor_parallel * self.pipeline_parallel
 
+    @property
+    def forks(self) -> bool:
+        """Whether replicas are forks of one thread each: by default on the few cores of a small machine, where it is fastest."""
+        threads, cores = os.environ.get("OMP_NUM_THREADS"), len(_cores())
+        if self.engine != "transformers" or self.ray or models.gpus() or not cores:
+            return False
+        if self.replicas:
+            return threads == "1" or (self.replicas >= cores and not self.deterministic)
+        return threads is None and not self.deterministic and 1 < cores <= FEW
+
     def count(self) -> int:
         """The number of replicas on this machine. InputError if it has too few GPUs for them."""
         if self.ray or not (there := len(models.gpus())):
-            return self.replicas or 1
+            return self.replicas or (len(_cores()) if self.forks else 1)
         if (need := self.gpus_each * (self.replicas or 1)) > there:
             asked = f"{streams.plural(self.replicas or 1, 'replica')} of {streams.plural(self.gpus_each, 'GPU')}"
             raise InputError(f"{asked} would need {need}, and there are {there}; give smaller numbers")
@@ -151,7 +168,7 @@ class Setup:
         total, gpus, each = self.count(), models.gpus(), self.gpus_each
         if gpus:
             return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * each : (i + 1) * each])} for i in range(total)]
-        cores = [str(core) for core in sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else []
+        cores = _cores()
         size = max(1, len(cores) // total)
         found = [{"OMP_NUM_THREADS": str(size)}] * total
         if self.engine == "vllm" and each == 1 and size * total <= len(cores):
@@ -172,7 +189,7 @@ class Setup:
         if self.count() > 1:
             from cai_cli.engines.replicas import open_replicas
 
-            return open_replicas(self.open_one, self.environments(), EACH)
+            return open_replicas(self.open_one, self.environments(), EACH, self.forks)
         return self.open_one()
 
     def open_on_node(self, sizes: dict[str, int]) -> Engine:

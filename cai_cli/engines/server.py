@@ -127,19 +127,26 @@ class Server:
         raise problem
 
     async def _refine(self, can: Abilities, ids: list[int], tokenizer: Any) -> Abilities:
-        """Whether a server with tokens gives likelihoods, and a chat server continues an answer."""
-        if can.tokens:
-            better, probe = replace(can, echo=True), Request("score", ids, "", answer=len(ids) - 1)
-        else:
-            better, probe = replace(can, continues=True), _continuation(tokenizer)
+        """Whether a server with tokens gives likelihoods and has our draws, and a chat server continues an answer."""
+        if not can.tokens:
+            probe = _continuation(tokenizer)
+            made = await self._tried(probe, replace(can, continues=True), tokenizer)
+            # A chat server that continues an answer has read as many tokens as its first words make here.
+            return replace(can, continues=made is not None and made.prompt_tokens == len(probe.ids))
+        echo = await self._tried(Request("score", ids, "", answer=len(ids) - 1), replace(can, echo=True), tokenizer)
+        # Our draws refuse a seed below 0, and a server without them does not look at it.
+        probes = (Request("generate", ids, "", max_tokens=1, seed=seed) for seed in (0, -1))
+        good, bad = [await self._tried(probe, replace(can, draws=True), tokenizer) for probe in probes]
+        return replace(can, echo=echo is not None, draws=good is not None and bad is None)
+
+    async def _tried(self, probe: Request, can: Abilities, tokenizer: Any) -> Any:
+        """The result of a small request; None if the server refuses it, or answers what is no result."""
         try:
-            made = await self.post(probe, better, tokenizer, probe=True)
+            return await self.post(probe, can, tokenizer, probe=True)
         except Exception as found:
             if isinstance(found, Garbage) or getattr(found, "status_code", 0) in (*REFUSED, 500):
-                return can
+                return None
             raise
-        # A chat server that continues an answer has read as many tokens as its first words make here.
-        return better if can.tokens or made.prompt_tokens == len(probe.ids) else can
 
 
 def _continuation(tokenizer: Any) -> Request:
@@ -191,6 +198,8 @@ class ServerEngine:
         """Whether they apply their own chat template, because they take no token ids."""
         self.letters: str = "exact" if can.exact else f"top {can.top}"
         """Of which tokens they give the probability."""
+        self.draws: str = "cai" if can.draws else "server"
+        """Whose seeds draw their tokens."""
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""

@@ -8,10 +8,8 @@ depend on other requests.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from cai_cli.engines import cache as kv
 from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
+from cai_cli.engines.draws import pick
 from cai_cli.engines.pool import READ_TOKENS, Pool, prefix_of, read_tokens
 
 PREFIXES = 16
@@ -56,38 +55,17 @@ class _Batch:
         return any(not row.finished for row in self.rows)
 
 
-def token_uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) that decides a request's token at a position (0 for its first generated token)."""
-    return int.from_bytes(blake2b(struct.pack("<QQ", seed, position), digest_size=7).digest(), "big") / 2**56
-
-
 def sample(logits: torch.Tensor, requests: list[Request], positions: list[int]) -> list[int]:
-    """Draw one token per row from logits [rows, vocabulary], by the settings and the seed of each row's request.
-
-    Temperature 0 takes the most likely token. Otherwise one uniform number per row picks a token by the inverse of the
-    cumulative distribution over the most likely tokens with a total probability of `top_p`.
-    """
+    """One token per row of logits [rows, vocabulary]: the most likely one at temperature 0, else by `draws.pick`."""
     if torch.are_deterministic_algorithms_enabled():
         logits = logits.cpu()  # a sum over the vocabulary on a GPU is refused
-    tokens = logits.argmax(-1)
     drawn = [i for i, request in enumerate(requests) if request.temperature > 0]
+    draws = [(requests[i].seed, requests[i].temperature, requests[i].top_p) for i in drawn]
+    if len(drawn) == len(requests):
+        return pick(logits, draws, positions).tolist()
+    tokens = logits.argmax(-1)
     if drawn:
-        heat = torch.tensor([requests[i].temperature for i in drawn], device=logits.device)
-        top_p = torch.tensor([requests[i].top_p for i in drawn], device=logits.device, dtype=torch.float64)
-        points = torch.tensor(
-            [token_uniform(requests[i].seed, positions[i]) for i in drawn], device=logits.device, dtype=torch.float64
-        )
-        rows = logits[drawn] if len(drawn) < len(requests) else logits
-        probabilities = torch.softmax(rows.float() / heat[:, None], -1)
-        if bool((top_p < 1).any()):
-            ordered, index = probabilities.sort(stable=True, dim=-1, descending=True)
-            before = ordered.double().cumsum(-1) - ordered  # so the token that crosses `top_p` stays
-            ordered = ordered.masked_fill(before >= top_p[:, None], 0.0)
-            probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
-        cumulative = probabilities.double().cumsum(-1)
-        # The last value is the total: below 1 with `top_p`, and not exactly 1 after rounding.
-        picked = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
-        tokens[torch.tensor(drawn, device=logits.device)] = picked.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+        tokens[drawn] = pick(logits[drawn], draws, [positions[i] for i in drawn])
     return tokens.tolist()
 
 

@@ -1,8 +1,8 @@
 """The vLLM engine: requests enter as they arrive, results leave as they finish.
 
 `LLM.generate` returns only when all requests are done, so this module steps the engine inside `LLM` itself. The engine core
-runs in this process: no child process can outlive the command, and the start takes half the time. vLLM draws each request's
-tokens from the request's own seed.
+runs in this process: no child process can outlive the command, and the start takes half the time. A logits processor draws
+each request's tokens (`engines.vllm_draws`), as the transformers engine does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Failure, Feed, Key, Request, Result, Score
+from cai_cli.engines.draws import ARGUMENT
 from cai_cli.errors import CaiError, InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ def _hush() -> None:
 
 class VllmEngine:
     """A causal language model run by vLLM. See `engines.base.Engine`."""
+
+    draws = True
+    """Whether our logits processor draws the tokens, and not vLLM's own seeds."""
 
     def __init__(
         self,
@@ -73,6 +77,10 @@ class VllmEngine:
         atexit.register(_hush)
         from vllm import LLM, EngineArgs
 
+        # with a draft model vLLM refuses them, and its own seeds must do
+        self.draws = not {"speculative_config", "runner"} & more.keys()
+        if self.draws:
+            settings["logits_processors"] = ["cai_cli.engines.vllm_draws:Draws"]  # by name, for processes of vLLM's own
         known = [field.name for field in fields(EngineArgs)]
         for key in more:
             if key not in known:
@@ -133,14 +141,12 @@ class VllmEngine:
 
         kind: dict[str, Any] = {"output_kind": RequestOutputKind.FINAL_ONLY}
         if request.kind == "generate":
-            return SamplingParams(
-                max_tokens=request.max_tokens,
-                temperature=request.temperature,
-                top_p=request.top_p,
-                seed=request.seed if request.temperature > 0 else None,  # temperature 0 draws nothing
-                stop=list(request.stop),
-                **kind,
-            )
+            settings: dict[str, Any] = {"temperature": 0.0}
+            if request.temperature > 0 and self.draws:
+                settings |= {"extra_args": {ARGUMENT: [request.seed, request.temperature, request.top_p]}}
+            elif request.temperature > 0:
+                settings = {"seed": request.seed, "temperature": request.temperature, "top_p": request.top_p}
+            return SamplingParams(max_tokens=request.max_tokens, stop=list(request.stop), **settings, **kind)
         # One token is the least that vLLM generates; it is not used. 0: of each prompt token only its own log probability.
         asked: dict[str, Any] = {"prompt_logprobs": 0}
         if request.kind == "choose":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,8 +15,9 @@ from cai_cli.engines import models, select
 from cai_cli.engines.select import Setup
 from cai_cli.errors import InputError
 from cai_cli.pipeline import manifest
+from tests import processes
 from tests.conftest import Here
-from tests.processes import start, wait_for_lines
+from tests.processes import cai, start, wait_for_lines
 from tests.rows import asks, pair, write_jsonl
 from tests.tiny import EXACT, ROOT, TRANSFORMERS
 
@@ -24,7 +26,7 @@ TWO = ("--replicas", 2)
 
 def replicas_of(process: subprocess.Popen[str]) -> list[int]:
     """The replicas of a command, in the order in which they were started."""
-    found = subprocess.run(["pgrep", "-f", "-P", str(process.pid), "engines.replicas"], capture_output=True, text=True).stdout
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout
     return [int(pid) for pid in found.split()]
 
 
@@ -36,10 +38,15 @@ def wait_until_gone(pids: list[int]) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
-def test_the_records_are_those_of_one_process_when_a_replica_is_killed(here: Here, tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", ["1", pytest.param("2", marks=pytest.mark.soak)], ids=["forks", "new processes"])
+def test_the_records_are_those_of_one_process_when_a_replica_is_killed(
+    threads: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = processes.environment
+    monkeypatch.setattr(processes, "environment", lambda: {**usual(), "OMP_NUM_THREADS": threads})
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16)
-    here(*command, "-o", tmp_path / "one")
+    cai(*command, "-o", tmp_path / "one")
     many, partial = (*command, *TWO, "-o", tmp_path / "two"), tmp_path / "two.partial"
     process = start(*many)
     wait_for_lines(partial, 20, process)
@@ -90,7 +97,7 @@ def test_a_replica_that_cannot_load_the_model_ends_the_command(here: Here, broke
     said = here("sample", prompts, "-m", broken_model, *EXACT, *TWO, code=1).err
     assert "could not load the model" in said
     assert "Traceback" not in said
-    assert subprocess.run(["pgrep", "-f", "-P", str(os.getpid()), "engines.replicas"], capture_output=True).stdout == b""
+    assert not multiprocessing.active_children()
 
 
 def test_each_replica_gets_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +130,21 @@ def test_replicas_share_the_cores_unless_the_number_of_threads_decides_the_bytes
     assert Setup("transformers", Path("m"), "float32", replicas=3, deterministic=True).environments() == [{}] * 3
     bound = Setup("vllm", Path("m"), "auto", replicas=2).environments()
     assert [one["VLLM_CPU_OMP_THREADS_BIND"] for one in bound] == ["0,1,2,3", "4,5,6,7"]
+
+
+def test_each_of_a_few_cores_has_a_replica_unless_the_threads_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "gpus", list)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    setup, exact = Setup("transformers", Path("m"), "auto"), Setup("transformers", Path("m"), "float32", deterministic=True)
+    assert (setup.count(), setup.forks, exact.count(), Setup("vllm", Path("m"), "auto").count()) == (2, True, 1, 1)
+    assert not Setup("transformers", Path("m"), "float32", deterministic=True, replicas=2).forks
+    cores = 16
+    assert (setup.count(), setup.forks) == (1, False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert setup.count() == 1
+    assert Setup("transformers", Path("m"), "float32", deterministic=True, replicas=2).forks
 
 
 def test_arguments_of_vllm_are_read_as_json_or_text_and_those_of_other_flags_are_refused(here: Here, prompts: str) -> None:

@@ -28,12 +28,15 @@ pytest.importorskip("openai", reason="needs the extra `server`")
 pytestmark = [pytest.mark.soak, pytest.mark.vllm, pytest.mark.real, pytest.mark.usefixtures("needs_vllm")]
 
 
+DRAWS = ("--logits-processors", "cai_cli.engines.vllm_draws:Draws")
+
+
 @pytest.fixture(scope="module")
 def vllm(needs_vllm: None, real: Path) -> Iterator[Process]:
     """What `vllm serve` runs: the CPU build lacks that command's own metadata."""
     port = free_port()
     server = sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)
-    flags = "--model", str(real), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"
+    flags = "--model", str(real), "--dtype", "float32", "--enforce-eager", "--max-model-len", "4096", *DRAWS
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_USE_AOT_COMPILE": "0"}
     made = Process(*server, *flags, port=port, seconds=600, **settings)
     made.start()
@@ -42,10 +45,10 @@ def vllm(needs_vllm: None, real: Path) -> Iterator[Process]:
 
 
 def asked(renderer: Renderer) -> list[Request]:
-    """24 greedy texts, 24 choices, half of them after few-shot examples, and 8 likelihoods."""
+    """24 texts, half of them greedy, 24 choices, half of them after few-shot examples, and 8 likelihoods."""
     found = constitution.load(constitution.DEFAULT)
     shown = feedback.shown_comparisons(found, None, 0, 0)
-    made = [renderer.request(prompts.answer(record, "chat"), 0, 16, 0.0, 1.0) for record in questions(24)]
+    made = [renderer.request(prompts.answer(record, "chat"), i, 16, i % 2, 0.9) for i, record in enumerate(questions(24))]
     for i, record in enumerate(questions(24)):
         answers = "I can't help with that.", "Of course! " * (i % 9 + 1)
         principle = found.draw(0, ROUND, record["id"], 0)
@@ -63,7 +66,7 @@ def test_texts_letters_and_likelihoods_agree_with_the_transformers_engine(
     ours: list[Any] = by_number(TransformersEngine(real, real_renderer.tokenizer, torch.float32, 8).run(feed(requests)))
     engine = ServerEngine([vllm.url], str(real), real)
     assert (engine.chat_only, engine.context) == (False, 4096)
-    assert all(server.can and server.can.exact and server.can.echo for server in engine.servers)
+    assert all(server.can and server.can.exact and server.can.echo and server.can.draws for server in engine.servers)
     theirs: list[Any] = by_number(engine.run(feed(requests)))
     assert [r.tokens for r in theirs[:24]] == [r.tokens for r in ours[:24]]
     assert [r.text for r in theirs[:24]] == [r.text for r in ours[:24]]

@@ -33,12 +33,16 @@ from tests.tiny import ROOT
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("needs_vllm")]
 
 
+EAGER: dict[str, Any] = {"enforce_eager": True}
+"""Nothing is compiled, which takes a minute."""
+
+
 @pytest.fixture(scope="session")
 def engines(needs_vllm: None, real: Path, real_renderer: Renderer) -> tuple[TransformersEngine, Any]:
     """The real model in float32 in both engines, loaded once per session."""
     from cai_cli.engines.vllm import VllmEngine
 
-    return TransformersEngine(real, real_renderer.tokenizer, torch.float32, 16), VllmEngine(real, torch.float32, 0.5)
+    return TransformersEngine(real, real_renderer.tokenizer, torch.float32, 16), VllmEngine(real, torch.float32, 0.5, **EAGER)
 
 
 def questions(n: int) -> list[Record]:
@@ -50,7 +54,8 @@ def questions(n: int) -> list[Record]:
 def test_the_command_streams_records_and_nothing_else_on_stdout(here: Here, tiny: str, tmp_path: Path) -> None:
     assert pick("auto") == "vllm"
     source = write_jsonl(tmp_path / "p.jsonl", asks(20))
-    done = here("sample", source, "-m", tiny, "--engine", "vllm", "--dtype", "float32", "--max-tokens", 8)
+    done = here("sample", source, "-m", tiny, "--engine", "vllm", "--dtype", "float32", "--max-tokens", 8,
+                "--vllm", "enforce_eager=true")  # fmt: skip
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(20)]
     assert all(row["meta"]["response"]["completion_tokens"] <= 8 for row in rows)
@@ -64,12 +69,23 @@ def test_greedy_tokens_agree_with_the_transformers_engine(engines: tuple[Any, An
     assert sum(same) >= 0.95 * len(same)
 
 
+def test_drawn_tokens_agree_with_the_transformers_engine(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
+    """At several temperatures, with top-p and without, some greedy: the same tokens, in a batch whose rows leave and join."""
+    settings = ((1.0, 1.0), (0.7, 0.9), (0.0, 1.0), (1.3, 0.5))
+    asked = [
+        real_renderer.request(prompts.answer(record, "chat"), 2**63 + i, 4 + i % 13, *settings[i % 4])
+        for i, record in enumerate(questions(32))
+    ]
+    ours, theirs = (by_number(engine.run(feed(asked))) for engine in engines)
+    assert sum(a.tokens == b.tokens for a, b in zip(ours, theirs, strict=True)) >= 31  # rounding may flip one
+
+
 def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
     """Half of the questions follow examples, which both engines compute once."""
     found = constitution.load(constitution.DEFAULT)
     shown = feedback.shown_comparisons(found, None, 0, 0)
     asked = []
-    for i, record in enumerate(questions(32)):
+    for i, record in enumerate(questions(16)):
         answers = "I can't help with that.", "Of course! " * (i % 9 + 1)
         principle = found.draw(0, ROUND, record["id"], 0)
         prompt = prompts.comparison(record["prompt"], *answers, principle, "chat", shown if i % 2 else ())
@@ -78,8 +94,8 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
     shared = asked[1].shared
-    assert sum(choice.reused_tokens for choice in ours) == 15 * shared
-    assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 15 * shared  # in whole blocks of the cache
+    assert sum(choice.reused_tokens for choice in ours) == 7 * shared
+    assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 7 * shared  # in whole blocks of the cache
 
 
 def test_likelihoods_agree_with_the_transformers_engine(engines: tuple[Any, Any], real_renderer: Renderer) -> None:
@@ -91,6 +107,22 @@ def test_likelihoods_agree_with_the_transformers_engine(engines: tuple[Any, Any]
     for a, b in zip(ours, theirs, strict=True):
         assert a.score == pytest.approx(b.score, abs=1e-2)
         assert a.score < -1
+
+
+@pytest.mark.soak
+def test_requests_that_vllm_puts_aside_keep_their_draws(real: Path, real_renderer: Renderer) -> None:
+    """The cache holds a few of them at a time, so that some are put aside and begun again."""
+    from cai_cli.engines.vllm import VllmEngine
+
+    asked = [real_renderer.request(prompts.answer(record, "chat"), i, 160, 1.0, 1.0) for i, record in enumerate(questions(24))]
+    engine = VllmEngine(
+        real, torch.float32, 0.5, kv_cache_memory_bytes=2**25, max_model_len=512, disable_log_stats=False, **EAGER
+    )
+    together = by_number(engine.run(feed(asked)))
+    preempted: Any = next(metric for metric in engine.llm.get_metrics() if metric.name == "vllm:num_preemptions")
+    assert preempted.value > 0
+    alone = [by_number(engine.run(feed([request])))[0] for request in asked[:8]]
+    assert sum(a.tokens == b.tokens for a, b in zip(alone, together, strict=False)) >= 7  # rounding may flip one
 
 
 @pytest.mark.soak
