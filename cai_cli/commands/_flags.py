@@ -143,7 +143,12 @@ class Workers:
 
     replicas: Annotated[
         int | None,
-        Option("--replicas", min=1, metavar="N", help="Engines that share the work; by default as many as there are GPUs for."),
+        Option(
+            "--replicas",
+            min=1,
+            metavar="N",
+            help="Engines that share the work; by default as many as there are GPUs for, or, on up to four cores, one per core.",
+        ),
     ] = None
     tensor_parallel: Annotated[
         int, Option("--tensor-parallel", min=1, metavar="N", help="GPUs that share each layer of a model (vllm engine).")
