@@ -175,7 +175,8 @@ class Model(Workers):
         EngineName,
         Option(
             "--engine",
-            help="auto: vllm if it is installed and can run here, else transformers. ray: on a cluster. server: see --base-url.",
+            help="auto: vllm where it can run, and on a CPU where it ends first; else transformers. ray: on a cluster. "
+            "server: see --base-url.",
         ),
     ] = EngineName.auto
     base_url: Annotated[

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cai_cli import streams
 from cai_cli.commands._command import require_input
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling, Workers
 from cai_cli.data import reasoning
@@ -47,7 +48,8 @@ class Session:
         self.folder = models.resolve(model.model, weights=not model.base_url)
         models.require_language_model(self.folder)
         # here, because the runner replaces standard output before it opens the engine
-        self.gpu_memory = select.gpu_memory(model.gpu_memory, files.input, files.output)
+        self.piped = select.piped(files.input, files.output)
+        self.gpu_memory = select.gpu_memory(model.gpu_memory, self.piped)
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -136,7 +138,14 @@ class Session:
     @cached_property
     def engine(self) -> str:
         """The engine's name, with "auto" resolved."""
-        return select.pick(self.model.engine.value, self.model.deterministic)
+        m = self.model
+        name = select.pick(m.engine.value, m.deterministic)
+        one = (m.tensor_parallel, m.pipeline_parallel, m.vllm) == (1, 1, None)
+        if m.engine.value == "auto" and name == "vllm" and models.device() == "cpu" and one:
+            generated = 0 if self.exact else self.sampling.max_tokens  # of a judge little more than the prompts counts
+            name, why = select.pick_on_cpu(self.folder, self.files.input, self.files.limit, generated, self.piped)
+            streams.say(f"cai: --engine auto: {name} ({why})", self.files.quiet)
+        return name
 
     def run(
         self,
@@ -290,7 +299,7 @@ class ScoringSession:
             self.dtype,
             preference_model=True,
             batch_size=batch_size,
-            gpu_memory=select.gpu_memory(gpu_memory, files.input, files.output),
+            gpu_memory=select.gpu_memory(gpu_memory, select.piped(files.input, files.output)),
             trust_remote_code=trust_remote_code,
             **_placing(workers, engine, model),
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata, util
+from itertools import islice
 from pathlib import Path
 from stat import S_ISFIFO
 from typing import Any
@@ -50,17 +51,42 @@ def pick(name: str, deterministic: bool = False) -> str:
     return name
 
 
-def gpu_memory(given: float | None, input: str, output: str) -> float:
-    """--gpu-memory: as given, or by default 0.9, and 0.3 where `input` or `output` is a pipe.
+def piped(input: str, output: str) -> bool:
+    """Whether `input` or `output` is a pipe, so that other commands run at the same time."""
+    return any(path == "-" and S_ISFIFO(os.fstat(fd).st_mode) for fd, path in enumerate((input, output)))
+
+
+def gpu_memory(given: float | None, piped: bool) -> float:
+    """--gpu-memory: as given, or by default 0.9, and 0.3 in a pipe.
 
     A third, because the commands of `cai sample | cai critique | cai revise` load their engines on one GPU.
     """
-    piped = any(path == "-" and S_ISFIFO(os.fstat(fd).st_mode) for fd, path in enumerate((input, output)))
     return given if given is not None else 0.3 if piped else 0.9
+
+
+def pick_on_cpu(folder: Path, source: str, limit: int | None, generated: int, piped: bool) -> tuple[str, str]:
+    """(the engine that is likely to end first on a CPU that can run both, why).
+
+    `source`: the input, of which `limit` records are read; `generated`: the most tokens that a record makes.
+    """
+    if piped:
+        return "transformers", "vLLM takes every core, and the other commands of the pipe need them"
+    if not Path(source).is_file():
+        return "transformers", "the amount of work is not known"
+    with open(source, "rb") as stream:
+        sizes = list(map(len, islice(stream, limit)))
+    tokens = sum(sizes) / BYTES_PER_TOKEN + len(sizes) * generated
+    operations = tokens * sum(path.stat().st_size for path in folder.glob("*.safetensors"))  # two per parameter of two bytes
+    seconds = operations / (CPU_RATE * max(1, len(_cores())))
+    name = "vllm" if seconds * (1 - VLLM_SHARE) > VLLM_START else "transformers"
+    return name, f"about {seconds:,.0f} s of work with transformers; vLLM needs {VLLM_START} s to start, and is faster then"
 
 
 EACH = 512
 """The largest number of requests that a replica has at a time: twice as many as vLLM computes at once."""
+BYTES_PER_TOKEN, CPU_RATE, VLLM_SHARE, VLLM_START = 4, 7e10, 0.6, 30
+"""Of a text; operations per second on one core with transformers; the share of its time that vLLM takes; the seconds of its start.
+Measured with SmolLM2-135M in bfloat16 on two cores (docs/design.md)."""
 FEW = 4
 """On a CPU with up to so many cores, each core gets a replica. More cores would read the weights too often."""
 _OURS = dict.fromkeys(("tokenizer", "load_format", "runner", "disable_log_stats", "use_tqdm_on_load"), "cai") | {

@@ -12,6 +12,7 @@ import pytest
 from cai_cli.engines import models, select
 from cai_cli.errors import CaiError, InputError
 from tests.conftest import Here
+from tests.rows import asks, write_jsonl
 from tests.tiny import TRANSFORMERS
 
 
@@ -28,10 +29,24 @@ def test_a_command_in_a_pipe_leaves_memory_to_the_others(monkeypatch: pytest.Mon
     """Pipes count only where the command reads or writes them."""
     monkeypatch.setattr(select, "os", SimpleNamespace(fstat=lambda fd: SimpleNamespace(st_mode=stat.S_IFIFO)))
     for source, target, want in [("-", "-", 0.3), ("a", "-", 0.3), ("-", "b", 0.3), ("a", "b", 0.9)]:
-        assert select.gpu_memory(None, source, target) == want
-        assert select.gpu_memory(0.5, source, target) == 0.5
+        assert select.gpu_memory(None, select.piped(source, target)) == want
+        assert select.gpu_memory(0.5, select.piped(source, target)) == 0.5
     monkeypatch.setattr(select, "os", SimpleNamespace(fstat=lambda fd: SimpleNamespace(st_mode=stat.S_IFREG)))
-    assert select.gpu_memory(None, "-", "-") == 0.9
+    assert select.gpu_memory(None, select.piped("-", "-")) == 0.9
+
+
+def test_on_a_cpu_vllm_is_for_much_work_that_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "_cores", lambda: ["0", "1"])
+    model = tmp_path / "model"
+    model.mkdir()
+    with (model / "model.safetensors").open("wb") as stream:
+        stream.truncate(2 * 135_000_000)
+    source = write_jsonl(tmp_path / "in.jsonl", asks(1000))
+    assert select.pick_on_cpu(model, source, None, 128, False)[0] == "vllm"
+    assert select.pick_on_cpu(model, source, None, 128, True)[0] == "transformers"
+    assert select.pick_on_cpu(model, source, 10, 128, False)[0] == "transformers"
+    assert select.pick_on_cpu(model, source, None, 0, False)[0] == "transformers"
+    assert select.pick_on_cpu(model, "-", None, 128, False) == ("transformers", "the amount of work is not known")
 
 
 def test_a_command_knows_the_pipe_that_it_writes_to(
