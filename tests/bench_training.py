@@ -33,10 +33,10 @@ def rate(lines: list[tuple[float, float]]) -> Rate:
 
 def forget() -> None:
     """Free the memory of the run before: trainers hold themselves in reference cycles, with gigabytes of tensors."""
-    from cai_cli.training import libraries
+    from cai_cli.engines import heap
 
     gc.collect()
-    libraries.give_back_memory()
+    heap.give_back()
 
 
 def plain_memory() -> None:

@@ -14,6 +14,8 @@ import torch
 
 ARGUMENT = "cai_draw"
 """The name under which a request to vLLM has its `Draw` as a list, among the arguments that vLLM does not know itself."""
+BLOCK = 128
+"""How many tokens of the vocabulary are summed first."""
 Draw = tuple[int, float, float]
 """The seed, the temperature and top-p of a request that draws."""
 
@@ -41,7 +43,22 @@ def pick(logits: torch.Tensor, draws: list[Draw], positions: list[int]) -> torch
         before = ordered.double().cumsum(-1) - ordered  # so the token that crosses top-p stays
         ordered = ordered.masked_fill(before >= torch.tensor(tops, **like)[:, None], 0.0)
         probabilities = torch.zeros_like(probabilities).scatter_(-1, index, ordered)
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    return _invert(probabilities, points)
+
+
+def _invert(probabilities: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """The token [rows] at which the cumulative sum of probabilities [rows, vocabulary] passes a share of the total.
+
+    First the block of tokens, then the token: sums of the whole vocabulary in float64 would take longer than the softmax.
+    """
+    padding = -probabilities.shape[-1] % BLOCK
+    blocks = torch.nn.functional.pad(probabilities, (0, padding)).view(len(points), -1, BLOCK)
+    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     # The last value is the total: below 1 with top-p, and not exactly 1 after rounding.
-    picked = torch.searchsorted(cumulative, points[:, None] * cumulative[:, -1:], right=True)
-    return picked.squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    wanted = points * cumulative[:, -1]
+    block = torch.searchsorted(cumulative, wanted[:, None], right=True).clamp(max=cumulative.shape[1] - 1)
+    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block).squeeze(-1)
+    within = blocks[torch.arange(len(points), device=block.device), block.squeeze(-1)].cumsum(-1, dtype=torch.float64)
+    most = within[:, -1].nextafter(torch.zeros_like(wanted))  # so that rounding cannot go past the last token
+    token = torch.searchsorted(within, torch.minimum(wanted - before, most)[:, None], right=True)
+    return (block * BLOCK + token).squeeze(-1)

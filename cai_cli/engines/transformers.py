@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from cai_cli.engines import attention, heap, models
 from cai_cli.engines import cache as kv
-from cai_cli.engines import models
 from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
 from cai_cli.engines.draws import pick
 from cai_cli.engines.pool import READ_TOKENS, Pool, prefix_of, read_tokens
@@ -93,6 +93,9 @@ class TransformersEngine:
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             )
         self.model.to(self.device).eval()  # type: ignore[arg-type]
+        if self.device == "cpu":
+            attention.use(self.model)
+            heap.keep()
         self.end_tokens = end_tokens(self.model, tokenizer)
         self._prefixes: dict[tuple[int, ...], kv.Cache] = {}  # by tokens: one row of keys and values, oldest first
 

@@ -1,9 +1,6 @@
-"""Keep the libraries under `cai` quiet, and their use of memory low."""
+"""Keep the libraries under `cai` quiet."""
 
 from __future__ import annotations
-
-import ctypes
-from contextlib import suppress
 
 
 def calm(debug: bool) -> None:
@@ -22,23 +19,3 @@ def calm(debug: bool) -> None:
     for name in ("trl", "accelerate", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-
-
-def keep_memory() -> None:
-    """On a CPU, keep freed memory for the next steps instead of returning it to the system.
-
-    By default glibc maps memory for every large tensor again, and the page faults cost a quarter of a step. Does nothing with
-    other C libraries.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018  (only glibc has it)
-        mmap_max, trim_threshold = -4, -1  # from malloc.h
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-
-
-def give_back_memory() -> None:
-    """Return memory that `keep_memory` holds and nothing uses: batches of different lengths leave gaps, which add up."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

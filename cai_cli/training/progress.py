@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cai_cli import streams
-from cai_cli.engines import models
-from cai_cli.training import libraries, ranks
+from cai_cli.engines import heap, models
+from cai_cli.training import ranks
 from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
 from cai_cli.training.workspace import Workspace
@@ -93,7 +93,7 @@ class ProgressCallback(TrainerCallback):
         self.busy = time.monotonic()
         last = state.global_step >= state.max_steps
         if models.device() == "cpu" and state.global_step % EVERY == 0:
-            libraries.give_back_memory()
+            heap.give_back()
         control.should_evaluate = self.eval_rows > 0 and (last or state.global_step % self._eval_every(state.max_steps) == 0)
         due = self._save_is_due(state.global_step, time.monotonic())
         # all processes must decide the same, or they would wait for each other

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from cai_cli import streams
 from cai_cli.data.jsonl import Record
-from cai_cli.engines import models
+from cai_cli.engines import heap, models
 from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.tokens import Renderer
@@ -223,7 +223,7 @@ class Run(Generic[T]):
         from transformers.trainer_callback import PrinterCallback
 
         if models.device() == "cpu":
-            libraries.keep_memory()
+            heap.keep()
         # not among the checkpoints, which are deleted at the end
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.workspace.partial / "runs"))
         if self.workspace.checkpoint:

@@ -82,7 +82,8 @@ def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here,
     here("sample", source, "-m", folder, *served(running), "-o", out)
     made = json.loads(Path(f"{out}.manifest.json").read_text())
     assert made["model"] | {"sha256": ""} == {
-        "name": str(folder), "sha256": "", "dtype": "unknown", "engine": "server", "served": tiny, "prompts": "tokens", "letters": "exact"
+        "name": str(folder), "sha256": "", "dtype": "unknown", "engine": "server", "served": tiny, "prompts": "tokens", "letters": "exact",
+        "draws": "server",
     }  # fmt: skip
     assert running.url not in json.dumps(made["fingerprint"])
     with site(TinyApi(tiny)) as other:
