@@ -39,11 +39,13 @@ ROOT = Path(__file__).parent.parent
 Rate = float
 
 
-def prompts_file(folder: Path) -> Path:
-    """The prompts of the example files in turn, red-team and helpful, of natural lengths."""
+def prompts_file(folder: Path, count: int = PROMPTS) -> Path:
+    """The prompts of the example files in turn, red-team and helpful, of natural lengths; again with other ids if `count` is more."""
     files = [(ROOT / f"examples/{name}.jsonl").read_text().splitlines() for name in ("red-team", "helpful-prompts")]
+    rows = [json.loads(line) for pair in zip(*files, strict=True) for line in pair]
     path = folder / "prompts.jsonl"
-    path.write_text("\n".join([line for pair in zip(*files, strict=True) for line in pair][:PROMPTS]) + "\n")
+    given = [rows[i % len(rows)] | {"id": f"q{i}"} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
     return path
 
 
@@ -81,13 +83,13 @@ def forget(engine: Any) -> None:
     """Drop the keys and values that an engine has kept of earlier prompts."""
     if hasattr(engine, "llm"):
         engine.llm.reset_prefix_cache()
-    else:
+    elif hasattr(engine, "_prefixes"):  # replicas keep theirs, and no section with examples uses them
         engine._prefixes.clear()
 
 
-def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path) -> Rate:
+def cai_sample(model: str, engine_name: str, engine: Any, source: Path, out: Path, length: int = MAX_TOKENS) -> Rate:
     """Tokens generated per second by `cai sample`."""
-    counts = cai(engine_name, engine, out, "sample", str(source), "-m", model, "--max-tokens", str(MAX_TOKENS))
+    counts = cai(engine_name, engine, out, "sample", str(source), "-m", model, "--max-tokens", str(length))
     return counts["completion_tokens"] / counts["seconds"]
 
 
@@ -145,7 +147,7 @@ def alternate(name: str, unit: str, sides: dict[str, Callable[[], Rate]]) -> dic
 
 
 def bench_vllm(model: str, folder: Path) -> dict[str, Any]:
-    """`cai sample` against `LLM.generate`, seeded as `cai` seeds and unseeded."""
+    """`cai sample` against `LLM.generate`, unseeded, and with vLLM's seeds: few prompts with long answers, many with short ones."""
     from vllm import SamplingParams, TokensPrompt
 
     from cai_cli.data import jsonl
@@ -155,44 +157,50 @@ def bench_vllm(model: str, folder: Path) -> dict[str, Any]:
     from cai_cli.method.tokens import Renderer
     from cai_cli.pipeline import seeds
 
-    source = prompts_file(folder)
     engine = VllmEngine(Path(model), models.resolve_dtype("auto"), 0.9)
     renderer = Renderer(models.load_tokenizer(Path(model)))
-    records = list(jsonl.read(str(source)))
-    rendered = [renderer.render(prompts.answer(record, "chat"))[0] for record in records]
+    results = {}
+    for count, length in ((PROMPTS, MAX_TOKENS), (8 * PROMPTS, MAX_TOKENS // 4)):
+        source = prompts_file(folder, count)
+        records = list(jsonl.read(str(source)))
+        rendered = [renderer.render(prompts.answer(record, "chat"))[0] for record in records]
+        drawn = [seeds.draw(0, "sample", record["id"], 0, 0) for record in records]
 
-    def bare(seeded: bool) -> Rate:
-        params = [
-            SamplingParams(
-                max_tokens=MAX_TOKENS, temperature=1.0, seed=seeds.draw(0, "sample", record["id"], 0, 0) if seeded else None
-            )
-            for record in records
-        ]
-        start = time.monotonic()
-        done = engine.llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in rendered], params, use_tqdm=False)
-        return sum(len(output.outputs[0].token_ids) for output in done) / (time.monotonic() - start)
+        def bare(seeded: bool, rendered: Any = rendered, drawn: Any = drawn, length: int = length) -> Rate:
+            forget(engine)
+            params = [SamplingParams(max_tokens=length, temperature=1.0, seed=seed if seeded else None) for seed in drawn]
+            start = time.monotonic()
+            done = engine.llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in rendered], params, use_tqdm=False)
+            return sum(len(output.outputs[0].token_ids) for output in done) / (time.monotonic() - start)
 
-    sides: dict[str, Callable[[], Rate]] = {
-        "cai sample --engine vllm": lambda: cai_sample(model, "vllm", engine, source, folder / "out.jsonl"),
-        "LLM.generate, seeds included": lambda: bare(True),
-        "LLM.generate, unseeded": lambda: bare(False),
-    }
-    return alternate("vLLM engine", "tokens/s", sides)
+        sides: dict[str, Callable[[], Rate]] = {
+            "cai sample --engine vllm": partial(cai_sample, model, "vllm", engine, source, folder / "out.jsonl", length),
+            "LLM.generate, unseeded": partial(bare, False),
+            "LLM.generate, vLLM's seeds": partial(bare, True),
+        }
+        name = f"vLLM engine, {count} prompts, up to {length} tokens"
+        results[name] = alternate(name, "tokens/s", sides)
+    return results
 
 
 def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
-    """`cai sample` against the usual script: batches of 8 in file order through `model.generate`."""
+    """`cai sample` as it runs by default, and in one process, against batches of 8 in file order through `model.generate`."""
+    from transformers import AutoModelForCausalLM
+
     from cai_cli.data import jsonl
     from cai_cli.engines import models
-    from cai_cli.engines.transformers import TransformersEngine
+    from cai_cli.engines.select import Setup
+    from cai_cli.engines.transformers import end_tokens
 
     source = prompts_file(folder)
     dtype = models.resolve_dtype("auto")
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
-    engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
+    name = models.dtype_name("auto")
+    engines = [Setup("transformers", Path(model), name, replicas=count).open() for count in (None, 1)]
     chats = [[{"role": "user", "content": record["prompt"]}] for record in jsonl.read(str(source))]
-    generate: Any = engine.model.generate
+    plain_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    generate, ends_at = plain_model.generate, end_tokens(plain_model, tokenizer)
 
     def plain() -> Rate:
         tokens, start = 0, time.monotonic()
@@ -205,12 +213,13 @@ def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
                 pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
             for row in out[:, batch["input_ids"].shape[1] :].tolist():
-                ends = [at for at, token in enumerate(row) if token in engine.end_tokens]
+                ends = [at for at, token in enumerate(row) if token in ends_at]
                 tokens += min(ends) + 1 if ends else len(row)
         return tokens / (time.monotonic() - start)
 
     sides: dict[str, Callable[[], Rate]] = {
-        "cai sample --engine transformers": lambda: cai_sample(model, "transformers", engine, source, folder / "out.jsonl"),
+        "cai sample --engine transformers": partial(cai_sample, model, "transformers", engines[0], source, folder / "out.jsonl"),
+        "the same with --replicas 1": partial(cai_sample, model, "transformers", engines[1], source, folder / "out.jsonl"),
         "model.generate, batches of 8": plain,
     }
     return alternate(f"transformers engine ({str(dtype).removeprefix('torch.')})", "tokens/s", sides)
