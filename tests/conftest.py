@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cai_cli.commands._command import calm_libraries
-from cai_cli.engines import models
+from cai_cli.engines import models, select
 from cai_cli.engines.select import vllm_problem
 from cai_cli.main import app
 from cai_cli.method.tokens import Renderer
@@ -44,6 +44,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.setdefault("MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matplotlib"))
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["CAI_NO_CACHE"] = "1"
+    select.FEW = 1  # tests look into the engine, which must be in this process
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ A replica gets requests and sends results over a socket. It ends when the socket
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -74,6 +75,7 @@ def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
         import torch
 
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's handler would leave it waiting
         os.dup2(2, 1)
         for fd in map(int, os.listdir("/proc/self/fd")):  # the output, whose lock must end with the command, and other sockets
             if fd > 2 and fd != theirs.fileno():

@@ -89,7 +89,9 @@ BYTES_PER_TOKEN, CPU_RATE, VLLM_SHARE, VLLM_START = 4, 7e10, 0.6, 30
 Measured with SmolLM2-135M in bfloat16 on two cores (docs/design.md)."""
 FEW = 4
 """On a CPU with up to so many cores, each core gets a replica. More cores would read the weights too often."""
-_OURS = dict.fromkeys(("tokenizer", "load_format", "runner", "disable_log_stats", "use_tqdm_on_load"), "cai") | {
+_OURS = dict.fromkeys(
+    ("tokenizer", "load_format", "runner", "disable_log_stats", "use_tqdm_on_load", "logits_processors"), "cai"
+) | {
     "model": "--model",
     "dtype": "--dtype",
     "seed": "--seed",

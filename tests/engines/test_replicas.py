@@ -135,6 +135,7 @@ def test_replicas_share_the_cores_unless_the_number_of_threads_decides_the_bytes
 def test_each_of_a_few_cores_has_a_replica_unless_the_threads_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "gpus", list)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(select, "FEW", 4)
     cores = 2
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     setup, exact = Setup("transformers", Path("m"), "auto"), Setup("transformers", Path("m"), "float32", deterministic=True)
@@ -156,6 +157,7 @@ def test_arguments_of_vllm_are_read_as_json_or_text_and_those_of_other_flags_are
         "seed=1": "--seed sets 'seed'",
         "gpu-memory-utilization=0.5": "--gpu-memory sets 'gpu_memory_utilization'",
         "load_format=pt": "cai sets 'load_format'",
+        'logits_processors=["a:B"]': "cai sets 'logits_processors'",
         "enforce_eager": "write KEY=VALUE",
         "a b=1": "write KEY=VALUE",
     }.items():
