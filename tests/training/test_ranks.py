@@ -86,7 +86,8 @@ runpy.run_module("cai_cli.main", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("lora", [True, False])
 def test_sharded_weights_are_trained_and_saved_whole(lora: bool, tiny: str, tmp_path: Path) -> None:
     """The losses and the saved model of a run that does not shard; an adapter is merged."""
     source = write_jsonl(tmp_path / "in.jsonl", revisions(24))
