@@ -79,7 +79,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell ignores SIGINT for its background jobs
             signal.signal(number, errors.interrupt)
-    # Imports leave a million objects, which never become garbage; to look through them again and again takes half a second.
+    # Imports leave many objects, which never become garbage; to look through them again and again takes half a second.
     gc.set_threshold(50_000, 20, 20)
     try:
         app(prog_name="cai")

@@ -86,7 +86,7 @@ EACH = 512
 """The largest number of requests that a replica has at a time: twice as many as vLLM computes at once."""
 BYTES_PER_TOKEN, CPU_RATE, VLLM_SHARE, VLLM_START = 4, 7e10, 0.6, 30
 """Of a text; operations per second on one core with transformers; the share of its time that vLLM takes; its start in seconds.
-Measured with SmolLM2-135M in bfloat16 on two cores (docs/design.md)."""
+Measured with SmolLM2-135M in bfloat16 on two cores."""
 FEW = 4
 """On a CPU with up to so many cores, each core gets a replica. More cores would read the weights too often."""
 _OURS = dict.fromkeys(

@@ -81,11 +81,7 @@ class VllmEngine:
         self.draws = not {"speculative_config", "runner"} & more.keys()
         if self.draws:
             settings["logits_processors"] = ["cai_cli.engines.vllm_draws:Draws"]  # by name, for processes of vLLM's own
-        known = [field.name for field in fields(EngineArgs)]
-        for key in more:
-            if key not in known:
-                instead = " or ".join(get_close_matches(key, known)) or "one that its EngineArgs has"
-                raise InputError(f"--vllm {key}: vLLM has no such argument; give {instead}")
+        _require_known(more, [field.name for field in fields(EngineArgs)])
         try:
             self.llm = LLM(**(settings | limits | more))
         except (TypeError, ValueError, RuntimeError, OSError) as problem:
@@ -181,6 +177,13 @@ class VllmPreferenceModel(VllmEngine):
 
     def _result(self, request: Request, output: Any) -> Result:
         return Score(float(output.outputs.data[0]), len(request.ids))
+
+
+def _require_known(given: dict[str, Any], known: list[str]) -> None:
+    """InputError for an argument that vLLM's engine does not have."""
+    for key in given.keys() - known:
+        instead = " or ".join(get_close_matches(key, known)) or "one that its EngineArgs has"
+        raise InputError(f"--vllm {key}: vLLM has no such argument; give {instead}")
 
 
 def _reason(problem: Exception) -> str:
