@@ -12,7 +12,7 @@ from cai_cli.data.records import digest, take_in
 
 
 class Numbers:
-    """Maps a number of 64 bits, well mixed, to one from 1 to 2**32 - 1. Takes 18 to 36 bytes per entry; a dict takes more than 100."""
+    """Maps a number of 64 bits, well mixed, to one from 1 to 2**32 - 1. An entry takes 18 to 36 bytes; in a dict over 100."""
 
     def __init__(self) -> None:
         self.used = 0
