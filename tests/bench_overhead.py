@@ -4,8 +4,8 @@
 
 For every number of records and every step, a process of its own runs the real command on one core, with a tiny model's tokenizer and
 an engine that takes no time. The run is interrupted before its last record and then continued. Prints the records per second,
-the same without the time inside the libraries that render and tokenise, the memory that the records took, and the seconds that
-continuing took. With CAI_PROFILE=1 it prints where the time went. CAI_PLOT=FILE.png draws the seconds over the records.
+the same without the time inside the libraries that render and tokenise, the memory that the records took, and how many seconds
+after its start the continued run asked the engine. With CAI_PROFILE=1 it prints where the time went. CAI_PLOT=FILE.png draws the seconds over the records.
 """
 
 from __future__ import annotations
@@ -26,34 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
 
 STEPS = ("sample", "critique", "revise", "label", "score")
-WORDS = [
-    "please",
-    "tell",
-    "me",
-    "in",
-    "a",
-    "few",
-    "words",
-    "what",
-    "the",
-    "capital",
-    "of",
-    "France",
-    "is",
-    "and",
-    "why",
-    "it",
-    "is",
-    "worth",
-    "a",
-    "visit",
-    "in",
-    "the",
-    "spring",
-    "of",
-    "the",
-    "year",
-]
+SENTENCE = "please tell me in a few words what the capital of France is and why it is worth a visit in the spring of the year"
+WORDS = SENTENCE.split()
 ANSWER = "I can tell you a little about that, but not everything that you may want to know. " * 3
 
 
@@ -63,11 +37,14 @@ class Instant:
     context = 4096
     left: float = float("inf")
     """Interrupts the run after so many results."""
+    asked = 0.0
+    """When the first request came."""
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each result when its request arrives."""
         for entry in feed:
             if entry is not None:
+                Instant.asked = Instant.asked or time.perf_counter()
                 Instant.left -= 1
                 if Instant.left < 0:
                     raise KeyboardInterrupt
@@ -126,7 +103,7 @@ def cai(*command: object) -> float:
 def one(step: str, count: int) -> dict[str, float]:
     """Run a step in this process."""
     os.environ |= {"CAI_NO_CACHE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.sched_setaffinity(0, {0})
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     from transformers import PreTrainedTokenizerBase
 
     from cai_cli.engines import select
@@ -148,12 +125,14 @@ def one(step: str, count: int) -> dict[str, float]:
         command = (step, folder / "in.jsonl", "-m", folder / "model", "-o", folder / "out")
         seconds = profiled(lambda: cai(*command))
         libraries, Instant.left = spent[0], float("inf")
-        again = cai(*command)
+        Instant.asked = 0.0
+        started = time.perf_counter()
+        cai(*command)
         with (folder / "out").open("rb") as stream:
             lines = sum(1 for _ in stream)
         assert lines == count, lines
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"seconds": seconds, "libraries": libraries, "again": again, "mib": memory}
+    return {"seconds": seconds, "libraries": libraries, "again": Instant.asked - started, "mib": memory}
 
 
 def profiled(run: Callable[[], float]) -> float:

@@ -22,6 +22,7 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import Prompt
 from cai_cli.pipeline import manifest, stage
+from cai_cli.pipeline.observers import Filter, Observer
 from cai_cli.pipeline.seeds import draw
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class Session:
         program: stage.Program,
         constitution: Constitution | None = None,
         lines: Callable[[], Iterator[Line]] | None = None,
-        observer: stage.Observer | None = None,
+        observer: Observer | None = None,
+        only: Filter | None = None,
         window: int | None = None,
         **extra: Any,
     ) -> None:
@@ -191,8 +193,9 @@ class Session:
         # an option that another one hides would be missing from the fingerprint, and its change would go unnoticed
         assert not options.keys() & extra.keys(), options.keys() & extra.keys()
         options |= extra
+        shown = f"{self.model.model} ({self.engine})"
         job = stage.Job(
-            name, check, program, self.open, context, options, about, f"{self.model.model} ({self.engine})", lines, observer,
+            name, check, program, self.open, context, options, about, shown, lines, observer, only,
             # what a server computes with is not known, so its answers are not kept
             _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
         )  # fmt: skip
@@ -319,7 +322,7 @@ class ScoringSession:
         return found
 
     def run(
-        self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: stage.Observer | None = None
+        self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: Observer | None = None
     ) -> None:
         """Run the step over the input."""
         self.state = manifest.model_state(self.folder)

@@ -76,15 +76,13 @@ def check(record: Record) -> str | None:
 
 
 class Judged:
-    """Collects the probability that the judge gives to the right answer of each pair. See `stage.Observer`."""
-
-    full = False
+    """Collects the probability that the judge gives to the right answer of each pair. See `observers.Observer`."""
 
     def __init__(self) -> None:
         self.name, self.values, self.per_byte, self._rows = "", list[float](), list[float](), list[Record]()
 
-    def reason(self, record: Record) -> None:
-        """Collect the probability of a record; skip none."""
+    def count(self, record: Record) -> None:
+        """Collect the probability of a record."""
         self.values.append(record["judged"]["p_correct"])
         if "p_correct_per_byte" in record["judged"]:
             self.per_byte.append(record["judged"]["p_correct_per_byte"])

@@ -94,19 +94,17 @@ def pairs(answers: dict[str, dict[str, Record]], seed: int) -> Iterator[Record]:
 
 
 class Compared:
-    """Collects the comparisons by the criterion's name. See `stage.Observer`."""
-
-    full = False
+    """Collects the comparisons by the criterion's name. See `observers.Observer`."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[Comparison]] = {}
         self.labels = LabelSummary()
 
-    def reason(self, record: Record) -> None:
-        """Collect a record's comparisons; skip none."""
+    def count(self, record: Record) -> None:
+        """Collect a record's comparisons."""
         (first, second), (a, b) = record["models"], map(len, map(str.split, record["responses"]))
         for label in record["comparisons"].values():
-            self.labels.reason({"label": label})
+            self.labels.count({"label": label})
         wins = {name: label["p_first"] for name, label in record["comparisons"].items()}
         if "pm" in record:
             wins[PM] = 1 / (1 + math.exp(max(-700, min(700, record["pm"][1] - record["pm"][0]))))

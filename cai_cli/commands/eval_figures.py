@@ -91,7 +91,7 @@ def _compared(path: Path, changed: int, seed: int) -> list[Record]:
     seen, models = eval_compare.Compared(), dict[str, None]()
     for number, record in enumerate(jsonl.read(str(path)), 1):
         try:
-            seen.reason(record)
+            seen.count(record)
             models |= dict.fromkeys(record["models"])
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
             raise jsonl.bad_line(str(path), number, f"not what `cai eval compare` writes ({problem!r})") from None

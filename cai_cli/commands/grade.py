@@ -45,15 +45,13 @@ def check(record: Record) -> str | None:
 
 
 class Means:
-    """Collects the grades: the probabilities of the criteria's first classes. See `stage.Observer`."""
-
-    full = False
+    """Collects the grades: the probabilities of the criteria's first classes. See `observers.Observer`."""
 
     def __init__(self) -> None:
         self.grades: dict[str, list[float]] = defaultdict(list)
 
-    def reason(self, record: Record) -> None:
-        """Collect a record's grades; skip none."""
+    def count(self, record: Record) -> None:
+        """Collect a record's grades."""
         for criterion, found in record["grades"].items():
             each = found if isinstance(found, list) else [found]
             self.grades[criterion] += [next(iter(grade.values())) for grade in each]

@@ -26,7 +26,7 @@ from cai_cli.errors import InputError
 from cai_cli.method.label_summary import LabelSummary
 from cai_cli.pipeline import outputs, shards
 from cai_cli.pipeline.manifest import Manifest
-from cai_cli.pipeline.stage import Observer
+from cai_cli.pipeline.observers import Observer
 
 SUMMARIES: dict[str, Callable[[], Observer]] = {"sample": Truncation, "label": LabelSummary, "grade": Means}
 """What makes the summary of a step's records."""
@@ -61,7 +61,7 @@ def _lines(paths: list[str], about: Manifest) -> Iterator[bytes]:
     observer = SUMMARIES[about["step"]]() if about["step"] in SUMMARIES else None
     for line in shards.merge(paths):
         if observer:
-            observer.reason(jsonl.loads(line))
+            observer.count(jsonl.loads(line))
         yield line
     if observer:
         about["summary"] = observer.summary()

@@ -41,7 +41,7 @@ _BULLET = re.compile(r"(?:[-*•]\s+|\d+[.)]\s+)?(?:(?:Message|Human|User):\s*)?
 
 
 class NoveltyFilter:
-    """Keeps only new prompts, until there are enough. See `stage.Observer`."""
+    """Keeps only new prompts, until there are enough. A `observers.Filter`."""
 
     def __init__(self, seeds: list[str], wanted: int) -> None:
         self.seen, self.wanted, self.kept = NearDuplicates(SAME), wanted, 0
@@ -120,7 +120,7 @@ def app(
 
     files.limit = None  # it limits the seeds, not the requests
     window = min(n, stage.WINDOW)  # records in flight are lost once there are enough, so keep few
-    session.run("prompts", lambda record: None, program, lines=lines, observer=novelty, window=window, n=n, seeds=source)
+    session.run("prompts", lambda record: None, program, lines=lines, only=novelty, window=window, n=n, seeds=source)
     if 0 < novelty.kept < n and files.dry_run is None:
         streams.warn(
             f"prompts: only {novelty.kept} of {n} are new after {n * ATTEMPTS} attempts; give more seeds, or another model"

@@ -33,14 +33,13 @@ _ANSWERS = ("response", "responses", "reasoning", "rounds", "scores")
 
 @dataclass
 class Truncation:
-    """Counts the answers that ran to --max-tokens. See `stage.Observer`."""
+    """Counts the answers that ran to --max-tokens. See `observers.Observer`."""
 
     answers: int = 0
     cut: int = 0
-    full = False
 
-    def reason(self, record: Record) -> None:
-        """Count the answers of a record. Skips none."""
+    def count(self, record: Record) -> None:
+        """Count the answers of a record."""
         cuts = truncated(record)
         self.answers += len(cuts)
         self.cut += sum(cuts)

@@ -91,7 +91,7 @@ def collect(records: Iterable[Record]) -> Stats:
         if isinstance(record.get("p_chosen"), int | float):
             stats.p_chosen.append(record["p_chosen"])
         if label := label_of(record):
-            stats.labels.reason(record)
+            stats.labels.count(record)
             for query in label.get("reasoning") or []:
                 count_text(stats, "label: reasoning", query["text"], as_object(query["meta"]))
     return stats

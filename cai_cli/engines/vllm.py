@@ -126,7 +126,7 @@ class VllmEngine:
                         _require_whole(output)
                         yield key, self._result(request, output)
         finally:
-            # The caller stopped early (an error, a full observer): the next call must not get their results.
+            # The caller stopped early (an error, a full filter): the next call must not get their results.
             if waiting:
                 self.engine.abort_request(list(waiting))
 

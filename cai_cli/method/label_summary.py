@@ -19,7 +19,7 @@ LOW_MASS = 0.01
 
 @dataclass
 class LabelSummary:
-    """Counts over labels. Position bias is how much the position of an answer matters. A `stage.Observer`."""
+    """Counts over labels. Position bias is how much the position of an answer matters. A `observers.Observer`."""
 
     differences: array[float] = field(default_factory=lambda: array("d"))
     """Per pair shown in both orders: the probability of its first answer as (A) minus its probability as (B)."""
@@ -35,10 +35,9 @@ class LabelSummary:
     """Letters that were read: two per query."""
     outside: int = 0
     """Those of them with only an upper bound, because a server shows no more than its most likely tokens."""
-    full = False
 
-    def reason(self, record: Record) -> None:
-        """Count a record by its `label`. Skips none."""
+    def count(self, record: Record) -> None:
+        """Count a record by its `label`."""
         label: Label = record["label"]
         self.identical += bool(label.get("identical"))
         self.cut += label.get("cut", 0)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
 
 from cai_cli import errors, streams
 from cai_cli.data import jsonl
@@ -28,6 +27,7 @@ from cai_cli.engines.base import Engine, Failure, Feed, Key, Request, Result, St
 from cai_cli.errors import InputError, Skipped
 from cai_cli.pipeline import inputs, manifest, outputs, shards
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
+from cai_cli.pipeline.observers import Filter, Observer
 from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput
 from cai_cli.pipeline.requests import require_context, shown_requests
 from cai_cli.pipeline.window import Item, Window
@@ -56,25 +56,9 @@ class Job:
     lines: Callable[[], Iterator[Line]] | None = None
     """Makes the input lines, for a step that does not process the lines of an input file (`cai prompts`)."""
     observer: Observer | None = None
+    only: Filter | None = None
     decides: object = None
     """What decides the model's answers besides the request. None: they are not kept for other runs. See `engines.answers`."""
-
-
-class Observer(Protocol):
-    """Sees the output records in output order, and decides which are skipped. When it is `full`, the run ends."""
-
-    @property
-    def full(self) -> bool:
-        """Whether it needs no more records."""
-        ...
-
-    def reason(self, record: Record) -> str | None:
-        """Why a record is skipped; None to keep it."""
-        ...
-
-    def summary(self) -> Record:
-        """What the manifest says about all records together."""
-        ...
 
 
 @dataclass
@@ -145,7 +129,7 @@ def _already_done(job: Job, files: RunOptions, made: manifest.Manifest) -> Count
     outputs.settle(files.output)
     if job.observer:
         for record in jsonl.read(files.output):
-            job.observer.reason(record)
+            job.observer.count(record)
     outputs.require_output(job.name, counts, outputs.skip_reasons(files.output), files.output, files.shard)
     return counts
 
@@ -159,7 +143,7 @@ def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) 
         **job.about,
         "inputs": [{"path": str(files.input), "sha256": fingerprint["input"]}],
         "counts": outputs.count_fields(counts),
-        **({"summary": job.observer.summary()} if job.observer else {}),
+        **({"summary": summed.summary()} if (summed := job.observer or job.only) else {}),
         **{key: fingerprint[key] for key in fingerprint if key == "shard"},
         "fingerprint": fingerprint,
     }
@@ -230,6 +214,8 @@ class _Run:
         self.in_flight: dict[Key, tuple[Item, Request]] = {}
         self.due = 0  # requests that the engine has
         self.answers = Answers(job.decides)
+        # A run that continues counts all records at its end: to read a million of them again would delay its first request.
+        self.observer = None if output.done else job.observer
         self.ids, self.serial = Ids(), count()
         self.failure: InputError | None = None  # a bad line; raised after the records before it are written
         self.engine: Engine | None = None
@@ -241,9 +227,9 @@ class _Run:
             done = streams.plural(self.output.done, "finished record")
             streams.say(f"cai {self.job.name}: continuing after {done}", self.files.quiet)
             self.progress.advance(self.output.done, 0)
-            if observer := self.job.observer:
-                for record in self.output.written():  # the observer counts what an earlier run kept
-                    observer.reason(record)
+            if only := self.job.only:
+                for record in self.output.written():  # the filter needs to know what an earlier run kept
+                    only.reason(record)
         while not self.full and (self.admit(wait=True) or self.window):
             if self.engine and self.queue:
                 for key, result in self.engine.run(self.feed()):
@@ -257,11 +243,15 @@ class _Run:
             )
         if self.failure:
             raise self.failure
+        if self.output.done and self.job.observer:
+            self.output.flush()
+            for record in self.output.written():
+                self.job.observer.count(record)
 
     @property
     def full(self) -> bool:
-        """Whether the observer ends the run."""
-        return self.job.observer is not None and self.job.observer.full
+        """Whether the filter ends the run."""
+        return self.job.only is not None and self.job.only.full
 
     def feed(self) -> Feed:
         """Requests, as the window admits records. See `engines.base` for None."""
@@ -386,8 +376,10 @@ class _Run:
         """Write the finished records at the head of the window, up to the first unfinished one: output in input order."""
         for name, made, skipped, tokens in self.window.ready():
             for record in made:
-                if self.job.observer and (reason := self.job.observer.reason(record)):
+                if self.job.only and (reason := self.job.only.reason(record)):
                     made, skipped = [], [{"error": reason, "record": record}]
+                elif self.observer:
+                    self.observer.count(record)
             self.output.write(name if self.files.shard else name.partition(":")[2], made, skipped, tokens)
             self.progress.advance(1, 0)
             if self.full:

@@ -11,7 +11,7 @@ def summed(*orders: tuple[float, float], mass: float = 0.9) -> LabelSummary:
     """A summary of one label per (probability as (A), probability as (B)) of the first answer."""
     labels = LabelSummary()
     for ab, ba in orders:
-        labels.reason({"label": {"principles": ["p"], "p_first": (ab + ba) / 2, "orders": {"ab": ab, "ba": ba}, "mass": mass}})
+        labels.count({"label": {"principles": ["p"], "p_first": (ab + ba) / 2, "orders": {"ab": ab, "ba": ba}, "mass": mass}})
     return labels
 
 
@@ -28,8 +28,8 @@ def test_the_position_bias_says_what_it_means(flipped: int, meaning: str) -> Non
 
 def test_a_judge_that_does_not_answer_with_a_letter_is_warned_of() -> None:
     labels = summed((0.6, 0.6), mass=0.002)
-    labels.reason({"label": {"principles": [], "p_first": 0.5, "orders": {}, "identical": True}})
-    labels.reason({"label": {"principles": ["p"], "p_first": 0.7, "orders": {"ab": 0.7}, "mass": 0.998, "cut": 3}})
+    labels.count({"label": {"principles": [], "p_first": 0.5, "orders": {}, "identical": True}})
+    labels.count({"label": {"principles": ["p"], "p_first": 0.7, "orders": {"ab": 0.7}, "mass": 0.998, "cut": 3}})
     assert labels.summary()["letter_mass"] == {"mean": pytest.approx(0.5), "low": 1}
     assert labels.summary()["cut_reasoning"] == 3
     low, cut = labels.warnings()
