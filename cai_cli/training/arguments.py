@@ -189,6 +189,7 @@ def quantization(settings: Settings) -> Any:
 def arguments(
     settings: Settings,
     checkpoints: Path,
+    rows: int,
     warmup: float,
     longest: int | None = None,
     scheduler: str = "cosine",
@@ -196,8 +197,8 @@ def arguments(
 ) -> dict[str, Any]:
     """The TrainingArguments that every trainer has in common. `ProgressCallback` decides when to save and evaluate.
 
-    `warmup`: steps, or a share of them below 1. `longest`: tokens in the longest sequence of the run, if it is known.
-    `checkpointing`: whether activations are computed again for the backward pass.
+    `rows`: examples in a forward pass. `warmup`: steps, or a share of them below 1. `longest`: tokens in the longest sequence
+    of the run, if it is known. `checkpointing`: whether activations are computed again for the backward pass.
     """
     cpu = models.device() == "cpu"
     compute = precision(settings.dtype)
@@ -208,9 +209,9 @@ def arguments(
         "learning_rate": settings.lr,
         "lr_scheduler_type": scheduler,
         "warmup_steps": warmup,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.grad_accum,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
+        "gradient_accumulation_steps": settings.grad_accum * settings.batch_size // rows,
         "seed": settings.seed,
         "use_cpu": cpu,
         "ddp_backend": "gloo" if cpu and ranks.world_size() > 1 else None,

@@ -38,15 +38,12 @@ def train(settings: Settings, beta: float = 0.1, precompute_ref: bool = False) -
 
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    from cai_cli.training.losses import SoftCollator, SoftDPOTrainer
+    from cai_cli.training.losses import SoftDPOTrainer
 
     # longer rows were skipped
-    config = run.config(
-        run.data.longest(), beta=beta, max_length=None, precompute_ref_log_probs=precompute_ref and not settings.lora
-    )
+    dataset, config = run.grouped(beta=beta, max_length=None, precompute_ref_log_probs=precompute_ref and not settings.lora)
     tokenizer = run.renderer.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    collator = SoftCollator(DataCollatorForPreference(pad))
-    trainer = run.build(SoftDPOTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
-    run.train(trainer, ends=end)
+    trainer = run.build(SoftDPOTrainer, config, dataset, data_collator=run.pair_collator(DataCollatorForPreference(pad), pad))
+    run.train(trainer, rows=len(run.data.training), ends=end)
     return trainer

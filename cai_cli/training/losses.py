@@ -8,6 +8,7 @@ starting model. If every p and every weight is 1, this is TRL's own loss. The lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +16,10 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOTrainer, RewardTrainer
 
-EXTRA = ("p_chosen", "weight")
-"""Columns beside TRL's own."""
+from cai_cli.training.pairs import EXTRA, visible
+
 RATED = ("rating", "weight")
 """Columns of rated conversations beside their tokens."""
-
-
-class SoftCollator:
-    """A TRL collator of preferences that adds `p_chosen` and `weight`, each [pairs], to the batch."""
-
-    def __init__(self, collator: Any) -> None:
-        self.collator = collator
-
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of `examples`: chosen answers in the first half of its rows, rejected ones in the second."""
-        extra = {name: torch.tensor([example[name] for example in examples], dtype=torch.float32) for name in EXTRA}
-        return {**self.collator(examples), **extra}
 
 
 def soft_loss(d: torch.Tensor, p: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -46,6 +35,8 @@ def soft_loss(d: torch.Tensor, p: torch.Tensor, weight: torch.Tensor) -> torch.T
 class SoftRewardTrainer(RewardTrainer):
     """Trains a preference model on soft labels."""
 
+    model: Any
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         _add(self._signature_columns)
@@ -55,10 +46,26 @@ class SoftRewardTrainer(RewardTrainer):
     ) -> Any:
         """`soft_loss` of the chosen answers' scores minus the rejected ones'. Called by TRL."""
         p, weight = (inputs.pop(name) for name in EXTRA)
-        _, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        scorer = partial(self._joined, model) if "segments" in inputs else model
+        _, outputs = super().compute_loss(scorer, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
         loss = soft_loss(chosen - rejected, p, weight)
         return (loss, outputs) if return_outputs else loss
+
+    def _joined(self, model: Any, segments: torch.Tensor, ends: torch.Tensor, **given: Any) -> Any:
+        """The model's output for pairs in one row each, with the scores of the chosen and then of the rejected conversations."""
+        for name in ("attention_mask", "completion_mask"):
+            given.pop(name)
+        # transformers reads one score per row; the head has computed it at every token
+        found: list[torch.Tensor] = []
+        hook = self.model.score.register_forward_hook(lambda _, __, scores: found.append(scores))
+        try:
+            outputs = model(attention_mask=visible(segments, self.model), **given)
+        finally:
+            hook.remove()
+        rows = torch.arange(len(ends), device=ends.device)
+        outputs.logits = torch.cat([found[0][rows, ends[:, side]] for side in (0, 1)])
+        return outputs
 
 
 class RatedCollator:
@@ -112,6 +119,7 @@ class SoftDPOTrainer(DPOTrainer):
     """Trains a language model on preferences directly (Rafailov et al. 2023, equation 7), on tokens made by `cai`."""
 
     model: Any
+    data_collator: Any
     ref_model: Any
     args: Any
     precompute_ref_logps: bool
@@ -123,15 +131,24 @@ class SoftDPOTrainer(DPOTrainer):
         super()._set_signature_columns_if_needed()
         _add(self._signature_columns)
 
+    def _precompute_ref_logps(self, *args: Any, **more: Any) -> Any:
+        self.data_collator.decide(self.model)
+        return super()._precompute_ref_logps(*args, **more)
+
     def _log_probabilities(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(log probability of each answer [2 x pairs], entropy of each token [2 x pairs, tokens] if the model returns it)."""
+        """(log probability of each answer [2 x pairs], entropy of each token [rows, tokens] if the model returns it)."""
         mask = inputs["completion_mask"]
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)
-        outputs = model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels, use_cache=False,
-            fused_lm_head=True,
-        )  # fmt: skip
-        return outputs.log_probs.sum(1), outputs.entropy
+        segments = inputs.get("segments")
+        if segments is None:
+            given = {"attention_mask": inputs["attention_mask"]}
+        else:
+            given = {"attention_mask": visible(segments, self.model), "position_ids": inputs["position_ids"]}
+        outputs = model(input_ids=inputs["input_ids"], labels=labels, use_cache=False, fused_lm_head=True, **given)
+        found = outputs.log_probs
+        if segments is None:
+            return found.sum(1), outputs.entropy
+        return torch.cat([(found * (segments[:, 1:] == side)).sum(1) for side in (1, 2)]), outputs.entropy
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """(chosen, rejected) [pairs]: log probabilities under the starting model. TRL calls it before training."""

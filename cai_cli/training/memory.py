@@ -29,6 +29,8 @@ SLACK = {"cuda": 0.05, "cpu": 0.15}
 """Share by which an allocator's gaps enlarge what is held. glibc's are large for batches of different lengths."""
 FEW = (4, 6)
 """Layers of the models whose steps are run."""
+AT_ONCE = 2048
+"""Tokens in a forward and backward pass on a CPU. More are not faster there, and each holds about 2 MB in a model of 135M."""
 FREE = 0.9
 """Share of the memory that a run may take for "auto" to leave gradient checkpointing off."""
 _STATES = {"adafactor": 0.1, "sgd": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_8bit": 2,
@@ -48,6 +50,8 @@ class Load:
     """Sequences in a forward and backward pass."""
     tokens: int
     """Tokens of the longest."""
+    parts: int = 1
+    """How many such passes make a batch."""
     classifier: bool = False
     reference: bool = False
     """Whether a second copy of the starting model is held."""
@@ -213,7 +217,7 @@ def _peak(model: Any, settings: Settings, load: Load) -> int:
     with Held() as held:
         for weight in model.parameters():  # a view has the memory of its base, and a tied weight that of the other
             held.seen[weight.untyped_storage()] = None
-        for _ in range(min(2, settings.grad_accum)):
+        for _ in range(min(2, settings.grad_accum * load.parts)):
             with torch.autocast("cpu", getattr(torch, compute), enabled=compute != "float32"):
                 out = model(**given)
             (out.logits if load.classifier else out.log_probs).float().sum().backward()
@@ -250,6 +254,19 @@ def _resident() -> int:
 def total(found: Need) -> int:
     """All bytes, with the allocator's gaps."""
     return int(sum(found.values()) * (1 + SLACK[models.device()]))
+
+
+def divided(batch_size: int, load: Load) -> tuple[int, Load]:
+    """(examples in a pass, what is computed at once): on a CPU a batch is computed in parts of equal size, in little memory.
+
+    RL's is not: the answers of a prompt are compared with one another.
+    """
+    if models.device() != "cpu" or load.generates:
+        return batch_size, load
+    each = load.rows // batch_size
+    most = max(1, AT_ONCE // (each * load.tokens))
+    found = max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= most)
+    return found, replace(load, rows=found * each, parts=batch_size // found)
 
 
 def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:

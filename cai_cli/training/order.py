@@ -23,12 +23,14 @@ def passes(examples: int, length: int, seed: int) -> list[int]:
 def grouped(lengths: list[int], length: int, per_step: int, seed: int) -> list[int]:
     """As `passes`, with examples of similar length in the same step, which saves padding. `lengths` are in tokens.
 
-    Within each CHUNK the order of the steps is drawn, so steps of long and of short examples are mixed.
+    Within each chunk the order of the steps is drawn, so steps of long and of short examples are mixed.
     """
     drawn = passes(len(lengths), length, seed)
+    # no more than a pass, or the same example would come several times in a step
+    chunk = per_step * max(1, min(CHUNK, len(lengths) // per_step))
     found: list[int] = []
-    for start in range(0, length, CHUNK * per_step):
-        part = sorted(drawn[start : start + CHUNK * per_step], key=lambda i: -lengths[i])
+    for start in range(0, length, chunk):
+        part = sorted(drawn[start : start + chunk], key=lambda i: -lengths[i])
         steps = [part[i : i + per_step] for i in range(0, len(part), per_step)]
         whole, short = [s for s in steps if len(s) == per_step], [s for s in steps if len(s) < per_step]
         whole = [whole[i] for i in sorted(range(len(whole)), key=lambda i: draw(seed, "steps", start, i))]

@@ -83,14 +83,14 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
 
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
-    from cai_cli.training.losses import SoftCollator, SoftRewardTrainer
+    from cai_cli.training.losses import SoftRewardTrainer
 
     # max_length: longer rows were skipped; TRL would drop them silently
-    config = run.config(run.data.longest(), max_length=None, pad_token=pad_token)
-    collator = SoftCollator(DataCollatorForPreference(run.renderer.tokenizer.get_vocab()[pad_token]))
-    trainer = run.build(SoftRewardTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
+    dataset, config = run.grouped(max_length=None, pad_token=pad_token)
+    pad = run.renderer.tokenizer.get_vocab()[pad_token]
+    trainer = run.build(SoftRewardTrainer, config, dataset, data_collator=run.pair_collator(DataCollatorForPreference(pad), pad))
     trainer.model.config.cai_target = "preference"  # it may have started from a scorer of ratings
-    run.train(trainer, report=_report(run, measure))
+    run.train(trainer, rows=len(run.data.training), report=_report(run, measure))
     return trainer
 
 

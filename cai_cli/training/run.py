@@ -12,12 +12,13 @@ Each trainer's `train` is a sequence of the steps of `Run`:
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
 
 from cai_cli import streams
 from cai_cli.data.jsonl import Record
@@ -27,7 +28,7 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import arguments as trl
-from cai_cli.training import card, data, libraries, memory, prepared, ranks, saving
+from cai_cli.training import card, data, libraries, memory, order, prepared, ranks, saving
 from cai_cli.training.data import Data
 from cai_cli.training.interrupts import Interrupts
 from cai_cli.training.settings import Settings
@@ -65,6 +66,8 @@ class Run(Generic[T]):
 
     data: Data[T]
     """Set by `prepare`."""
+    rows: int
+    """Examples in a forward pass. Set by `fit`."""
     workspace: Workspace
     """Set by `open`, like the next two."""
     fingerprint: dict[str, Any]
@@ -119,11 +122,14 @@ class Run(Generic[T]):
         self.data = Data(folder, files, settings, kind)
 
     def fit(self, load: memory.Load) -> bool:
-        """Decide on gradient checkpointing by what the run needs. InputError if it cannot fit.
+        """Decide how many examples are computed at once, and on gradient checkpointing, by what the run needs.
+
+        InputError if it cannot fit.
 
         Returns False, after a table, if only a plan was asked for (`cai plan`).
         """
         libraries.calm(self.settings.debug)
+        self.rows, load = memory.divided(self.settings.batch_size, load)
         if self.settings.plan:
             print("\n".join(memory.table(self.folder, self.settings, load)))
             return False
@@ -160,7 +166,10 @@ class Run(Generic[T]):
 
         if warmup is None:
             warmup = trl.warmup_steps(self.settings, len(self.data.training))
-        options = trl.arguments(self.settings, self.workspace.checkpoints, warmup, longest, scheduler, self.checkpointing) | own
+        options = (
+            trl.arguments(self.settings, self.workspace.checkpoints, self.rows, warmup, longest, scheduler, self.checkpointing)
+            | own
+        )
         given = dict(self.trl)
         loading = options["model_init_kwargs"] | (given.pop("model_init_kwargs", None) or {})
         try:
@@ -169,6 +178,20 @@ class Run(Generic[T]):
             if not given:
                 raise
             raise InputError(f"--trl {' '.join(self.settings.trl)}: TRL does not accept this ({problem})") from None
+
+    def grouped(self, **own: Any) -> tuple[Any, Any]:
+        """(dataset, configuration): the examples of the whole run in their order, those of a step of similar length.
+
+        `own`: see `config`. Longer rows were skipped, so `max_length` must be None: TRL would truncate or drop them.
+        """
+        settings, training = self.settings, self.data.training
+        sizes = self.data.sizes([*training, *self.data.held_out])
+        per_step = settings.per_step()
+        length = settings.steps * per_step if settings.steps else math.ceil(settings.epochs * len(training))
+        drawn = order.grouped(sizes[: len(training)], length, per_step, settings.seed)
+        steps = math.ceil(length / per_step)
+        config = self.config(max(sizes), train_sampling_strategy="sequential", max_steps=steps, **own)
+        return self.data.dataset([training[i] for i in drawn]), config
 
     def build(self, trainer: Any, config: Any, train_dataset: Any, eval_dataset: Any = None, **more: Any) -> Any:
         """TRL's trainer with the model loaded. Without an `eval_dataset`, it evaluates on the held-out examples."""
@@ -190,6 +213,14 @@ class Run(Generic[T]):
             if weight.requires_grad:  # a step of the optimizer is often too small for 16 bits
                 weight.data = weight.data.float()
         return built
+
+    def pair_collator(self, collator: Any, pad: int) -> Any:
+        """TRL's collator of preferences with our columns, which computes a pair in one row if the model can."""
+        from cai_cli.training.pairs import PairCollator
+
+        # the weights of a sharded model are not there before the run begins
+        example = None if self.settings.layout().sharded else dict(cast(Any, self.data[self.data.training[0]]))
+        return PairCollator(collator, pad, example, self.data.longest())
 
     def train(
         self,
@@ -221,6 +252,9 @@ class Run(Generic[T]):
     def _set_up(self, trainer: Any) -> None:
         """Turn off what TRL does by default and `cai` does itself."""
         from transformers.trainer_callback import PrinterCallback
+
+        if decide := getattr(trainer.data_collator, "decide", None):
+            decide(trainer.model)
 
         if models.device() == "cpu":
             heap.keep()

@@ -7,11 +7,10 @@ end the turn. The prompts' tokens have no loss.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from cai_cli import streams
-from cai_cli.training import arguments, order
+from cai_cli.training import arguments
 from cai_cli.training.examples import AnswerMaker, SFTExample, answers, sft_error, sft_example, turn_end
 from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
@@ -47,7 +46,7 @@ def train(
 
     from trl import SFTTrainer
 
-    dataset, config = _packed(run) if packing else _grouped(run)
+    dataset, config = _packed(run) if packing else run.grouped(max_length=None)
     trainer = run.build(SFTTrainer, config, dataset)
     run.train(trainer, rows=None if packing else len(run.data.training), ends=end)
     return trainer
@@ -59,19 +58,3 @@ def _packed(run: Run[SFTExample]) -> tuple[Any, Any]:
     warmup = None if run.settings.steps else arguments.WARMUP
     config = run.config(warmup=warmup, packing=True, eval_packing=False, max_length=run.longest)
     return run.data.dataset(run.data.training), config
-
-
-def _grouped(run: Run[SFTExample]) -> tuple[Any, Any]:
-    """(dataset, configuration) with the examples of the whole run in their order, those of a step of similar length."""
-    settings, training = run.settings, run.data.training
-    sizes = run.data.sizes([*training, *run.data.held_out])
-    per_step = settings.per_step()
-    length = settings.steps * per_step if settings.steps else math.ceil(settings.epochs * len(training))
-    drawn = order.grouped(sizes[: len(training)], length, per_step, settings.seed)
-    config = run.config(
-        max(sizes),
-        max_length=None,  # longer rows were skipped; TRL would truncate them
-        train_sampling_strategy="sequential",
-        max_steps=math.ceil(length / per_step),
-    )
-    return run.data.dataset([training[i] for i in drawn]), config

@@ -23,7 +23,7 @@ def trl_losses(model: str, rows: list[Record], folder: Path, steps: int) -> list
 
     config = DPOConfig(
         output_dir=str(folder), max_steps=steps, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0,
-        per_device_train_batch_size=4, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
+        per_device_train_batch_size=16, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
         save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False, beta=0.1,
     )  # fmt: skip
     columns = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
@@ -34,7 +34,7 @@ def trl_losses(model: str, rows: list[Record], folder: Path, steps: int) -> list
 
 def test_hard_labels_are_trls_own_loss(tiny: str, tmp_path: Path) -> None:
     rows = [preference(i, None, chosen=f"It is {'very ' * (i % 5)}good.") for i in range(16)]
-    dpo.train(settings("train-dpo", [write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=8))
+    dpo.train(settings("train-dpo", [write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=8, batch_size=16))
     ours = read_jsonl(tmp_path / "out" / "metrics.jsonl")
     theirs = trl_losses(tiny, rows, tmp_path / "trl", 8)
     for key, name in (("loss", "loss"), ("grad_norm", "grad_norm"), ("margin", "rewards/margins"), ("entropy", "entropy")):

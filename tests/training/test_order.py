@@ -21,5 +21,7 @@ def test_steps_hold_examples_of_similar_length() -> None:
     drawn = order.passes(1000, 2500, seed=1)
     assert padded(found) < 1.1 * sum(lengths[i] for i in found)
     assert padded(drawn) > 1.5 * sum(lengths[i] for i in drawn)
+    few = order.grouped(lengths[:16], 64, 4, seed=1)
+    assert all(len({*few[at : at + 4]}) == 4 for at in range(0, 64, 4))  # several passes in a run, but no example twice in a step
     first = [max(lengths[i] for i in found[at : at + 8]) for at in range(0, 400, 8)]
     assert first != sorted(first)  # long and short steps follow each other at random

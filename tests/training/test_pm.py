@@ -38,12 +38,12 @@ def test_hard_labels_are_trls_own_loss(tiny: str, tmp_path: Path) -> None:
     from trl import RewardConfig, RewardTrainer
 
     rows = [preference(i, None, chosen=f"It is {'very ' * (i % 5)}good.") for i in range(16)]
-    pm.train(settings("train-pm", [write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=8))
+    pm.train(settings("train-pm", [write_jsonl(tmp_path / "in.jsonl", rows)], tiny, tmp_path / "out", steps=8, batch_size=16))
     ours = read_jsonl(tmp_path / "out" / "metrics.jsonl")
 
     config = RewardConfig(
         output_dir=str(tmp_path / "trl"), max_steps=8, learning_rate=1e-3, lr_scheduler_type="cosine", warmup_steps=0,
-        per_device_train_batch_size=4, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
+        per_device_train_batch_size=16, seed=0, use_cpu=True, bf16=False, gradient_checkpointing=False, logging_steps=1,
         save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
     )  # fmt: skip
     columns = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows]
