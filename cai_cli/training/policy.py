@@ -12,13 +12,15 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from cai_cli.data import reasoning
 from cai_cli.data.records import Messages
-from cai_cli.engines import models
+from cai_cli.engines import forks, models
 from cai_cli.engines.base import Completion, Request
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.method import prompts
 from cai_cli.method.tokens import Renderer
+from cai_cli.pipeline.seeds import draw
 from cai_cli.training import ranks
 from cai_cli.training.examples import RLExample
+from cai_cli.training.rollouts import Sampler
 from cai_cli.training.shaping import Shaping, boilerplate, is_empty, is_refusal
 from cai_cli.training.workspace import StepLog
 
@@ -38,17 +40,51 @@ class TokenPrompts:
     """
 
     args: Any
+    model: Any
+    state: Any
+    accelerator: Any
+    eos_token_ids: list[int]
+    max_completion_length: Any
+    temperature: float
+    top_p: float
     _tokenizer: Any
 
-    def __init__(self, *args: Any, examples: Numbered, stops: tuple[str, ...], **more: Any) -> None:
+    def __init__(
+        self, *args: Any, examples: Numbered, stops: tuple[str, ...], sampler: Sampler | None, seed: int, **more: Any
+    ) -> None:
+        """`sampler`: draws the answers; None leaves it to TRL. `seed`: decides the draws."""
         super().__init__(*args, **more)
-        self.examples, self.stops = examples, stops
+        self.examples, self.stops, self.sampler, self.draws = examples, stops, sampler, (seed, "rollout")
+        self._loaded = -1  # the step whose weights the sampler has
+        if sampler:
+            sampler.engine.end_tokens = set(self.eos_token_ids)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [self.examples[int(number)]["ids"] for number in prompts], None, {}
+        self._asked = [self.examples[int(number)] for number in prompts]
+        return [example["ids"] for example in self._asked], None, {}
 
     def _generate_single_turn(self, *args: Any, **more: Any) -> Any:
-        """TRL's generation, with each answer cut at its first stop string. GRPO also returns the tokens' log probabilities."""
+        """The answers' tokens, and for GRPO their log probabilities, if they are known."""
+        return self._by_trl(*args, **more) if self.sampler is None else self._by_sampler(self.sampler)
+
+    def _by_sampler(self, sampler: Sampler) -> Any:
+        step = self.state.global_step
+        if self._loaded != step:
+            sampler.load(self.accelerator.unwrap_model(self.model))
+            self._loaded = step
+        place = (*self.draws, step, self.accelerator.process_index)
+        requests = [
+            Request(
+                "generate", example["ids"], example["text"], draw(*place, i, example["id"]), self.max_completion_length,
+                self.temperature, self.top_p, self.stops,
+            )
+            for i, example in enumerate(self._asked)
+        ]  # fmt: skip
+        answers = sampler.draw(requests)
+        return (answers, None) if isinstance(self, GRPOTrainer) else answers
+
+    def _by_trl(self, *args: Any, **more: Any) -> Any:
+        """TRL's generation, with each answer cut at its first stop string."""
         # one autocast region around all passes casts each weight once, not once per token
         with torch.autocast(models.device(), torch.bfloat16, enabled=self.args.bf16):
             found = super()._generate_single_turn(*args, **more)  # type: ignore[misc]
@@ -92,6 +128,8 @@ class RewardModel:
     """How many tokens it takes."""
     weight: float
     """The factor of its score in the reward."""
+    forks: int = 1
+    """How many forks of this process compute the scores."""
 
     def scores(self, examples: list[RLExample], texts: list[str]) -> list[float | None]:
         """Its raw scores of the answers `texts`; None for a conversation that exceeds its context."""
@@ -101,7 +139,7 @@ class RewardModel:
         ]
         fit = [i for i, row in enumerate(rows) if len(row) <= self.context]
         found: list[float | None] = [None] * len(rows)
-        for i, score in zip(fit, self.model.score_ids([rows[i] for i in fit]), strict=True):
+        for i, score in zip(fit, forks.spread(self.model.score_ids, [rows[i] for i in fit], self.forks), strict=True):
             found[i] = score
         return found
 
