@@ -121,6 +121,7 @@ def beside(name: str, step: str, train: Any, trainer: Any, config: Any, model: s
     sides: dict[str, Callable[[], Rate]] = {
         f"cai {step}": lambda: ours(step, source, model, folder, train),
         "TRL, same settings": lambda: theirs(trainer, config, model, rows, folder, True),
+        "TRL's defaults": lambda: theirs(trainer, config, model, rows, folder, False),
     }
     return alternate(name, "tokens/s", sides)
 
@@ -161,11 +162,12 @@ def bench_rl(model: str, folder: Path) -> dict[str, Any]:
     asked = [json.loads(line)["prompt"] for line in source.read_text().splitlines()]
     rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked])
     config = {"num_generations": 4, "max_completion_length": 32, "beta": 0.1, "learning_rate": 1e-6}
-    plain = partial(theirs, GRPOTrainer, GRPOConfig, model, rows, folder, True, reward_funcs=str(pm), config=config)
+    plain = partial(theirs, GRPOTrainer, GRPOConfig, model, rows, folder, reward_funcs=str(pm), config=config)
     rollout = rl.Rollout([str(pm)], max_tokens=32)
     sides: dict[str, Callable[[], Rate]] = {
         "cai rl": lambda: ours("rl", str(source), model, folder, rl.train, rollout, lr=1e-6, batch_size=BATCH // 4),
-        "TRL, same settings": plain,
+        "TRL, same settings": lambda: plain(same=True),
+        "TRL's defaults": lambda: plain(same=False),
     }
     return alternate("GRPO", "tokens/s", sides)
 
