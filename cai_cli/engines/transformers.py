@@ -8,17 +8,19 @@ depend on other requests.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from cai_cli.engines import attention, heap, models
+from cai_cli.engines import attention, heap, models, packed
 from cai_cli.engines import cache as kv
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score, common_prefix
 from cai_cli.engines.draws import pick
+from cai_cli.engines.joined import can_join, joined, visible
 from cai_cli.engines.pool import READ_TOKENS, Pool, prefix_of, read_tokens
 
 PREFIXES = 16
@@ -95,8 +97,11 @@ class TransformersEngine:
         self.model.to(self.device).eval()  # type: ignore[arg-type]
         if self.device == "cpu":
             attention.use(self.model)
+            packed.pack(self.model)
             heap.keep()
         self.end_tokens = end_tokens(self.model, tokenizer)
+        self.joins: bool | None = None
+        """Whether two prompts can be one row; None before it was tried."""
         self._prefixes: dict[tuple[int, ...], kv.Cache] = {}  # by tokens: one row of keys and values, oldest first
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
@@ -210,17 +215,71 @@ class TransformersEngine:
         # (row, column) of the token after which each row of logits comes
         read = [(i, len(own[i]) - 1 - n) for i, r in enumerate(requests) for n in (range(r.answer, 0, -1) if r.answer else (0,))]
         rows, columns = zip(*read, strict=True)
+        with self._logits_at(rows, columns):
+            cache = kv.spread(shared, len(own), ids.shape[1]) if prefix else None
+            out = self.model(input_ids=ids, cache=cache, use_cache=bool(prefix))
+        return out.logits[:, -1], [prefix if known or i else 0 for i in range(len(own))]
+
+    def _twos(self, requests: list[Request]) -> list[list[int]]:
+        """The requests' numbers, those of two that begin alike together; empty if that saves too little, or the model cannot."""
+        if self.joins is False:
+            return []
+        found: list[list[int]] = []
+        prefix = len(prefix_of(requests[0]))
+        for i in sorted(range(len(requests)), key=lambda i: requests[i].ids):
+            alone = requests[found[-1][0]] if found and len(found[-1]) == 1 else None
+            if alone and 4 * (self._same(alone, requests[i]) - prefix) >= len(requests[i].ids) - prefix:
+                found[-1].append(i)
+            else:
+                found.append([i])
+        if 4 * len(found) > 3 * len(requests):
+            return []
+        if self.joins is None:
+            first, second = (requests[i] for i in next(each for each in found if len(each) == 2))
+            same = self._same(first, second)
+            self.joins = can_join(self.model, (first.ids[:same], first.ids[same:], second.ids[same:]), self.context)
+        return found if self.joins else []
+
+    @staticmethod
+    def _same(one: Request, other: Request) -> int:
+        """How many tokens two requests begin with in common, without the last of either, which each computes itself."""
+        return min(common_prefix(one.ids, other.ids), len(one.ids) - 1, len(other.ids) - 1)
+
+    @torch.inference_mode()
+    def _read_joined(self, requests: list[Request], twos: list[list[int]]) -> tuple[torch.Tensor, list[int]]:
+        """As `_read` for one row of logits per request, with two requests that begin alike in one row (`joined`)."""
+        known = tuple(prefix_of(requests[0])) in self._prefixes
+        prefix, shared = self._prefix(requests[0])
+        texts: list[list[list[int]]] = []
+        reused = [prefix if known or i else 0 for i in range(len(requests))]
+        for each in twos:
+            same = self._same(requests[each[0]], requests[each[-1]]) if len(each) == 2 else prefix
+            texts.append([requests[each[0]].ids[prefix:same], *(requests[i].ids[same:] for i in each)])
+            reused[each[-1]] += same - prefix
+        rows = joined(texts)
+        ids, positions, segments = (part.to(self.device) for part in rows[:3])
+        places = {i: (row, end) for row, each in enumerate(twos) for i, end in zip(each, rows.ends[row], strict=True)}
+        row, column = zip(*(places[i] for i in range(len(requests))), strict=True)
+        cache = kv.spread(shared, len(twos), ids.shape[1]) if prefix else None
+        with self._logits_at(row, column):
+            mask = visible(segments, self.model, prefix)
+            out = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions + prefix, cache=cache, use_cache=bool(prefix)
+            )
+        return out.logits[:, -1], reused
+
+    @contextmanager
+    def _logits_at(self, rows: Sequence[int], columns: Sequence[int]) -> Iterator[None]:
+        """Within it the model computes logits only at these places, one row of one column for each."""
 
         def there(_: torch.nn.Module, hidden: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             return (hidden[0][list(rows), list(columns)][:, None],)
 
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(there)  # logits only there
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(there)
         try:
-            cache = kv.spread(shared, len(own), ids.shape[1]) if prefix else None
-            out = self.model(input_ids=ids, cache=cache, use_cache=bool(prefix))
+            yield
         finally:
             hook.remove()
-        return out.logits[:, -1], [prefix if known or i else 0 for i in range(len(own))]
 
     @torch.inference_mode()
     def _prefix(self, request: Request) -> tuple[int, kv.Cache]:
@@ -281,7 +340,9 @@ class TransformersEngine:
 
     def _choose(self, batch: list[tuple[Key, Request]]) -> Iterator[tuple[Key, Choice]]:
         """The log probabilities of each request's options as the next token, in one pass."""
-        logits, reused = self._read([request for _, request in batch])
+        requests = [request for _, request in batch]
+        twos = self._twos(requests)
+        logits, reused = self._read_joined(requests, twos) if twos else self._read(requests)
         logprobs = torch.log_softmax(logits.float(), -1)
         for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
             options = request.options or {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cai_cli.data import reasoning
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Messages, assistant
-from cai_cli.engines.base import Completion, Request
+from cai_cli.engines.base import Completion, Request, common_prefix
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.prompts import Prompt
 from cai_cli.method.template import Template, folded
@@ -69,18 +69,6 @@ KEPT, KEPT_TOKENS = 1024, 1000
 def _texts(prompt: Prompt) -> list[str]:
     """The texts of a prompt that come from records."""
     return [prompt.text, prompt.prefill, *(m["content"] for m in prompt.messages or [])]
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """The length of the prefix that two rows of tokens share."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # by halves: comparing slices is a hundred times as fast as comparing tokens
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 class Renderer:

@@ -12,9 +12,10 @@ from typing import NotRequired, TypedDict, cast
 from cai_cli.data import preferences, reasoning, records
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import Messages, as_messages
+from cai_cli.engines.base import common_prefix
 from cai_cli.errors import Skipped
 from cai_cli.method import prompts
-from cai_cli.method.tokens import Renderer, common_prefix
+from cai_cli.method.tokens import Renderer
 
 
 class SFTExample(TypedDict):

@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from trl import DPOTrainer, RewardTrainer
 
-from cai_cli.training.pairs import EXTRA, visible
+from cai_cli.engines.joined import visible
+from cai_cli.training.pairs import EXTRA
 
 RATED = ("rating", "weight")
 """Columns of rated conversations beside their tokens."""

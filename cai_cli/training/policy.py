@@ -12,7 +12,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from cai_cli.data import reasoning
 from cai_cli.data.records import Messages
-from cai_cli.engines import forks, models
+from cai_cli.engines import models
 from cai_cli.engines.base import Completion, Request
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.method import prompts
@@ -128,8 +128,6 @@ class RewardModel:
     """How many tokens it takes."""
     weight: float
     """The factor of its score in the reward."""
-    forks: int = 1
-    """How many forks of this process compute the scores."""
 
     def scores(self, examples: list[RLExample], texts: list[str]) -> list[float | None]:
         """Its raw scores of the answers `texts`; None for a conversation that exceeds its context."""
@@ -139,7 +137,7 @@ class RewardModel:
         ]
         fit = [i for i, row in enumerate(rows) if len(row) <= self.context]
         found: list[float | None] = [None] * len(rows)
-        for i, score in zip(fit, forks.spread(self.model.score_ids, [rows[i] for i in fit], self.forks), strict=True):
+        for i, score in zip(fit, self.model.score_ids([rows[i] for i in fit]), strict=True):
             found[i] = score
         return found
 

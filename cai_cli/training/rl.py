@@ -19,7 +19,6 @@ from cai_cli.data.records import prompt_error
 from cai_cli.data.transcripts import STOPS
 from cai_cli.engines import models
 from cai_cli.engines.scorer import PreferenceModel, require_preference_model
-from cai_cli.engines.select import Setup
 from cai_cli.errors import InputError
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
@@ -256,15 +255,12 @@ def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], s
 def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered: Prompts) -> Reward:
     """The reward, with the weights of the preference models loaded."""
     from cai_cli.training.policy import Reward, RewardModel
-    from cai_cli.training.rollouts import forking
 
     format = run.settings.format
     reward_models = []
     for pm in pms:
         model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.trust_remote_code)
-        setup = Setup("transformers", pm.folder, run.fingerprint["pm_dtype"], preference_model=True)
-        read = pm.renderer, pm.renderer.format(format), pm.context
-        reward_models.append(RewardModel(model, *read, pm.weight, forking(setup)))
+        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
     log = run.workspace.log("samples.jsonl")

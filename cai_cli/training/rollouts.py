@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cai_cli.engines import forks
+from cai_cli.engines import forks, models, packed
 from cai_cli.engines.base import Completion, Request
 from cai_cli.engines.select import Setup
 from cai_cli.errors import CaiError
@@ -20,6 +20,8 @@ from cai_cli.training.settings import Settings, precision
 
 ROWS = 64
 """The largest number of answers that are drawn together."""
+FEW = 16
+"""Answers of a fork from which on it is worth its start, and the pages that are copied when this process goes on training."""
 _OTHER = {
     "top_k",
     "min_p",
@@ -31,17 +33,12 @@ _OTHER = {
 """Arguments of TRL for its own generation, which our engine does not have."""
 
 
-def forking(setup: Setup) -> int:
-    """How many forks of this process compute best here; 1 for none."""
-    return setup.count() if setup.forks and ranks.world_size() == 1 else 1
-
-
 class Sampler:
     """Draws answers of the policy, from a copy of its weights in the type of the computation."""
 
     def __init__(self, setup: Setup) -> None:
         """Load the starting model. `setup`: where it is and in which type."""
-        self.forks = forking(setup)
+        self.forks = setup.count() if setup.forks and ranks.world_size() == 1 else 1
         engine: Any = setup.open_one()
         self.engine = engine
         self.weights: dict[str, torch.Tensor] = dict(engine.model.named_parameters())
@@ -51,10 +48,13 @@ class Sampler:
         with torch.no_grad():
             for name, weight in merged(policy):
                 self.weights[name].copy_(weight)
+        if models.device() == "cpu":
+            packed.pack(self.engine.model)
 
     def draw(self, requests: list[Request]) -> list[list[int]]:
         """The tokens of each request's answer, with the token that ended it. CaiError if one could not be drawn."""
-        return forks.spread(partial(drawn, self.engine), requests, self.forks)
+        number = self.forks if len(requests) >= FEW * self.forks else 1
+        return forks.spread(partial(drawn, self.engine), requests, number)
 
 
 def drawn(engine: Any, requests: list[Request]) -> list[list[int]]:

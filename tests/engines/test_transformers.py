@@ -134,3 +134,35 @@ def test_choose_gives_the_log_probabilities_of_a_plain_forward_pass(tiny: str, p
         with torch.no_grad():
             want = torch.log_softmax(plain(torch.tensor([request.ids])).logits[0, -1], -1)
         assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)
+
+
+@pytest.mark.parametrize("shared", [0, 50], ids=["no examples", "examples"])
+def test_two_questions_that_begin_alike_are_one_row(
+    shared: int, tiny: str, plain: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The orders of a pair, beside questions without a partner: fewer rows are computed, and the probabilities are the same."""
+    draw = random.Random(3)
+
+    def some(count: int) -> list[int]:
+        return [draw.randint(10, 380) for _ in range(count)]
+
+    options, examples = {"A": 30, "B": 31}, some(shared)
+    asked = [(some(20 + i), some(9 + i), some(8)) for i in range(6)]
+    rows = [examples + begin + x + y for begin, a, b in asked for x, y in ((a, b), (b, a))] + [examples + some(25)]
+    entries = [Request("choose", ids, "", options=options, shared=shared) for ids in rows]
+    engine = engine_of(tiny, batch_size=16)
+    forward, computed = engine.model.forward, list[int]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        computed.append(len(more["input_ids"]))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    found = by_number(engine.run(feed(entries)))
+    for ids, choice in zip(rows, found, strict=True):
+        with torch.no_grad():
+            want = torch.log_softmax(plain(torch.tensor([ids])).logits[0, -1], -1)
+        assert choice.logprobs == pytest.approx({name: float(want[token]) for name, token in options.items()}, abs=1e-4)
+    assert max(computed) == len(asked) + 1
+    saved = sum(choice.reused_tokens for choice in found) - shared * (len(rows) - 1)
+    assert 0 <= saved - sum(len(begin) for begin, *_ in asked) < 4  # the answers may begin alike too

@@ -111,7 +111,10 @@ def test_reasoned_labels_keep_their_reasoning_and_are_clamped(
 
 
 def test_few_shot_labels_reuse_their_prefixes(here: Here, tiny: str, pairs: str, renderer: Renderer, tmp_path: Path) -> None:
-    """At most 16 prefixes are computed, whatever the number of queries, and the run reports how much it reused."""
+    """At most 16 prefixes are computed, whatever the number of queries, and the run reports how much it reused.
+
+    The two orders of a pair also share the conversation and the principle.
+    """
     done = here("label", pairs, *TRANSFORMERS, "-m", tiny, "-o", tmp_path / "out")
     counts = json.loads((tmp_path / "out.manifest.json").read_text())["counts"]
     found = constitution.load(constitution.DEFAULT)
@@ -123,7 +126,8 @@ def test_few_shot_labels_reuse_their_prefixes(here: Here, tiny: str, pairs: str,
         lengths[number] = renderer.choice(asked, OPTIONS).shared
     assert len(lengths) < len(drawn)  # some are shared by several pairs
     own = counts["prompt_tokens"] - sum(2 * lengths[number] for number in drawn)
-    assert counts["prompt_tokens"] - counts["reused_tokens"] == own + sum(lengths.values())  # each prefix once
+    computed = counts["prompt_tokens"] - counts["reused_tokens"] - sum(lengths.values())  # each prefix once
+    assert own / 2 < computed < 0.8 * own
     assert f"{counts['reused_tokens']:,} reused" in done.err
 
 

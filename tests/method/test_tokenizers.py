@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cai_cli.data.records import assistant, user
+from cai_cli.engines.base import common_prefix
 from cai_cli.method.prompts import ANSWER, OPTIONS, Prompt
-from cai_cli.method.tokens import KEPT, Renderer, common_prefix
+from cai_cli.method.tokens import KEPT, Renderer
 from tests.tiny import CHARACTERS, piece_tokenizer
 
 KINDS = ("bpe", "unigram", "byte-level")

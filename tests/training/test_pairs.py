@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai_cli.engines.joined import can_join
 from cai_cli.training import pairs
 from tests.rows import preference, read_jsonl, write_jsonl
 from tests.trainers import settings, train
@@ -46,13 +47,14 @@ def test_it_is_tried_out_whether_a_model_computes_the_same_in_one_row(name: str)
     with torch.no_grad():
         for weight in model.parameters():  # at the usual start, 0.02, attention hardly changes anything
             weight.mul_(4)
-    assert pairs.can_join(model, EXAMPLE, longest=32) is joins
+    assert can_join(model, pairs.divided(EXAMPLE), longest=32) is joins
 
 
 def test_an_encoder_reads_both_directions_and_takes_two_rows() -> None:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    assert not pairs.can_join(AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", **SMALL)), EXAMPLE, 32)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", **SMALL))
+    assert not can_join(model, pairs.divided(EXAMPLE), 32)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_each_token_sees_what_it_would_see_in_a_row_of_its_own(rows: list[tuple[
             "chosen_ids": prompt + chosen, "rejected_ids": prompt + rejected}  # fmt: skip
         return {**both, **({"prompt_ids": prompt} if separate else {}), "p_chosen": 1.0, "weight": 1.0}
 
-    batch = pairs.joined([example(*row) for row in rows], pad=0)
+    batch = pairs.rows([example(*row) for row in rows], pad=0)
     n = batch["segments"].shape[1]
     own = batch["segments"][:, :, None] == batch["segments"][:, None, :]
     seen = (own | (batch["segments"][:, None, :] == 0)) & torch.ones(n, n, dtype=torch.bool).tril()
