@@ -12,17 +12,18 @@ from cai_cli.engines import models, packed
 def test_products_are_torchs(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "has_bf16", lambda: True)
     torch.manual_seed(0)
-    layers = torch.nn.ModuleList([torch.nn.Linear(48, 80, bias=bias, dtype=torch.bfloat16) for bias in (False, True)])
+    layers = [torch.nn.Linear(48, 80, bias=bias, dtype=torch.bfloat16) for bias in (False, True)]
+    model = torch.nn.ModuleList(layers)
     inputs = torch.randn(rows, 3, 48, dtype=torch.bfloat16)
     with torch.inference_mode():
         want = [layer(inputs) for layer in layers]
-        packed.pack(layers)
+        packed.pack(model)
         assert all("forward" in vars(layer) for layer in layers)
         for found, expected in zip((layer(inputs) for layer in layers), want, strict=True):
             assert found.shape == expected.shape
             assert torch.allclose(found.float(), expected.float(), atol=0.02, rtol=0.02)
         layers[0].weight.zero_()
-        packed.pack(layers)  # the weights as they are now
+        packed.pack(model)  # the weights as they are now
         assert not layers[0](inputs).any()
 
 
