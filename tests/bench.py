@@ -83,7 +83,7 @@ def forget(engine: Any) -> None:
     """Drop the keys and values that an engine has kept of earlier prompts."""
     if hasattr(engine, "llm"):
         engine.llm.reset_prefix_cache()
-    elif hasattr(engine, "_prefixes"):  # replicas keep theirs, and no section with examples uses them
+    elif hasattr(engine, "_prefixes"):  # replicas end with each command
         engine._prefixes.clear()
 
 
@@ -196,7 +196,11 @@ def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
     name = models.dtype_name("auto")
-    engines = [Setup("transformers", Path(model), name, replicas=count).open() for count in (None, 1)]
+
+    def ours(replicas: int | None) -> Rate:
+        engine = Setup("transformers", Path(model), name, replicas=replicas).open()
+        return cai_sample(model, "transformers", engine, source, folder / "out.jsonl")
+
     chats = [[{"role": "user", "content": record["prompt"]}] for record in jsonl.read(str(source))]
     plain_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     generate, ends_at = plain_model.generate, end_tokens(plain_model, tokenizer)
@@ -217,8 +221,8 @@ def bench_transformers(model: str, folder: Path) -> dict[str, Any]:
         return tokens / (time.monotonic() - start)
 
     sides: dict[str, Callable[[], Rate]] = {
-        "cai sample --engine transformers": partial(cai_sample, model, "transformers", engines[0], source, folder / "out.jsonl"),
-        "the same with --replicas 1": partial(cai_sample, model, "transformers", engines[1], source, folder / "out.jsonl"),
+        "cai sample --engine transformers": lambda: ours(None),
+        "the same with --replicas 1": lambda: ours(1),
         "model.generate, batches of 8": plain,
     }
     return alternate(f"transformers engine ({str(dtype).removeprefix('torch.')})", "tokens/s", sides)
@@ -262,7 +266,7 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
     dtype = models.resolve_dtype("auto")
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
-    engine = Setup("transformers", Path(model), models.dtype_name("auto")).open()
+    setup = Setup("transformers", Path(model), models.dtype_name("auto"))
     plain_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     generate = plain_model.generate
     results = {}
@@ -279,7 +283,9 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
                 letters += [re.search(r"[AB]", answer) for answer in answers]
             return len(letters) / (time.monotonic() - start)
 
-        ours = partial(cai_label, model, "transformers", engine, source, folder / "out.jsonl", few_shot)
+        def ours(few_shot: bool = few_shot) -> Rate:
+            return cai_label(model, "transformers", setup.open(), source, folder / "out.jsonl", few_shot)
+
         name = f"labels, transformers engine, {'few-shot' if few_shot else 'no examples'}"
         sides: dict[str, Callable[[], Rate]] = {
             "cai label --engine transformers": ours,
