@@ -21,7 +21,6 @@ from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, Model, Prompting, Sampling
 from cai_cli.commands._session import Session
-from cai_cli.data.duplicates import NearDuplicates
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Line, Record, encode
 from cai_cli.data.records import as_messages, digest, prompt_error
@@ -44,6 +43,8 @@ class NoveltyFilter:
     """Keeps only new prompts, until there are enough. A `observers.Filter`."""
 
     def __init__(self, seeds: list[str], wanted: int) -> None:
+        from cai_cli.data.duplicates import NearDuplicates  # needs numpy, for which --help would wait
+
         self.seen, self.wanted, self.kept = NearDuplicates(SAME), wanted, 0
         for seed in seeds:
             self.seen.add(clean.words(seed))
