@@ -94,7 +94,7 @@ def test_choices_agree_with_the_transformers_engine(engines: tuple[Any, Any], re
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-3)
     shared = asked[1].shared
-    assert sum(choice.reused_tokens for choice in ours) == 7 * shared
+    assert 7 * shared <= sum(choice.reused_tokens for choice in ours) < 7.5 * shared  # some questions begin alike, too
     assert sum(choice.reused_tokens for choice in theirs) > 0.8 * 7 * shared  # in whole blocks of the cache
 
 
