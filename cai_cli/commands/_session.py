@@ -148,6 +148,14 @@ class Session:
             streams.say(f"cai: --engine auto: {name} ({why})", self.files.quiet)
         return name
 
+    def _context(self, generates: bool) -> int:
+        """The model's limit in tokens. InputError if --max-tokens leaves no room for a prompt."""
+        found = models.context_length(self.folder)
+        if generates and self.sampling.max_tokens >= found:
+            wanted = f"--max-tokens {self.sampling.max_tokens}"
+            raise InputError(f"{wanted} leaves no room for a prompt in the model's context of {found}")
+        return found
+
     def run(
         self,
         name: str,
@@ -161,11 +169,7 @@ class Session:
         **extra: Any,
     ) -> None:
         """Run the step over the input. `extra`: other options that affect the output. See `stage.Job` for the rest."""
-        context = models.context_length(self.folder)
-        # a judge without --cot generates nothing
-        if extra.get("cot", True) and self.sampling.max_tokens >= context:
-            wanted = f"--max-tokens {self.sampling.max_tokens}"
-            raise InputError(f"{wanted} leaves no room for a prompt in the model's context of {context}")
+        context = self._context(generates=extra.get("cot", True))  # a judge without --cot generates nothing
         _ = self.format  # fails before the output is opened if --format or --template-arg does not suit the model
         if self.files.dry_run is None:
             _ = self.setup if self.model.base_url else self.setup.count()  # fails before any input is read if it cannot run here

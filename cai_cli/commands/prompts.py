@@ -40,7 +40,7 @@ _BULLET = re.compile(r"(?:[-*•]\s+|\d+[.)]\s+)?(?:(?:Message|Human|User):\s*)?
 
 
 class NoveltyFilter:
-    """Keeps only new prompts, until there are enough. A `observers.Filter`."""
+    """Keeps only new prompts, until there are enough. See `observers.Filter`."""
 
     def __init__(self, seeds: list[str], wanted: int) -> None:
         from cai_cli.data.duplicates import NearDuplicates  # needs numpy, for which --help would wait

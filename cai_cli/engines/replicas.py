@@ -9,18 +9,19 @@ A replica gets requests and sends results over a socket. It ends when the socket
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
 from itertools import count
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from cai_cli.engines import forks
 from cai_cli.engines.base import Engine, Request, Result
 from cai_cli.engines.dispatch import Dispatcher, WorkerLost
 from cai_cli.engines.worker import EngineWorker, as_error, end_with_parent
@@ -53,6 +54,40 @@ def spawned(environment: Environment) -> tuple[Process, Connection]:
         stdout=2,  # standard output is for records
         process_group=0,  # Ctrl-C is for the command, which ends its replicas
     )
+    theirs.close()
+    return process, ours
+
+
+class Fork(get_context("fork").Process):  # type: ignore[misc]
+    """A fork of this process."""
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code, or minus the signal that ended it."""
+        self.join()
+        return int(self.exitcode or 0)
+
+
+def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
+    """A fork of this process that serves an engine with one thread, and the connection to it."""
+    ours, theirs = Pipe()
+
+    def child() -> None:
+        import torch
+
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the command's handler would leave it waiting
+        os.dup2(2, 1)
+        for fd in map(int, os.listdir("/proc/self/fd")):  # the output, whose lock must end with the command, and other sockets
+            if fd > 2 and fd != theirs.fileno():
+                with suppress(OSError):
+                    os.close(fd)
+        torch.set_num_threads(1)  # the threads of a pool do not survive a fork
+        serve(theirs, lambda: engine)
+
+    process = Fork(target=child, daemon=True, name=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: the child takes none of their locks
+        process.start()
     theirs.close()
     return process, ours
 
@@ -122,12 +157,7 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
     `each`: how many requests one has at a time.
     """
     total = len(environments)
-    engine = opened() if fork else None  # loaded once, before the forks
-
-    def serving(connection: Connection) -> None:
-        assert engine
-        serve(connection, lambda: engine)
-
+    engine = opened() if fork else None
     replicas: list[Replica] = []
 
     def close() -> None:
@@ -137,8 +167,8 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
     try:
         for number, environment in enumerate(environments, 1):
             name = f"replica {number} of {total}"
-            process, connection = forks.start(serving, name) if fork else spawned(environment)
-            replicas.append(Replica(name, process, connection, None if fork else opened))
+            process, connection = forked(engine, name) if engine else spawned(environment)
+            replicas.append(Replica(name, process, connection, None if engine else opened))
         wait([replica.ready for replica in replicas], return_when=FIRST_EXCEPTION)
         for replica in replicas:
             if replica.ready.done() and (problem := replica.ready.exception()):

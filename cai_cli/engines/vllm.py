@@ -41,14 +41,7 @@ class VllmEngine:
     draws = True
     """Whether our logits processor draws the tokens, and not vLLM's own seeds."""
 
-    def __init__(
-        self,
-        folder: Path,
-        dtype: torch.dtype,
-        gpu_memory: float,
-        trust_remote_code: bool = False,
-        **more: Any,
-    ) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype, gpu_memory: float, trust_remote_code: bool = False, **more: Any) -> None:
         """Load the model. `more`: further arguments for vLLM (--vllm).
 
         InputError if vLLM has no such argument; CaiError if it could not start.

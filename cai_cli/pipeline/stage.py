@@ -57,6 +57,7 @@ class Job:
     """Makes the input lines, for a step that does not process the lines of an input file (`cai prompts`)."""
     observer: Observer | None = None
     only: Filter | None = None
+    """Decides which output records are kept. A job has this, or an observer, or neither."""
     decides: object = None
     """What decides the model's answers besides the request. None: they are not kept for other runs. See `engines.answers`."""
 

@@ -30,7 +30,7 @@ SLACK = {"cuda": 0.05, "cpu": 0.15}
 FEW = (4, 6)
 """Layers of the models whose steps are run."""
 AT_ONCE = 2048
-"""Tokens in a forward and backward pass on a CPU. More are not faster there, and each holds about 2 MB in a model of 135M."""
+"""Tokens in a forward and backward pass on a CPU, where more take memory and are not faster."""
 FREE = 0.9
 """Share of the memory that a run may take for "auto" to leave gradient checkpointing off."""
 _STATES = {"adafactor": 0.1, "sgd": 0, "lion_32bit": 4, "lion_8bit": 1, "paged_lion_8bit": 1, "adamw_8bit": 2,
@@ -59,6 +59,8 @@ class Load:
     """Bytes of the preference models."""
     vllm: int = 0
     """Bytes that vLLM uses while it generates."""
+    sampler: int = 0
+    """Bytes of the copy of the weights that draws answers."""
     generates: bool = False
     """Whether answers are sampled (RL)."""
 
@@ -111,7 +113,7 @@ def need(folder: Path, settings: Settings, load: Load, checkpointing: bool) -> N
     elif layout.processes > 1:
         found["gradients to exchange"] = 4 * step.trained
     found["activations"] = max(step.work, load.vllm, _generation(config, step.weights, load) if load.generates else 0)
-    found["preference models"] = load.scorers
+    found |= {"preference models": load.scorers, "copy that draws answers": load.sampler}
     found["program"] = CONTEXT if models.device() == "cuda" else _resident()
     return {name: int(size) for name, size in found.items() if size}
 

@@ -42,11 +42,13 @@ class PairCollator:
     def __init__(self, collator: Any, pad: int, example: dict[str, Any] | None = None, longest: int = 0) -> None:
         """`example` and `longest`: for `can_join`. Without an example all pairs stay apart."""
         self.collator, self.pad, self.example, self.longest = collator, pad, example, longest
-        self.joined = False
+        self.joined: bool | None = None
+        """Whether pairs are joined; None before `decide`, and then they are apart."""
 
     def decide(self, model: Any) -> None:
-        """From here on join the pairs, if the model can."""
-        self.joined = self.example is not None and can_join(model, divided(self.example), self.longest)
+        """From here on join the pairs, if the model can. The first call decides."""
+        if self.joined is None:
+            self.joined = self.example is not None and can_join(model, divided(self.example), self.longest)
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch of `examples`."""

@@ -56,11 +56,11 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
 
     from cai_cli.training.losses import RatedCollator, RatingTrainer
 
-    config = run.config(run.data.longest(), max_length=None, pad_token=pad_token)
+    dataset, config = run.grouped(max_length=None, pad_token=pad_token)
     collator = RatedCollator(run.renderer.tokenizer.get_vocab()[pad_token])
-    trainer = run.build(RatingTrainer, config, run.data.dataset(run.data.training), data_collator=collator)
+    trainer = run.build(RatingTrainer, config, dataset, data_collator=collator)
     trainer.model.config.cai_target = "score"  # `cai rl` and the figures read it
-    run.train(trainer, report=_report(run, measure))
+    run.train(trainer, rows=len(run.data.training), report=_report(run, measure))
     return trainer
 
 

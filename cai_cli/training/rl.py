@@ -148,6 +148,21 @@ def generator(engine: str, context: int, gpu_memory: float = VLLM_MEMORY) -> dic
     }
 
 
+_OF_TRL = {
+    "top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation", "use_transformers_continuous_batching",
+}  # fmt: skip
+"""Arguments of TRL for its own generation, which our engine does not have."""
+
+
+def draws_itself(settings: Settings, given: dict[str, Any]) -> bool:
+    """Whether our engine draws the answers where vLLM does not; else TRL does. `given`: the arguments of --trl.
+
+    On a GPU it would hold the weights once more. It cannot copy weights that are sharded or quantised.
+    """
+    whole = not settings.layout().sharded and not settings.load_in_4bit
+    return models.device() == "cpu" and whole and not _OF_TRL & given.keys()
+
+
 def train(settings: Settings, rollout: Rollout) -> Any:
     """Train the policy `settings.model` on the prompts of `settings.files` into the directory `settings.output`.
 
@@ -162,7 +177,8 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     )
     run.prepare(lambda record: [record], _example_maker(run, rollout, pms), RLExample, lambda example: len(example["ids"]))
     generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
-    if not run.fit(_load(run, rollout, pms, bool(generation))) or not _open(run, rollout, pms):
+    own = not generation and draws_itself(settings, run.trl)
+    if not run.fit(_load(run, rollout, pms, bool(generation), own)) or not _open(run, rollout, pms):
         return None
 
     from datasets import Dataset
@@ -183,7 +199,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
         reward_funcs=reward,
         examples=numbered,
         stops=reward.stops,
-        sampler=None if generation else rollouts.sampler(settings, run.folder, run.trl),
+        sampler=rollouts.Sampler(settings, run.folder) if own else None,
         seed=settings.seed,
     )
     reward.ends |= set(trainer.eos_token_ids)
@@ -207,7 +223,7 @@ def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -
     return make
 
 
-def _load(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], vllm: bool) -> Load:
+def _load(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], vllm: bool, own: bool) -> Load:
     """What a process computes at once. The preference models stay in memory beside the policy."""
     settings = run.settings
     size = 4 if models.exact_dtype(settings.dtype, *(pm.folder for pm in pms)) == "float32" else 2
@@ -216,6 +232,7 @@ def _load(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], vllm: bool
         run.data.longest() + rollout.max_tokens,
         reference=rollout.kl_coef > 0 and not settings.lora,
         scorers=sum(size * models.parameters(pm.folder) for pm in pms),
+        sampler=4 * models.parameters(run.folder) if own else 0,  # the weights, and their packed form
         vllm=int(rollout.gpu_memory * models.memory()) if vllm else 0,
         generates=True,
     )

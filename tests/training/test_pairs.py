@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cai_cli.engines import joined
 from cai_cli.engines.joined import can_join
 from cai_cli.training import pairs
 from tests.rows import preference, read_jsonl, write_jsonl
@@ -55,6 +56,32 @@ def test_an_encoder_reads_both_directions_and_takes_two_rows() -> None:
 
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", **SMALL))
     assert not can_join(model, pairs.divided(EXAMPLE), 32)
+
+
+def test_a_row_in_which_one_answer_sees_the_other_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL, initializer_range=0.1))
+    assert can_join(model, pairs.divided(EXAMPLE), 32)
+    monkeypatch.setattr(
+        joined, "visible", lambda segments, *_: torch.ones(1, 1, *2 * segments.shape[1:], dtype=torch.bool).tril()
+    )
+    assert not can_join(model, pairs.divided(EXAMPLE), 32)
+
+
+def test_plain_attention_in_bfloat16_takes_one_row(tiny: str, tmp_path: Path) -> None:
+    """The default on a CPU with short examples: the base of an adapter is bfloat16, and the mask has that type."""
+    source = write_jsonl(tmp_path / "in.jsonl", [preference(i, 0.8) for i in range(6)])
+    found = []
+    for step, lora in (("train-pm", True), ("train-dpo", True), ("train-dpo", False)):
+        run = settings(step, [source], tiny, tmp_path / f"{step}-{lora}", dtype="bfloat16", lora=lora)
+        trainer = train(run)
+        assert trainer.model.config._attn_implementation == "eager"
+        found.append(trainer.data_collator.joined)
+        assert all(line["loss"] < 1 for line in read_jsonl(tmp_path / f"{step}-{lora}" / "metrics.jsonl"))
+    assert found == [True] * 3
 
 
 @pytest.mark.parametrize(

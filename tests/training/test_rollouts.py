@@ -1,18 +1,16 @@
-"""RL's answers are those of the policy as it is, in one process and in forks."""
+"""RL's answers on a CPU are those of the policy as it is."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cai_cli.engines import forks
 from cai_cli.engines.base import Request
 from cai_cli.engines.select import Setup
-from cai_cli.errors import CaiError
-from cai_cli.training import rl, rollouts
+from cai_cli.training import rl
+from tests.engine_feed import by_number, feed
 from tests.rows import read_jsonl, rl_prompts, write_jsonl
 from tests.trainers import settings
 
@@ -32,7 +30,7 @@ def test_answers_are_drawn_from_the_weights_of_the_step(lora: bool, tiny: str, t
     after = sampler.draw(requests)
     saved: Any = Setup("transformers", tmp_path / "out", "float32").open_one()
     saved.end_tokens = sampler.engine.end_tokens
-    assert after == rollouts.drawn(saved, requests) != before
+    assert after == [list(done.tokens) for done in by_number(saved.run(feed(requests)))] != before
     assert len({*map(tuple, after)}) == 8
 
 
@@ -43,48 +41,3 @@ def test_trls_own_ways_of_drawing_are_left_to_trl(tiny: str, tiny_pm: str, tmp_p
     assert trainer.sampler is None
     answers = [line["response"] for line in read_jsonl(tmp_path / "out" / "samples.jsonl")]
     assert answers[0] == answers[1]  # always the most likely token
-
-
-def test_forks_draw_as_one_process_does(tiny: str, tiny_pm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32 the places in a batch change no token here. A few answers are drawn without forks."""
-    source, start, started = write_jsonl(tmp_path / "in.jsonl", rl_prompts(4)), forks.start, list[str]()
-
-    def noted(*given: Any) -> Any:
-        started.append("")
-        return start(*given)
-
-    monkeypatch.setattr(forks, "start", noted)
-    for name, few in (("alone", 16), ("forks", 2)):
-        monkeypatch.setattr(rollouts, "FEW", few)
-        monkeypatch.setattr(rollouts, "sampler", sampler)
-        rl.train(settings("rl", [source], tiny, tmp_path / name, steps=2), rl.Rollout([tiny_pm], max_tokens=8))
-        assert len(started) == (4 if name == "forks" else 0)  # two in each step
-    alone, both = (read_jsonl(tmp_path / name / "samples.jsonl") for name in ("alone", "forks"))
-    assert both == alone
-
-
-def sampler(*given: Any) -> rollouts.Sampler:
-    """A sampler that has two forks."""
-    made = REAL(*given)
-    assert made
-    made.forks = 2
-    return made
-
-
-REAL = rollouts.sampler
-
-
-def test_what_a_fork_computes_comes_back_in_order_and_its_errors_too() -> None:
-    assert forks.spread(lambda part: [i * i for i in part], list(range(7)), 3) == [i * i for i in range(7)]
-    assert forks.spread(lambda part: part, list[int](), 2) == []
-
-    def fails(part: list[int]) -> list[int]:
-        raise ValueError("no")
-
-    def dies(part: list[int]) -> list[int]:
-        os._exit(3)
-
-    with pytest.raises(CaiError, match="unexpected ValueError: no"):
-        forks.spread(fails, [1, 2], 2)
-    with pytest.raises(CaiError, match="exit code 3"):
-        forks.spread(dies, [1, 2], 2)
