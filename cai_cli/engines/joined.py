@@ -74,7 +74,8 @@ def can_join(model: Any, parts: Parts, longest: int) -> bool:
     window = getattr(config, "sliding_window", None)
     headed = whole.get_output_embeddings() is not None or isinstance(getattr(whole, "score", None), torch.nn.Module)
     known = config._attn_implementation in ("sdpa", "eager", attention.NAME)
-    if not headed or not known or (window and window < longest):
+    routed = getattr(config, "output_router_logits", False)  # the loss that balances experts reads a mask of [rows, tokens]
+    if not headed or not known or routed or (window and window < longest):
         return False
     training = model.training
     try:
@@ -96,6 +97,6 @@ def _same(model: Any, parts: Parts) -> bool:
     for place, rest in zip(rows.ends[0], rests, strict=True):
         text = torch.tensor([begin + rest], device=model.device)
         alone = model.base_model(input_ids=text, use_cache=False).last_hidden_state[0, -1]
-        if not (found[0, place] - alone).norm() <= CLOSE[model.dtype] * alone.norm():
+        if not (found[0, place] - alone).norm() <= CLOSE.get(model.dtype, 0) * alone.norm():
             return False
     return True
