@@ -9,6 +9,7 @@ judge         `cai label` against `cai eval compare` and `cai grade` (tests/benc
 head-vllm     ten long answers among a thousand (tests/bench_head.py)
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
+pipe, neighbour     two commands on the same cores (tests/bench_cores.py)
 help          seconds of `cai --help`, and of the slowest command's help
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
@@ -49,8 +50,8 @@ def prompts_file(folder: Path, count: int = PROMPTS) -> Path:
     return path
 
 
-def pairs_file(folder: Path) -> Path:
-    """Pairs to be labelled: those of the example comparisons, and each better answer against the next one's."""
+def pairs_file(folder: Path, count: int | None = None) -> Path:
+    """Pairs to be labelled: those of the example comparisons, and each better answer against the next one's; the first `count`."""
     rows = [json.loads(line) for line in (ROOT / "examples/helpful-comparisons.jsonl").read_text().splitlines()]
     path = folder / "pairs.jsonl"
     pairs = []
@@ -58,7 +59,7 @@ def pairs_file(folder: Path) -> Path:
         chosen, rejected, astray = (r[s][-1]["content"] for r, s in ((row, "chosen"), (row, "rejected"), (other, "chosen")))
         pairs.append({"id": row["id"], "prompt": row["prompt"], "responses": [chosen, rejected]})
         pairs.append({"id": f"{row['id']}-astray", "prompt": row["prompt"], "responses": [astray, chosen]})
-    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs[:count]))
     return path
 
 
@@ -235,7 +236,7 @@ def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
     from cai_cli.engines import models
     from cai_cli.engines.vllm import VllmEngine
 
-    source = pairs_file(folder)
+    source = pairs_file(folder, 32)
     engine = VllmEngine(Path(model), models.resolve_dtype("auto"), 0.9)
     results = {}
     for few_shot in (True, False):
@@ -318,7 +319,7 @@ def main(model: str, names: list[str]) -> None:
     calm_libraries(debug=False)
     os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
-    from tests import bench_head, bench_judge, bench_page, bench_training
+    from tests import bench_cores, bench_head, bench_judge, bench_page, bench_training
 
     all_of_them: dict[str, Callable[[str, Path], Any]] = {
         "help": bench_help,
@@ -326,6 +327,7 @@ def main(model: str, names: list[str]) -> None:
         "label": bench_label,
         "vllm": bench_vllm,
         "label-vllm": bench_label_vllm,
+        **bench_cores.SECTIONS,
         **bench_head.SECTIONS,
         **bench_judge.SECTIONS,
         **bench_training.SECTIONS,

@@ -96,16 +96,22 @@ def comparisons() -> tuple[str, Any]:
     return str(path), Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in rows])
 
 
+def answers(folder: Path) -> tuple[Path, Any]:
+    """(path, rows as TRL takes them) of the better answers of the comparisons."""
+    _, pairs = comparisons()
+    rows = pairs.map(lambda row: {"completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
+    path = folder / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, rows
+
+
 def bench_sft(model: str, folder: Path) -> dict[str, Any]:
     """`cai train-sft` on the better answers of the comparisons."""
     from trl import SFTConfig, SFTTrainer
 
     from cai_cli.training import sft
 
-    _, pairs = comparisons()
-    rows = pairs.map(lambda row: {"completion": row["chosen"]}, remove_columns=["chosen", "rejected"])
-    source = folder / "answers.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, rows = answers(folder)
     plain = partial(theirs, SFTTrainer, SFTConfig, model, rows, folder)
     sides: dict[str, Callable[[], Rate]] = {
         "cai train-sft": lambda: ours("train-sft", str(source), model, folder, sft.train),

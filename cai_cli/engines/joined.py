@@ -17,11 +17,14 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from cai_cli.engines import attention
+from cai_cli.engines.base import common_prefix
 
 Parts = Sequence[list[int]]
 """(beginning, rest of one text, rest of another, ...) in tokens. No rest is empty."""
 PADDING = -1
 """The segment of padding."""
+ROW = 1024
+"""The most tokens in a row of texts that `alike` finds. In a longer row, attention between its texts is wasted time."""
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Relative differences of the hidden states that are rounding errors, by the type of the weights."""
 
@@ -34,6 +37,36 @@ class Rows(NamedTuple):
     segments: torch.Tensor
     ends: list[list[int]]
     """Per row, the place of each text's last token."""
+
+
+class Group(NamedTuple):
+    """Texts for one row."""
+
+    begin: int
+    """How many tokens they all begin with, in common."""
+    texts: list[int]
+    """Their numbers."""
+
+
+def alike(texts: Sequence[list[int]], ends: Sequence[int], skip: int = 0) -> list[Group]:
+    """All texts, those that begin alike together; empty if that saves less than an eighth of the tokens.
+
+    `ends`: per text, how many of its tokens it may share. `skip`: the first tokens of all texts, which are computed before.
+    """
+    found: list[Group] = []
+    for i in sorted(range(len(texts)), key=lambda i: texts[i]):
+        if found:
+            old, numbers = found[-1]
+            begin, together = min(old, ends[i], common_prefix(texts[numbers[0]], texts[i])), [*numbers, i]
+            own = [len(texts[j]) - skip for j in together]
+            tokens = sum(own) - len(numbers) * (begin - skip)
+            saved = (begin - skip) - (len(numbers) - 1) * (old - begin)  # the texts before it now have more tokens of their own
+            if 4 * saved >= max(own) and tokens <= ROW:
+                found[-1] = Group(begin, together)
+                continue
+        found.append(Group(ends[i], [i]))
+    saved = sum((len(each.texts) - 1) * (each.begin - skip) for each in found)
+    return found if 8 * saved >= sum(len(text) - skip for text in texts) else []
 
 
 def joined(texts: Sequence[Parts], pad: int = 0) -> Rows:
@@ -50,6 +83,14 @@ def joined(texts: Sequence[Parts], pad: int = 0) -> Rows:
     )
 
 
+def together(texts: Sequence[list[int]], groups: Sequence[Group], skip: int = 0) -> tuple[Rows, list[int], list[int]]:
+    """(each group as a row, without the first `skip` tokens; per text, the row and the place there of its last token)."""
+    rows = joined([(texts[numbers[0]][skip:begin], *(texts[i][begin:] for i in numbers)) for begin, numbers in groups])
+    ends = {i: (row, end) for row, each in enumerate(groups) for i, end in zip(each.texts, rows.ends[row], strict=True)}
+    row, place = zip(*(ends[i] for i in range(len(texts))), strict=True)
+    return rows, list(row), list(place)
+
+
 def visible(segments: torch.Tensor, model: Any, before: int = 0) -> torch.Tensor:
     """Which tokens each token sees, in the form that the model's attention takes [rows, 1, tokens, before + tokens].
 
@@ -61,6 +102,12 @@ def visible(segments: torch.Tensor, model: Any, before: int = 0) -> torch.Tensor
     if model.config.get_text_config()._attn_implementation != "eager":
         return seen
     return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(~seen, torch.finfo(model.dtype).min)
+
+
+def can_group(model: Any, texts: Sequence[list[int]], groups: Sequence[Group], longest: int) -> bool:
+    """`can_join`, tried on the largest group."""
+    begin, numbers = max(groups, key=lambda group: len(group.texts))
+    return can_join(model, (texts[numbers[0]][:begin], *(texts[i][begin:] for i in numbers)), longest)
 
 
 def can_join(model: Any, parts: Parts, longest: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from cai_cli.engines import models
 from cai_cli.engines.base import Feed, Key, Request, Score
@@ -41,6 +42,8 @@ class PreferenceModel:
                 trust_remote_code=trust_remote_code,
             )
         self.model.to(self.device).eval()
+        self.joins: bool | None = None
+        """Whether several conversations can be one row; None before it was tried."""
 
     def score_ids(self, rows: list[list[int]]) -> list[float]:
         """The raw score of each row of token ids, in the order of the rows."""
@@ -58,19 +61,40 @@ class PreferenceModel:
                 yield key, Score(score, len(request.ids))
 
     def _forward(self, rows: list[list[int]]) -> list[float]:
-        """The scores of one batch, padded on the right."""
+        """The scores of one batch."""
+        import torch
+
+        head = getattr(self.model, "score", None)
+        with torch.inference_mode():
+            if not isinstance(head, torch.nn.Linear):  # an encoder: its classifier reads the first token
+                ids, mask, _ = self._padded(rows)
+                return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+            # The head always runs in float32: a bf16 output has three digits, too few to rank close answers.
+            bias = None if head.bias is None else head.bias.float()
+            return torch.nn.functional.linear(self._last(rows).float(), head.weight.float(), bias)[:, 0].tolist()
+
+    def _padded(self, rows: list[list[int]]) -> Any:
+        """(ids, mask, lengths) of rows that are padded on the right."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
         lengths = torch.tensor([len(row) for row in rows])
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=0).to(self.device)
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.device)
-        head = getattr(self.model, "score", None)
-        with torch.inference_mode():
-            if not isinstance(head, torch.nn.Linear):  # an encoder: its classifier reads the first token
-                return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
-            hidden = self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            last = hidden[torch.arange(len(rows)), (lengths - 1).to(self.device)]
-            # The head always runs in float32: a bf16 output has three digits, too few to rank close answers.
-            bias = None if head.bias is None else head.bias.float()
-            return torch.nn.functional.linear(last.float(), head.weight.float(), bias)[:, 0].tolist()
+        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(self.device), lengths
+
+    def _last(self, rows: list[list[int]]) -> Any:
+        """The hidden states of the rows' last tokens [rows, width]. Conversations that begin alike are computed as one row."""
+
+        from cai_cli.engines.joined import alike, can_group, together, visible
+
+        groups = alike(rows, [len(row) - 1 for row in rows]) if self.joins is not False else []
+        if groups and self.joins is None:
+            self.joins = can_group(self.model, rows, groups, self.context)
+        if groups and self.joins:
+            found, row, column = together(rows, groups)
+            ids, positions, segments = (part.to(self.device) for part in found[:3])
+            given = {"attention_mask": visible(segments, self.model), "position_ids": positions}
+        else:
+            ids, mask, lengths = self._padded(rows)
+            row, column, given = list(range(len(rows))), (lengths - 1).tolist(), {"attention_mask": mask}
+        return self.model.base_model(input_ids=ids, use_cache=False, **given).last_hidden_state[row, column]

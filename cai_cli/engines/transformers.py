@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from cai_cli.engines import attention, heap, models, packed
 from cai_cli.engines import cache as kv
-from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score, common_prefix
+from cai_cli.engines.base import Choice, Completion, Feed, Key, Request, Result, Score
 from cai_cli.engines.draws import pick
-from cai_cli.engines.joined import can_join, joined, visible
+from cai_cli.engines.joined import Group, alike, can_group, together, visible
 from cai_cli.engines.pool import READ_TOKENS, Pool, prefix_of, read_tokens
 
 PREFIXES = 16
@@ -101,7 +101,7 @@ class TransformersEngine:
             heap.keep()
         self.end_tokens = end_tokens(self.model, tokenizer)
         self.joins: bool | None = None
-        """Whether two prompts can be one row; None before it was tried."""
+        """Whether several prompts can be one row; None before it was tried."""
         self._prefixes: dict[tuple[int, ...], kv.Cache] = {}  # by tokens: one row of keys and values, oldest first
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
@@ -172,22 +172,25 @@ class TransformersEngine:
     def _prefill(self, requests: list[Request]) -> tuple[torch.Tensor, kv.Cache, torch.Tensor, list[int]]:
         """(logits of the next token [rows, vocabulary], cache, mask [rows, columns], reused tokens) of left-padded prompts.
 
-        Columns: first the prefix that all rows share, then each row's padding, then its own tokens.
+        Columns: first the prefix that all rows share, then each row's padding, then its own tokens. A prompt that several
+        requests have (the samples of a record) is computed once.
         """
         # Whether the prefix was computed before this pass. If not, its tokens are counted once: the first row reuses none.
         known = tuple(prefix_of(requests[0])) in self._prefixes
         prefix, cache = self._prefix(requests[0])
-        own = [request.ids[prefix:] for request in requests]
+        first: dict[tuple[int, ...], int] = {}
+        places = [first.setdefault(tuple(request.ids[prefix:]), len(first)) for request in requests]
+        own = list(first)
         columns = max(map(len, own))
         # Padding is between the prefix and a row's own tokens, so that the newest token of every row is in the last column.
         # A decoding step then appends one column for all rows, and rows of other lengths can join later.
-        ids = torch.zeros(len(requests), columns, dtype=torch.long)
-        mask = torch.ones(len(requests), prefix + columns, dtype=torch.long)
+        ids = torch.zeros(len(own), columns, dtype=torch.long)
+        mask = torch.ones(len(own), prefix + columns, dtype=torch.long)
         for i, tokens in enumerate(own):
             ids[i, columns - len(tokens) :] = torch.tensor(tokens)
             mask[i, prefix : prefix + columns - len(tokens)] = 0
         # Each row starts from a copy of the prefix's keys and values. The stored ones do not change: later batches need them.
-        cache = kv.spread(cache, len(requests), columns) if prefix else kv.new_cache(self.model)
+        cache = kv.spread(cache, len(own), columns) if prefix else kv.new_cache(self.model)
         mask = mask.to(self.device)
         out = self.model(
             input_ids=ids.to(self.device),
@@ -199,7 +202,13 @@ class TransformersEngine:
             use_cache=True,
             logits_to_keep=1,  # sampling reads only the last column's logits; those of whole prompts take gigabytes
         )
-        return out.logits[:, -1], cache, mask, [prefix if known or i else 0 for i in range(len(requests))]
+        reused = [prefix if known or i else 0 for i in range(len(requests))]
+        if len(own) == len(requests):
+            return out.logits[:, -1], cache, mask, reused
+        for i, place in enumerate(places):
+            if place in places[:i]:
+                reused[i] = len(requests[i].ids)
+        return out.logits[places, -1], cache, self._regroup(cache, mask, places), reused
 
     @torch.inference_mode()
     def _read(self, requests: list[Request]) -> tuple[torch.Tensor, list[int]]:
@@ -220,47 +229,28 @@ class TransformersEngine:
             out = self.model(input_ids=ids, cache=cache, use_cache=bool(prefix))
         return out.logits[:, -1], [prefix if known or i else 0 for i in range(len(own))]
 
-    def _twos(self, requests: list[Request]) -> list[list[int]]:
-        """The requests' numbers, those of two that begin alike together; empty if that saves too little, or the model cannot."""
+    def _alike(self, requests: list[Request]) -> list[Group]:
+        """The requests whose prompts begin alike together; empty if that saves too little, or the model cannot."""
         if self.joins is False:
             return []
-        found: list[list[int]] = []
-        prefix = len(prefix_of(requests[0]))
-        for i in sorted(range(len(requests)), key=lambda i: requests[i].ids):
-            alone = requests[found[-1][0]] if found and len(found[-1]) == 1 else None
-            if alone and 4 * (self._same(alone, requests[i]) - prefix) >= len(requests[i].ids) - prefix:
-                found[-1].append(i)
-            else:
-                found.append([i])
-        if 4 * len(found) > 3 * len(requests):
-            return []
-        if self.joins is None:
-            first, second = (requests[i] for i in next(each for each in found if len(each) == 2))
-            same = self._same(first, second)
-            self.joins = can_join(self.model, (first.ids[:same], first.ids[same:], second.ids[same:]), self.context)
+        texts = [request.ids for request in requests]
+        found = alike(texts, [len(text) - 1 for text in texts], len(prefix_of(requests[0])))
+        if found and self.joins is None:
+            self.joins = can_group(self.model, texts, found, self.context)
         return found if self.joins else []
 
-    @staticmethod
-    def _same(one: Request, other: Request) -> int:
-        """How many tokens two requests begin with in common, without the last of either, which each computes itself."""
-        return min(common_prefix(one.ids, other.ids), len(one.ids) - 1, len(other.ids) - 1)
-
     @torch.inference_mode()
-    def _read_joined(self, requests: list[Request], twos: list[list[int]]) -> tuple[torch.Tensor, list[int]]:
-        """As `_read` for one row of logits per request, with two requests that begin alike in one row (`joined`)."""
+    def _read_joined(self, requests: list[Request], groups: list[Group]) -> tuple[torch.Tensor, list[int]]:
+        """As `_read` for one row of logits per request, with the requests of a group in one row (`joined`)."""
         known = tuple(prefix_of(requests[0])) in self._prefixes
         prefix, shared = self._prefix(requests[0])
-        texts: list[list[list[int]]] = []
         reused = [prefix if known or i else 0 for i in range(len(requests))]
-        for each in twos:
-            same = self._same(requests[each[0]], requests[each[-1]]) if len(each) == 2 else prefix
-            texts.append([requests[each[0]].ids[prefix:same], *(requests[i].ids[same:] for i in each)])
-            reused[each[-1]] += same - prefix
-        rows = joined(texts)
+        for begin, numbers in groups:
+            for i in numbers[1:]:
+                reused[i] += begin - prefix
+        rows, row, column = together([request.ids for request in requests], groups, prefix)
         ids, positions, segments = (part.to(self.device) for part in rows[:3])
-        places = {i: (row, end) for row, each in enumerate(twos) for i, end in zip(each, rows.ends[row], strict=True)}
-        row, column = zip(*(places[i] for i in range(len(requests))), strict=True)
-        cache = kv.spread(shared, len(twos), ids.shape[1]) if prefix else None
+        cache = kv.spread(shared, len(groups), ids.shape[1]) if prefix else None
         with self._logits_at(row, column):
             mask = visible(segments, self.model, prefix)
             out = self.model(
@@ -341,8 +331,8 @@ class TransformersEngine:
     def _choose(self, batch: list[tuple[Key, Request]]) -> Iterator[tuple[Key, Choice]]:
         """The log probabilities of each request's options as the next token, in one pass."""
         requests = [request for _, request in batch]
-        twos = self._twos(requests)
-        logits, reused = self._read_joined(requests, twos) if twos else self._read(requests)
+        groups = self._alike(requests)
+        logits, reused = self._read_joined(requests, groups) if groups else self._read(requests)
         logprobs = torch.log_softmax(logits.float(), -1)
         for row, count, (key, request) in zip(logprobs, reused, batch, strict=True):
             options = request.options or {}

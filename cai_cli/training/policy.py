@@ -14,11 +14,12 @@ from cai_cli.data import reasoning
 from cai_cli.data.records import Messages
 from cai_cli.engines import models
 from cai_cli.engines.base import Completion, Request
+from cai_cli.engines.joined import can_group
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.method import prompts
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.seeds import draw
-from cai_cli.training import ranks
+from cai_cli.training import groups, ranks
 from cai_cli.training.examples import RLExample
 from cai_cli.training.rollouts import Sampler
 from cai_cli.training.shaping import Shaping, boilerplate, is_empty, is_refusal
@@ -48,12 +49,22 @@ class TokenPrompts:
     temperature: float
     top_p: float
     _tokenizer: Any
+    joins: bool | None = None
+    """Whether the answers of a prompt are one row; None before it was tried."""
 
     def __init__(
-        self, *args: Any, examples: Numbered, stops: tuple[str, ...], sampler: Sampler | None, seed: int, **more: Any
+        self,
+        *args: Any,
+        examples: Numbered,
+        stops: tuple[str, ...],
+        sampler: Sampler | None,
+        seed: int,
+        longest: int,
+        **more: Any,
     ) -> None:
-        """`sampler`: draws the answers; None leaves it to TRL. `seed`: decides the draws."""
+        """`sampler`: draws the answers; None leaves it to TRL. `seed`: decides the draws. `longest`: tokens of a conversation."""
         super().__init__(*args, **more)
+        self.longest = longest
         self.examples, self.stops, self.sampler, self.draws = examples, stops, sampler, (seed, "rollout")
         self._loaded = -1  # the step whose weights the sampler has
         if sampler:
@@ -94,6 +105,43 @@ class TokenPrompts:
         if logprobs is not None:
             logprobs = [values[: len(ids)] for values, ids in zip(logprobs, answers, strict=True)]
         return answers, logprobs
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **more: Any,
+    ) -> Any:
+        """(log probabilities, entropies, loss of routing), the first two [answers, tokens]. Called by TRL."""
+        size = batch_size or len(input_ids)
+        found = [
+            self._log_probabilities(model, ids, mask, logits_to_keep, compute_entropy, compute_aux_loss, **more)
+            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+        ]
+        values, entropies, losses = zip(*found, strict=True)
+        return (
+            torch.cat(values),
+            torch.cat(entropies) if compute_entropy else None,
+            torch.stack(losses).mean() if compute_aux_loss else None,
+        )
+
+    def _log_probabilities(
+        self, model: Any, ids: torch.Tensor, mask: torch.Tensor, kept: int, entropy: bool, routing: bool, **more: Any
+    ) -> Any:
+        """The same for what is computed at once; if it pays and the model can, with the answers of a prompt in one row."""
+        rows = groups.Rows.of(ids, mask, kept) if self.joins is not False and not routing else None
+        if rows and self.joins is None:
+            self.joins = can_group(self.accelerator.unwrap_model(self.model), rows.texts, rows.groups, self.longest)
+        if not rows or not self.joins:
+            parent: Any = super()
+            return parent._get_per_token_logps_and_entropies(model, ids, mask, kept, None, entropy, routing, **more)
+        with self.accelerator.autocast():
+            return (*groups.log_probabilities(model, self.accelerator.unwrap_model(model), rows, kept), None)
 
     def _cut(self, ids: list[int]) -> list[int]:
         """The tokens up to the first that completes a stop string; only plain transcripts have stop strings."""

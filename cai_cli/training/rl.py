@@ -201,6 +201,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
         stops=reward.stops,
         sampler=rollouts.Sampler(settings, run.folder) if own else None,
         seed=settings.seed,
+        longest=run.data.longest() + rollout.max_tokens,
     )
     reward.ends |= set(trainer.eos_token_ids)
     run.train(trainer, rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl)

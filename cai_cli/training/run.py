@@ -271,10 +271,13 @@ class Run(Generic[T]):
     ) -> ProgressCallback:
         """Run TRL's trainer. KeyboardInterrupt if it was interrupted before its last step."""
         from cai_cli.training.progress import ProgressCallback
+        from cai_cli.training.threads import ThreadsCallback
 
         workspace = self.workspace
         callback = ProgressCallback(trainer, self.settings, workspace, interrupts, rows, max_kl, stop_on_kl)
         trainer.add_callback(callback)
+        if models.device() == "cpu":
+            trainer.add_callback(ThreadsCallback())
         try:
             with reading(workspace.checkpoint, callback):
                 trainer.train(resume_from_checkpoint=str(workspace.checkpoint) if workspace.checkpoint else None)

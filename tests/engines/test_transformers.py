@@ -166,3 +166,29 @@ def test_two_questions_that_begin_alike_are_one_row(
     assert max(computed) == len(asked) + 1
     saved = sum(choice.reused_tokens for choice in found) - shared * (len(rows) - 1)
     assert 0 <= saved - sum(len(begin) for begin, *_ in asked) < 4  # the answers may begin alike too
+
+
+@pytest.mark.parametrize("shared", [0, 40], ids=["no examples", "examples"])
+def test_the_samples_of_a_record_compute_its_prompt_once(shared: int, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each draws what it draws alone."""
+    draw = random.Random(5)
+    prompts = [[draw.randint(10, 380) for _ in range(shared + 12 + i)] for i in range(3)]
+    prompts = [prompts[0][:shared] + ids[shared:] for ids in prompts]
+    entries = [
+        Request("generate", ids, "", seed=10 * n + i, max_tokens=6 + i, temperature=1.0, shared=shared)
+        for n, ids in enumerate(prompts)
+        for i in range(4)
+    ]
+    alone = [by_number(engine_of(tiny, batch_size=1).run(feed([entry])))[0] for entry in entries]
+    engine = engine_of(tiny, batch_size=16)
+    forward, computed = engine.model.forward, list[int]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        computed.append(len(more["input_ids"]))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    found = by_number(engine.run(feed(entries)))
+    assert [each.tokens for each in found] == [each.tokens for each in alone]
+    assert computed[: 1 + bool(shared)] == ([1] if shared else []) + [3]
+    assert sum(each.reused_tokens for each in found) == sum(3 * len(ids) for ids in prompts) + 2 * shared
