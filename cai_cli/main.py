@@ -25,7 +25,7 @@ COMMANDS = {
     "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
     "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
     "plan": "Say how much memory a trainer's run needs, or what a run of any size takes.",
-    "constitution": "List, show, check and convert constitutions.",
+    "constitution": "List, show, check, convert and compare constitutions.",
     "prompts": "Generate new prompts similar to those of a file, with few-shot examples.",
     "score": "Score every text of each record with a preference model.",
     "grade": "Grade each answer by the criteria of a rubric or a constitution.",

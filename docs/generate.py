@@ -20,7 +20,7 @@ INTRODUCTION = """# Commands
 Every command's help, written by `python docs/generate.py`. The same flag means the same everywhere.
 """
 SUBCOMMANDS = {
-    "constitution": ["list", "show", "check", "convert"],
+    "constitution": ["list", "show", "check", "convert", "diff"],
     "eval": ["scores", "compare", "refusal", "rl", "choice", "figures", "judges"],
     "export": ["sft", "preferences", "inspect"],
     "plan": ["run"],

@@ -6,13 +6,14 @@
 # A step runs again when its inputs or a variable that it depends on change. RUN/settings holds the variables, one file each.
 # Such a file is rewritten only when its value changes. Unfinished work with the old value is then deleted.
 
+RUN ?= runs/demo
 MODEL ?= $(SMOLLM2)
-PROMPTS ?= examples/red-team.jsonl
-HELPFUL_PROMPTS ?= examples/helpful-prompts.jsonl
+PROMPTS ?= $(RUN)/prompts/red-team.jsonl
+HELPFUL_PROMPTS ?= $(RUN)/prompts/helpful-prompts.jsonl
+BRIEF ?= Answer in one sentence.
 COMPARISONS ?= examples/helpful-comparisons.jsonl
 CONSTITUTION ?= default
 LIMIT ?= 96
-RUN ?= runs/demo
 SEED ?= 0
 MAX_TOKENS ?= 64
 TEMPERATURE ?= 0.7
@@ -39,6 +40,11 @@ demo: $(RUN)/report.txt
 $(RUN)/settings/%: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' '$($*)' | cmp -s - $@ || { rm -rf $(RUN)/*.partial $(RUN)/*.partial.*; printf '%s\n' '$($*)' > $@; }
+
+# The example prompts ask for answers that end within MAX_TOKENS. Prompts of your own are used as they are.
+$(RUN)/prompts/%.jsonl: examples/%.jsonl $(call S,BRIEF)
+	@mkdir -p $(@D)
+	sed -e 's/\([[:alnum:]]\)"}$$/\1."}/' -e 's/"}$$/ $(BRIEF)"}/' $< > $@
 
 # Prompts: about 20% of each kind are held out, by a hash of the id.
 $(RUN)/red-team.jsonl: $(PROMPTS) $(call S,PROMPTS LIMIT SEED) | $(VENV)/installed

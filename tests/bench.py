@@ -10,7 +10,7 @@ head-vllm     ten long answers among a thousand (tests/bench_head.py)
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
 pipe, neighbour     two commands on the same cores (tests/bench_cores.py)
-help          seconds of `cai --help`, and of the slowest command's help
+help, start         seconds of `cai --help` and of a command with one prompt (tests/bench_start.py)
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
 start-up is left out. Prints the ratios with their spread, keeps them in runs/bench.json, and writes docs/speed.md from that.
@@ -22,7 +22,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -263,7 +262,7 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
     from cai_cli.engines import models
     from cai_cli.engines.select import Setup
 
-    source = pairs_file(folder)
+    source = pairs_file(folder, 64)
     dtype = models.resolve_dtype("auto")
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
@@ -296,22 +295,6 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
     return results
 
 
-def bench_help(model: str, folder: Path) -> dict[str, Any]:
-    """Wall time of `cai --help`, and of the command whose help takes longest."""
-    headings = [
-        line[3:].split()[1:] for line in (ROOT / "docs/commands.md").read_text().splitlines() if line.startswith("## cai ")
-    ]
-
-    def once(*words: str) -> Rate:
-        start = time.monotonic()
-        subprocess.run([Path(sys.executable).with_name("cai"), *words, "--help"], check=True, capture_output=True)
-        return time.monotonic() - start
-
-    slowest = max(headings, key=lambda words: min(once(*words) for _ in range(3)))
-    sides = {"cai --help": once, f"cai {' '.join(slowest)} --help, the slowest": lambda: once(*slowest)}
-    return alternate("seconds of help", "s", sides)
-
-
 def main(model: str, names: list[str]) -> None:
     """Run the benchmarks named, each in its own temporary folder."""
     from cai_cli.commands._command import calm_libraries
@@ -319,10 +302,9 @@ def main(model: str, names: list[str]) -> None:
     calm_libraries(debug=False)
     os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
-    from tests import bench_cores, bench_head, bench_judge, bench_page, bench_training
+    from tests import bench_cores, bench_head, bench_judge, bench_page, bench_start, bench_training
 
     all_of_them: dict[str, Callable[[str, Path], Any]] = {
-        "help": bench_help,
         "transformers": bench_transformers,
         "label": bench_label,
         "vllm": bench_vllm,
@@ -330,6 +312,7 @@ def main(model: str, names: list[str]) -> None:
         **bench_cores.SECTIONS,
         **bench_head.SECTIONS,
         **bench_judge.SECTIONS,
+        **bench_start.SECTIONS,
         **bench_training.SECTIONS,
     }
     for name in names or all_of_them:

@@ -13,5 +13,7 @@ def flags(words: list[str]) -> set[str]:
     command = typer.main.get_command(module.app)
     if len(words) > 1:
         assert words[1] in getattr(command, "commands", {}), " ".join(words)
+        if words[1] in getattr(command, "stubs", {}):
+            return flags([command.modules[words[1]]])  # type: ignore[attr-defined]
         command = command.commands[words[1]]  # type: ignore[attr-defined]
     return {name for parameter in command.params for name in parameter.opts}

@@ -77,9 +77,72 @@ FAULTS = {
     ),
     "the padding read as a score": Fault(
         "engines/scorer.py",
-        "(lengths - 1).to(self.device)",
-        "(lengths * 0 + ids.shape[1] - 1).to(self.device)",
+        "(lengths - 1).tolist()",
+        "(lengths * 0 + ids.shape[1] - 1).tolist()",
         {"commands/test_score.py": "test_scores_equal_a_plain_forward_pass"},
+    ),
+    "another record's principle": Fault(
+        "method/rounds.py",
+        'self.constitution.get(last["principle"])',
+        "self.draw(record)",
+        {"method/test_rounds.py": "test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte"},
+    ),
+    "seeds shared between samples": Fault(
+        "commands/sample.py",
+        'record["id"], turn, i) for i in range(count)',
+        'record["id"], turn, 0) for i in range(count)',
+        {"commands/test_sample.py": "test_a_record_draws_the_same_in_any_file"},
+    ),
+    "the label flipped in one order": Fault(
+        "method/feedback.py",
+        '["A" if self.order == "ab" else "B"]',
+        '["A"]',
+        {"method/test_judge.py": "test_a_label_is_the_mean_of_both_orders"},
+    ),
+    "clamping after the mean": Fault(
+        "method/judge.py",
+        "found = [query.answered(choice, self.settings.clamp) for query, choice in zip(queries, choices, strict=True)]",
+        "found = [query.answered(choice, None) for query, choice in zip(queries, choices, strict=True)]\n"
+        "        low, high = self.settings.clamp or (0, 1)\n"
+        "        mean = min(max(sum(query.p_first for query in found) / len(found), low), high)\n"
+        "        found = [replace(query, p_first=mean) for query in found] if self.settings.clamp else found",
+        {"method/test_judge.py": "test_reasoned_labels_keep_their_reasoning_and_are_clamped"},
+    ),
+    "KL against the wrong model": Fault(
+        "training/policy.py",
+        "groups.log_probabilities(model, self.accelerator.unwrap_model(model), rows, kept)",
+        "groups.log_probabilities(self.model, self.accelerator.unwrap_model(self.model), rows, kept)",
+        {"training/test_rl.py": "test_the_kl_term_holds_the_policy_to_its_start"},
+    ),
+    "a PM that reads only the prompt": Fault(
+        "method/prompts.py",
+        "messages = [*as_messages(prompt), assistant(answer_text)]",
+        'messages = [*as_messages(prompt), assistant("")]',
+        {"commands/test_score.py": "test_scores_equal_a_plain_forward_pass"},
+    ),
+    "SFT on the first answer": Fault(
+        "training/examples.py",
+        "    if not revised:\n",
+        '    if "response" in record:\n',
+        {"training/test_data.py": "test_revisions_and_weights"},
+    ),
+    "reasoning shown to the judge": Fault(
+        "method/judge.py",
+        "record = self.asker.shown(record)",
+        'record = __import__("cai_cli.data.reasoning", fromlist=["shown"]).shown(record)',
+        {"test_reasoning.py": "test_judges_see_no_reasoning_unless_asked"},
+    ),
+    "a shard joined twice": Fault(
+        "pipeline/shards.py",
+        "if part in found:",
+        "if False:",
+        {"commands/test_join.py": "test_join_names_what_is_wrong_with_a_set_of_shards"},
+    ),
+    "a resume that repeats a window": Fault(
+        "pipeline/stage.py",
+        "if files.shard else (0, output.done)",
+        "if files.shard else (0, max(0, output.done - 2))",
+        {"pipeline/test_stage.py": "test_an_unfinished_run_resumes_and_ends_the_same"},
     ),
 }
 

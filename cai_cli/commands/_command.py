@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 from typer import Option
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 from cai_cli import errors, streams
@@ -156,10 +156,10 @@ def add_command(
     return decorate
 
 
-def group_app(help: str) -> typer.Typer:
-    """A Typer app for a command that has subcommands (see `add_command`)."""
+def group_app(help: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """A Typer app for a command that has subcommands (see `add_command`). `cls`: a `LazyGroup`, if it has some of those."""
     return typer.Typer(
-        help=help, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        cls=cls, help=help, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich"
     )
 
 

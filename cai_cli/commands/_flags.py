@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from cai_cli.errors import InputError
-from cai_cli.method import constitution
-from cai_cli.method.constitution import Constitution
-from cai_cli.method.judge import Asking, JudgeSettings
-from cai_cli.pipeline import shards
+
+if TYPE_CHECKING:  # what reads the flags is imported when it does: a command's help needs none of it
+    from cai_cli.method.constitution import Constitution
+    from cai_cli.method.judge import Asking, JudgeSettings
 
 
 class EngineName(str, Enum):
@@ -129,6 +129,8 @@ class ShardIO(IO):
     def __post_init__(self) -> None:
         """The shard from Slurm's environment if none is given. InputError if it is none, or what it makes cannot be joined."""
         super().__post_init__()
+        from cai_cli.pipeline import shards
+
         self.shard = self.shard or shards.from_slurm()
         if self.shard is None:
             return
@@ -187,7 +189,15 @@ class Model(Workers):
         Dtype,
         Option("--dtype", help="auto: bfloat16 if the processor supports it; float32 for probabilities, if memory allows."),
     ] = Dtype.auto
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Requests computed at once (transformers engine).")] = 32
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "--batch-size",
+            min=1,
+            help="Requests computed at once (transformers engine). Default: as many as fit a GPU's memory; 32 on a CPU.",
+            show_default=False,
+        ),
+    ] = None
     gpu_memory: GpuMemory = None
     deterministic: Annotated[
         bool,
@@ -296,6 +306,8 @@ class Principles:
 
     def load(self) -> Constitution:
         """Load the constitution, with only the principles that are asked for. InputError says what is wrong with it."""
+        from cai_cli.method import constitution
+
         ids, tags = ([part.strip() for part in (text or "").split(",") if part.strip()] for text in (self.principles, self.tags))
         return constitution.load(*(self.constitution or [constitution.DEFAULT])).select(ids, tags)
 
@@ -330,6 +342,8 @@ class Grading:
 
     def asking(self, sampling: Sampling) -> Asking:
         """The settings for single answers. InputError if two flags conflict."""
+        from cai_cli.method.judge import Asking
+
         if self.cot_samples > 1 and not self.cot:
             raise InputError("--cot-samples needs --cot")
         sampling.require_random(self.cot_samples > 1, "--cot-samples")
@@ -361,6 +375,8 @@ class Judging(Grading):
 
     def settings(self, found: Constitution, sampling: Sampling) -> JudgeSettings:
         """The judge's settings with the constitution `found`. InputError if a value is invalid or two flags conflict."""
+        from cai_cli.method.judge import JudgeSettings
+
         asking = self.asking(sampling)
         many, available = self.principles_per_pair, len(found.principles)
         count = available if many == "all" else int(many) if many.isdecimal() else 0

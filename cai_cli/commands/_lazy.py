@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are stubs for the help; `resolve_command` imports the real one.
+    """A group of which some commands are stubs for the help; `resolve_command` imports the real one.
 
     A context is `Any` because typer's own copy of click is private.
     """
@@ -23,11 +23,13 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=text) for name, text in self.stubs.items()}
+        self.commands = {**self.commands, **{name: TyperCommand(name, help=text) for name, text in self.stubs.items()}}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Import the command that is called."""
-        name, _, rest = super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if name not in self.stubs:
+            return name, command, rest
         module = import_module(f"cai_cli.commands.{self.modules.get(str(name), str(name)).replace('-', '_')}")
         command = typer.main.get_command(module.app)
         command.name = name

@@ -280,7 +280,7 @@ class ScoringSession:
         files: IO,
         model: str,
         dtype: str,
-        batch_size: int,
+        batch_size: int | None,
         prompting: Prompting,
         engine: str,
         gpu_memory: float | None,

@@ -1,9 +1,10 @@
-"""List, show, check and convert constitutions.
+"""List, show, check, convert and compare constitutions.
 
     cai constitution list
     cai constitution show non-evasive
     cai constitution check mine.yaml
     cai constitution convert CritiqueRevisionInstructions.json RLMadisonInstructions.json -o paper.yaml
+    cai constitution diff default mine.yaml --run runs/demo -m MODEL        (`constitution_diff`)
 
 Departures from the paper: the packaged principles are in our own words. One principle holds the texts of both
 stages (critique, revision, compare), and may have a weight and tags. The paper's own files load as they are.
@@ -12,7 +13,7 @@ stages (critique, revision, compare), and may have a weight and tags. The paper'
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from rich.console import Console
@@ -21,13 +22,24 @@ from typer import Argument, Option, echo
 
 from cai_cli.commands._command import add_command, group_app
 from cai_cli.commands._flags import Output, Principles
+from cai_cli.commands._lazy import LazyGroup
 from cai_cli.data.transcripts import transcript
 from cai_cli.method import constitution as constitutions
 from cai_cli.method.constitution import TEXTS, Constitution
 from cai_cli.pipeline import outputs
 from cai_cli.streams import plain_table, plural, print_table
 
-app = group_app("List, show, check and convert constitutions.")
+
+class Commands(LazyGroup):
+    """The commands below, and the one that runs a model."""
+
+    stubs: ClassVar[dict[str, str]] = {
+        "diff": "Compare two constitutions on a run: its answers revised and its pairs labelled under both."
+    }
+    modules: ClassVar[dict[str, str]] = {"diff": "constitution_diff"}
+
+
+app = group_app("List, show, check, convert and compare constitutions.", Commands)
 WHAT = "Packaged names, or YAML or JSON files"
 
 

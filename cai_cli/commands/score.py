@@ -79,7 +79,15 @@ def app(
     dtype: Annotated[
         Dtype, Option("--dtype", help="auto: float32, unless its weights take more than half of the memory.")
     ] = Dtype.auto,
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Texts computed at once (transformers engine).")] = 32,
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "--batch-size",
+            min=1,
+            help="Texts computed at once (transformers engine). Default: 512 on a GPU, 32 on a CPU.",
+            show_default=False,
+        ),
+    ] = None,
     gpu_memory: GpuMemory = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:

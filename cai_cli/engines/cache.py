@@ -15,6 +15,10 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 SPARE = 64
 """Spare columns of a layer that was filled or has grown."""
+FEW, MANY = 32, 512
+"""Rows of a batch by default: on a CPU, where more are hardly faster, and at most on a GPU."""
+TOKENS = 2048
+"""The length of a row for which a GPU's memory is divided."""
 
 
 class RoomyLayer(DynamicLayer):
@@ -77,6 +81,18 @@ def new_cache(model: PreTrainedModel) -> Cache:
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         cache.layers = [RoomyLayer() for _ in cache.layers]
     return cache
+
+
+def fitting_rows(model: PreTrainedModel) -> int:
+    """How many rows a batch has by default: on a GPU as many as its free memory holds twice, because a change of rows copies."""
+    if model.device.type != "cuda":
+        return FEW
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    row = 2 * text.num_hidden_layers * heads * width * model.dtype.itemsize * min(TOKENS, text.max_position_embeddings)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1, min(MANY, free // (2 * row)))
 
 
 def can_change_rows(cache: Cache) -> bool:

@@ -15,6 +15,9 @@ from cai_cli.engines.base import Feed, Key, Request, Score
 from cai_cli.engines.pool import Pool, read_tokens
 from cai_cli.errors import InputError
 
+ROWS = (32, 512)
+"""Conversations in a batch by default, on a CPU and on a GPU. The tokens of a batch are limited besides."""
+
 
 def require_preference_model(folder: Path) -> None:
     """InputError unless the directory holds a sequence classifier with one output. Loads no weights."""
@@ -29,11 +32,12 @@ def require_preference_model(folder: Path) -> None:
 class PreferenceModel:
     """A loaded preference model. Scores are raw outputs, without an activation. See `engines.base.Engine`."""
 
-    def __init__(self, folder: Path, dtype: str = "auto", batch_size: int = 32, trust_remote_code: bool = False) -> None:
+    def __init__(self, folder: Path, dtype: str = "auto", batch_size: int | None = None, trust_remote_code: bool = False) -> None:
         from transformers import AutoModelForSequenceClassification
 
         require_preference_model(folder)
-        self.batch_size, self.device, self.context = batch_size, models.device(), models.context_length(folder)
+        self.device, self.context = models.device(), models.context_length(folder)
+        self.batch_size = batch_size or ROWS[self.device == "cuda"]
         with models.loading(folder):
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 folder,

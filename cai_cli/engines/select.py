@@ -143,7 +143,8 @@ class Setup:
     """A dtype's name, with "auto" resolved."""
     preference_model: bool = False
     """Whether the model is a preference model; else it is a language model."""
-    batch_size: int = 32
+    batch_size: int | None = None
+    """None: as many requests as fit a GPU's memory, 32 on a CPU."""
     gpu_memory: float = 0.9
     deterministic: bool = False
     trust_remote_code: bool = False

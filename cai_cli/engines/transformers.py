@@ -79,14 +79,14 @@ class TransformersEngine:
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         dtype: torch.dtype,
-        batch_size: int,
+        batch_size: int | None,
         deterministic: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
-        self.device, self.tokenizer, self.batch_size = models.device(), tokenizer, batch_size
+        self.device, self.tokenizer = models.device(), tokenizer
         self.context = models.context_length(folder)
         if deterministic:
-            self.batch_size = 1
+            batch_size = 1
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it CUDA is not deterministic, or refuses to run
             torch.use_deterministic_algorithms(True)
             torch.set_num_threads(torch.get_num_threads())  # MKL must not choose another number, which changes the order of sums
@@ -95,6 +95,7 @@ class TransformersEngine:
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             )
         self.model.to(self.device).eval()  # type: ignore[arg-type]
+        self.batch_size = batch_size or kv.fitting_rows(self.model)
         if self.device == "cpu":
             attention.use(self.model)
             packed.pack(self.model)

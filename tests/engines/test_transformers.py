@@ -6,12 +6,14 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from cai_cli.engines import cache as kv
 from cai_cli.engines import models
 from cai_cli.engines.base import Request
 from cai_cli.engines.transformers import TransformersEngine, sample
@@ -166,6 +168,26 @@ def test_two_questions_that_begin_alike_are_one_row(
     assert max(computed) == len(asked) + 1
     saved = sum(choice.reused_tokens for choice in found) - shared * (len(rows) - 1)
     assert 0 <= saved - sum(len(begin) for begin, *_ in asked) < 4  # the answers may begin alike too
+
+
+def test_a_batch_has_as_many_rows_as_fit_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own GPU does not matter: a model of 8 billion parameters on three cards, and any model on a CPU."""
+    config = LlamaConfig(
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192
+    )
+    free = 0
+
+    def model(device: str) -> Any:
+        return SimpleNamespace(device=torch.device(device), dtype=torch.bfloat16, config=config)
+
+    def rows(gib: int) -> int:
+        nonlocal free
+        free = gib * 2**30
+        return kv.fitting_rows(model("cuda"))
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 2 * free))
+    # a token has 2 x 32 layers x 8 heads x 128 numbers of two bytes: 128 KiB; a row of 2,048 tokens 256 MiB
+    assert (rows(8), rows(60), rows(1000), rows(0), kv.fitting_rows(model("cpu"))) == (16, 120, 512, 1, 32)
 
 
 @pytest.mark.parametrize("shared", [0, 40], ids=["no examples", "examples"])

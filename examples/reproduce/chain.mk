@@ -1,0 +1,167 @@
+# The paper's experiment on one model. Each step is a target, and its output is a file. `make reproduce` runs it.
+#
+#   make reproduce MODEL=... SIZE=small HH=harmless-base.jsonl.gz RUN=runs/mine
+#
+# Models: start; sl-1 ... (SL-CAI after so many rounds) and sl-direct (no critiques); rl-LABELS (RL-CAI) for each kind of labels;
+# dpo; with HH also rl-human, the baseline. SIZE=paper needs prompts and comparisons of your own, as many as the table says.
+
+SIZE ?= smoke
+count = $(word $(or $(SIZE_$(SIZE)),$(error SIZE is smoke, small or paper)),$(1))
+SIZE_smoke := 1
+SIZE_small := 2
+SIZE_paper := 3
+#                             smoke small  paper
+RED          := $(call count,    12   128 182831)# red-team prompts: answered and revised, and two answers each to be labelled
+HELPFULS     := $(call count,     8    64 135296)# helpfulness prompts: two answers each
+COMPARED     := $(call count,    16    64 135296)# people's comparisons of helpfulness, for every preference model
+PEOPLE       := $(call count,    16   600  20000)# people's comparisons of harmlessness, for the baseline
+OTHERS       := $(call count,    16   600  20000)# others, for the preference model that judges the results
+ROUNDS       := $(call count,     1     2      4)# rounds of critique and revision
+STEPS        := $(call count,     2    30   1000)# steps of RL
+TEST         := $(call count,     6   100   2000)# held-out red-team prompts
+TEST_HELPFUL := $(call count,     4    60   2000)# held-out helpfulness prompts
+TOKENS       := $(call count,    32    96    512)# the longest answer
+
+MODEL ?= models/SmolLM2-135M-Instruct
+RUN ?= runs/reproduce
+SEED ?= 0
+BIN ?= .venv/bin
+CONSTITUTION ?= default
+PROMPTS ?= examples/red-team.jsonl
+HELPFUL_PROMPTS ?= examples/helpful-prompts.jsonl
+COMPARISONS ?= examples/helpful-comparisons.jsonl
+# Held-out prompts from another source; by default a fifth of HELPFUL_PROMPTS, and of PROMPTS unless HH has some.
+TEST_HELPFUL_PROMPTS ?=
+# Comparisons of helpfulness that fine-tune a base model first. A chat model needs none.
+HELPFUL ?=
+# A file of hh-rlhf, such as harmless-base's train.jsonl.gz: for the baseline, and for a judge that is independent of the method.
+HH ?=
+# Where the starting model runs: ENGINE=server URL=...; all models: REPLICAS=N. LORA=1 trains adapters.
+ENGINE ?=
+URL ?=
+REPLICAS ?=
+LORA ?=
+
+CAI := $(BIN)/cai
+LAST := $(lastword $(shell seq $(ROUNDS)))
+SL := $(RUN)/sl-$(LAST)
+START := $(if $(HELPFUL),$(RUN)/start,$(MODEL))
+STARTED := $(if $(HELPFUL),$(RUN)/start/manifest.json)
+SAMPLE := --seed $(SEED) --max-tokens $(TOKENS)
+LOCAL := $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter-out server,$(ENGINE)),--engine $(ENGINE))
+# Of the starting model, which is also the critic and the judge.
+ASK := -m $(START) $(if $(filter server,$(ENGINE)),--engine server $(foreach url,$(URL),--base-url $(url)),$(LOCAL))
+TALK := $(ASK) -c $(CONSTITUTION) $(SAMPLE)
+FIT := --seed $(SEED) $(if $(LORA),--lora --keep-adapter,--save-dtype float32)
+PM := $(FIT) --lr $(if $(LORA),2e-4,2e-5) --max-length 512 --batch-size 8 --grad-accum 1
+RL := $(FIT) --steps $(STEPS) --batch-size $(if $(filter paper,$(SIZE)),16,2) --grad-accum 1 --num-generations 4 --max-tokens $(TOKENS)
+
+LABELS := plain few-shot reasoned unclamped
+MODELS := $(shell seq -f sl-%g $(ROUNDS)) sl-direct $(LABELS:%=rl-%) dpo $(if $(HH),rl-human)
+SCORED := start $(MODELS)
+CHOSEN := start sl-$(LAST) rl-few-shot $(if $(HH),rl-human)
+NAMED = $(foreach name,$(2),$(name)=$(RUN)/$(name)-$(1).jsonl)
+
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: all
+all: $(RUN)/claims.txt
+
+# Prompts. What is not held out is for training.
+$(RUN)/red-team.jsonl: $(PROMPTS)
+	@mkdir -p $(@D)
+	$(CAI) split $< --fraction $(if $(HH),0,0.2) --seed $(SEED) -o $(RUN)/red-team-held-out.jsonl --rest $@
+$(RUN)/helpful-prompts.jsonl: $(HELPFUL_PROMPTS)
+	@mkdir -p $(@D)
+	$(CAI) split $< --fraction $(if $(TEST_HELPFUL_PROMPTS),0,0.2) --seed $(SEED) -o $(RUN)/helpful-prompts-held-out.jsonl --rest $@
+$(RUN)/hh.jsonl: $(HH)
+	@mkdir -p $(@D)
+	$(CAI) import hh-rlhf $< --preferences -o $@
+$(RUN)/hh-prompts.jsonl: $(HH)
+	@mkdir -p $(@D)
+	$(CAI) import hh-rlhf $< --kind red-team -o $@
+# The last pairs of the file are for tests: their prompts for the models, the pairs for the judges.
+$(RUN)/hh-people.jsonl: $(RUN)/hh.jsonl
+	head -n $(PEOPLE) $< > $@
+$(RUN)/hh-others.jsonl: $(RUN)/hh.jsonl
+	tail -n +$$(($(PEOPLE) + 1)) $< | head -n $(OTHERS) > $@
+$(RUN)/hh-test.jsonl: $(RUN)/hh.jsonl
+	tail -n 200 $< > $@
+$(RUN)/held-out.jsonl: $(if $(HH),$(RUN)/hh-prompts.jsonl,$(RUN)/red-team.jsonl) $(TEST_HELPFUL_PROMPTS) $(RUN)/helpful-prompts.jsonl
+	{ tail -n $(TEST) $(if $(HH),$<,$(RUN)/red-team-held-out.jsonl); \
+	  head -n $(TEST_HELPFUL) $(or $(TEST_HELPFUL_PROMPTS),$(RUN)/helpful-prompts-held-out.jsonl); } > $@
+$(RUN)/start/manifest.json: $(HELPFUL)
+	$(CAI) train-sft $< -m $(MODEL) $(FIT) -o $(@D)
+
+# The supervised stage: answers, rounds of critique and revision, revisions without critiques, two answers per helpfulness prompt.
+$(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(STARTED)
+	$(CAI) sample $< --limit $(RED) $(ASK) $(SAMPLE) -o $@
+define round
+$(RUN)/revisions-$(1).jsonl: $(RUN)/$(2).jsonl
+	$(CAI) revise $$< --from-response $(TALK) -o $$@
+endef
+$(eval $(call round,1,responses))
+$(foreach n,$(filter-out 1,$(shell seq $(ROUNDS))),$(eval $(call round,$(n),revisions-$(shell expr $(n) - 1))))
+$(RUN)/direct.jsonl: $(RUN)/responses.jsonl
+	$(CAI) revise $< --direct --rounds $(ROUNDS) $(TALK) -o $@
+$(RUN)/helpful.jsonl: $(RUN)/helpful-prompts.jsonl $(STARTED)
+	$(CAI) sample $< --limit $(HELPFULS) -n 2 $(ASK) $(SAMPLE) -o $@
+$(RUN)/sl-direct/manifest.json: $(RUN)/direct.jsonl $(RUN)/helpful.jsonl
+	$(CAI) train-sft $^ --keep-cut -m $(START) $(FIT) -o $(@D)
+$(RUN)/sl-%/manifest.json: $(RUN)/revisions-%.jsonl $(RUN)/helpful.jsonl
+	$(CAI) train-sft $^ --keep-cut -m $(START) $(FIT) -o $(@D)
+
+# AI feedback: labels without examples, with the constitution's, and after reasoning, clamped as in the paper and not.
+$(RUN)/pairs.jsonl: $(RUN)/red-team.jsonl $(SL)/manifest.json
+	$(CAI) sample $< --limit $(RED) -n 2 -m $(SL) $(LOCAL) $(SAMPLE) -o $@
+$(RUN)/plain.jsonl: $(RUN)/pairs.jsonl
+	$(CAI) label $< $(TALK) --few-shot 0 -o $@
+$(RUN)/few-shot.jsonl: $(RUN)/pairs.jsonl
+	$(CAI) label $< $(TALK) -o $@
+$(RUN)/reasoned.jsonl: $(RUN)/pairs.jsonl
+	$(CAI) label $< $(TALK) --cot --keep-cut -o $@
+$(RUN)/unclamped.jsonl: $(RUN)/pairs.jsonl
+	$(CAI) label $< $(TALK) --cot --keep-cut --clamp 0,1 -o $@
+$(RUN)/comparisons.jsonl: $(COMPARISONS)
+	@mkdir -p $(@D)
+	$(CAI) mix $<=$(COMPARED) --count --seed $(SEED) -o $@
+$(RUN)/pm-human/manifest.json: $(RUN)/hh-people.jsonl $(RUN)/comparisons.jsonl
+	$(CAI) train-pm $^ -m $(MODEL) $(PM) -o $(@D)
+$(RUN)/pm-others/manifest.json: $(RUN)/hh-others.jsonl $(RUN)/hh-test.jsonl
+	$(CAI) train-pm $< --eval $(RUN)/hh-test.jsonl -m $(MODEL) $(PM) -o $(@D)
+$(RUN)/pm-%/manifest.json: $(RUN)/%.jsonl $(RUN)/comparisons.jsonl
+	$(CAI) train-pm $^ -m $(START) $(PM) -o $(@D)
+
+# Reinforcement learning, and DPO on the same labels.
+$(RUN)/rl-%/manifest.json: $(RUN)/pm-%/manifest.json $(SL)/manifest.json
+	$(CAI) rl $(RUN)/red-team.jsonl $(RUN)/helpful-prompts.jsonl -m $(SL) --pm $(RUN)/pm-$* $(RL) -o $(@D)
+$(RUN)/dpo/manifest.json: $(RUN)/few-shot.jsonl $(SL)/manifest.json
+	$(CAI) train-dpo $< -m $(SL) $(FIT) --batch-size 8 --grad-accum 1 -o $(@D)
+
+# Results. The judge of scores is the preference model of other people's comparisons; without HH that of the few-shot labels.
+JUDGE := $(RUN)/pm-$(if $(HH),others,few-shot)
+$(RUN)/start-answers.jsonl: $(RUN)/held-out.jsonl $(STARTED)
+	$(CAI) sample $< $(ASK) $(SAMPLE) -o $@
+$(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json
+	$(CAI) sample $< -m $(RUN)/$* $(LOCAL) $(SAMPLE) -o $@
+$(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(JUDGE)/manifest.json
+	$(CAI) score $< -m $(JUDGE) -o $@
+$(RUN)/revised-scores.jsonl: $(RUN)/revisions-$(LAST).jsonl $(JUDGE)/manifest.json
+	$(CAI) score $< -m $(JUDGE) -o $@
+$(RUN)/%-graded.jsonl: $(RUN)/%-scores.jsonl
+	$(CAI) grade $< $(ASK) -r refusal -o $@
+# In another prompt format than that of the labels.
+$(RUN)/compared.jsonl: $(CHOSEN:%=$(RUN)/%-graded.jsonl)
+	$(CAI) eval compare $(call NAMED,graded,$(CHOSEN)) $(ASK) --format hh -c harmless=$(CONSTITUTION) -c helpful=helpful --few-shot 0 -o $@ > $(RUN)/compared.txt
+$(RUN)/judged.jsonl: $(RUN)/hh-test.jsonl $(STARTED)
+	$(CAI) eval choice $< $(ASK) -c $(CONSTITUTION) -o $@ > $(RUN)/judged.txt
+$(RUN)/scores.jsonl: $(SCORED:%=$(RUN)/%-graded.jsonl)
+	$(CAI) eval scores $(call NAMED,graded,$(SCORED)) --by kind -o $@ > $(RUN)/scores.txt
+$(RUN)/refusals.jsonl: $(SCORED:%=$(RUN)/%-graded.jsonl)
+	$(CAI) eval refusal $(call NAMED,graded,$(SCORED)) --by kind -o $@ > $(RUN)/refusals.txt
+TABLES := scores refusals compared $(if $(HH),judged)
+$(RUN)/claims.txt: $(TABLES:%=$(RUN)/%.jsonl) $(RUN)/revised-scores.jsonl examples/reproduce/claims.py
+	$(CAI) eval figures $(RUN) > $(RUN)/figures.txt
+	@{ $(CAI) report $(RUN) && for table in $(TABLES); do echo && cat $(RUN)/$$table.txt; done && echo && \
+	  $(BIN)/python examples/reproduce/claims.py $(RUN) --rounds $(ROUNDS); } > $@.tmp
+	@mv $@.tmp $@ && cat $@
