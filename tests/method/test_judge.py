@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from cai_cli.engines.base import Choice
 from cai_cli.method import constitution, feedback, prompts
+from cai_cli.method.judge import Judge, JudgeSettings
 from cai_cli.method.prompts import OPTIONS, REASONED_ANSWER
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.seeds import draw
@@ -45,6 +50,21 @@ def test_a_label_is_the_mean_of_both_orders(here: Here, tiny: str, pairs: str, r
     assert summary["position_bias"]["mean_difference"] == pytest.approx(fmean(differences))
     flips = [(r["label"]["orders"]["ab"] > 0.5) != (r["label"]["orders"]["ba"] > 0.5) for r in rows]
     assert summary["position_bias"]["flipped"] == fmean(flips)
+
+
+def test_each_probability_is_clamped_before_the_mean(renderer: Renderer) -> None:
+    """The judge's program, answered by hand: 0.9 for the first answer in one order, 0.5 in the other."""
+    asker: Any = SimpleNamespace(seed=0, format="chat", renderer=renderer, shown=lambda record: record)
+    settings = JudgeSettings(few_shot=0, clamp=(0.4, 0.6))
+    asked = Judge(asker, constitution.load(constitution.DEFAULT), settings).judge(
+        {"id": "q", "prompt": "Why?", "responses": ["So.", "No."]}, [(0, 1)]
+    )
+    assert len(next(asked)) == 2
+    with pytest.raises(StopIteration) as done:
+        asked.send([Choice({"A": math.log(a), "B": math.log(1 - a)}, 1) for a in (0.9, 0.5)])
+    [[label], _] = done.value.value
+    assert label["p_first"] == pytest.approx(0.55)  # clamped after the mean of 0.7 it would be 0.6
+    assert label["orders"] == {"ab": pytest.approx(0.6), "ba": pytest.approx(0.5)}
 
 
 def test_one_order_is_half_of_both(here: Here, tiny: str, pairs: str, tmp_path: Path) -> None:
