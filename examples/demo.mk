@@ -13,11 +13,11 @@ HELPFUL_PROMPTS ?= $(RUN)/prompts/helpful-prompts.jsonl
 BRIEF ?= Answer in one sentence.
 COMPARISONS ?= examples/helpful-comparisons.jsonl
 CONSTITUTION ?= default
-LIMIT ?= 96
+LIMIT ?= 40
 SEED ?= 0
 MAX_TOKENS ?= 64
 TEMPERATURE ?= 0.7
-STEPS ?= 20
+STEPS ?= 10
 
 # What a step depends on: its settings, and the model's directory if there is one (a hub name has none).
 S = $(addprefix $(RUN)/settings/,$(1))
@@ -59,7 +59,7 @@ $(RUN)/held-out.jsonl: $(RUN)/red-team-held-out.jsonl $(RUN)/helpful-prompts-hel
 	cat $^ > $@
 
 # The supervised stage (SL-CAI): answers, two rounds of critique and revision, two helpful answers per helpful prompt (as in the
-# paper), and a fine-tuned model. MAX_TOKENS is small, for speed, so many texts are truncated; --keep-cut trains on them too.
+# paper), and a fine-tuned model. MAX_TOKENS is small, for speed, and cuts some texts; --keep-cut trains on them too.
 $(RUN)/responses.jsonl: $(RUN)/red-team.jsonl $(M) $(TEXT)
 	$(CAI) sample $< -m $(MODEL) $(GENERATE) -o $@
 $(RUN)/critiques-1.jsonl: $(RUN)/responses.jsonl $(C)

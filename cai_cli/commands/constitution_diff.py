@@ -162,10 +162,9 @@ def table(kind: str, rows: list[Record], columns: dict[str, str], different: dic
     """The rows as a table for the terminal; a * marks principles that are not the same in both constitutions."""
     heads = [cell for title in columns.values() for cell in (title, "95% interval")]
     made = streams.plain_table("principle of the first", kind, *heads)
-    sign = "" if kind == "labels" else "+"
     for row in rows:
-        values = [row[key] for key in columns]
-        cells = [["{value:{s}.2f}".format(**v, s=sign), "{low:{s}.2f} to {high:{s}.2f}".format(**v, s=sign)] for v in values]
+        values = [{**row[key], "s": "+" if key in ("words", "refusals") else ""} for key in columns]
+        cells = [["{value:{s}.2f}".format(**v), "{low:{s}.2f} to {high:{s}.2f}".format(**v)] for v in values]
         name = row["principle"] + ("*" if row["principle"] in different else "")
         made.add_row(Text(name), str(row["records"]), *(cell for each in cells for cell in each))
     return made
