@@ -20,6 +20,7 @@ ROUNDS       := $(call count,     1     2      4)# rounds of critique and revisi
 STEPS        := $(call count,     2    30   1000)# steps of RL
 TEST         := $(call count,     6   100   2000)# held-out red-team prompts
 TEST_HELPFUL := $(call count,     4    60   2000)# held-out helpfulness prompts
+TEST_PAIRS   := $(call count,    16   200   2000)# held-out comparisons of harmlessness, for the judges
 TOKENS       := $(call count,    32    96    512)# the longest answer
 
 MODEL ?= models/SmolLM2-135M-Instruct
@@ -86,7 +87,7 @@ $(RUN)/hh-people.jsonl: $(RUN)/hh.jsonl
 $(RUN)/hh-others.jsonl: $(RUN)/hh.jsonl
 	tail -n +$$(($(PEOPLE) + 1)) $< | head -n $(OTHERS) > $@
 $(RUN)/hh-test.jsonl: $(RUN)/hh.jsonl
-	tail -n 200 $< > $@
+	tail -n $(TEST_PAIRS) $< > $@
 $(RUN)/held-out.jsonl: $(if $(HH),$(RUN)/hh-prompts.jsonl,$(RUN)/red-team.jsonl) $(TEST_HELPFUL_PROMPTS) $(RUN)/helpful-prompts.jsonl
 	{ tail -n $(TEST) $(if $(HH),$<,$(RUN)/red-team-held-out.jsonl); \
 	  head -n $(TEST_HELPFUL) $(or $(TEST_HELPFUL_PROMPTS),$(RUN)/helpful-prompts-held-out.jsonl); } > $@
