@@ -138,7 +138,7 @@ include examples/demo.mk
 include examples/learn.mk
 include examples/known_world/proof.mk
 
-# In runs/reproduce, unless RUN is given; every other variable of its own is given in the same way.
+# It writes into runs/reproduce, unless RUN is given. Its other variables are at the top of chain.mk.
 .PHONY: reproduce
 reproduce: setup $(MODEL_FILE)
 	$(MAKE) -f examples/reproduce/chain.mk MODEL=$(MODEL) RUN=$(if $(filter file,$(origin RUN)),runs/reproduce,$(RUN))

@@ -35,10 +35,10 @@ def bench_pipe(model: str, folder: Path) -> dict[str, Any]:
     source = prompts_file(folder, RECORDS)
     more = f"-m {model} --engine transformers --max-tokens {TOKENS} --quiet"
     sample, critique = f"{CAI} sample {source} {more}", f"{CAI} critique {{}} {more}"
-    answers, out = folder / "answers.jsonl", folder / "out.jsonl"
+    between, out = folder / "between.jsonl", folder / "out.jsonl"
     sides: dict[str, Callable[[], Rate]] = {
         "cai sample | cai critique": lambda: seconds(f"{sample} | {critique.format('-')} > {out}"),
-        "one after the other": lambda: seconds(f"{sample} > {answers}", f"{critique.format(answers)} > {out}"),
+        "one after the other": lambda: seconds(f"{sample} > {between}", f"{critique.format(between)} > {out}"),
     }
     return alternate("seconds of two commands", "s", sides)
 

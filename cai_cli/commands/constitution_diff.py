@@ -3,8 +3,8 @@
     cai constitution diff default mine.yaml --run runs/demo -m MODEL -o diff.jsonl
 
 Reads RUN/responses.jsonl and RUN/pairs.jsonl, as `make demo` names them. Each answer gets a round of critique and revision
-under both, and each pair a label, with the draws of `cai revise` and `cai label`. Where a record's principle is the same in
-both, so is the result. The records of -o hold both results, under `a` and `b`.
+under both, and each pair a label, with the draws of `cai revise` and `cai label`. If both constitutions draw the same principle
+for a record, its result is computed once. `-o` writes each record with both results, `a` and `b`.
 
 Not in the paper, which has one constitution per model.
 """

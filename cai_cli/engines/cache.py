@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from cai_cli.engines import models
+
 SPARE = 64
 """Spare columns of a layer that was filled or has grown."""
 FEW, MANY = 32, 512
@@ -87,10 +89,8 @@ def fitting_rows(model: PreTrainedModel) -> int:
     """How many rows a batch has by default: on a GPU as many as its free memory holds twice, because a change of rows copies."""
     if model.device.type != "cuda":
         return FEW
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    row = 2 * text.num_hidden_layers * heads * width * model.dtype.itemsize * min(TOKENS, text.max_position_embeddings)
+    context = model.config.get_text_config().max_position_embeddings
+    row = models.cached_numbers(model.config) * model.dtype.itemsize * min(TOKENS, context)
     free, _ = torch.cuda.mem_get_info(model.device)
     return max(1, min(MANY, free // (2 * row)))
 

@@ -103,6 +103,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def cached_numbers(config: Any) -> int:
+    """How many numbers the keys and values of one token are, in all layers."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * int(text.num_hidden_layers) * int(heads) * int(width)
+
+
 def context_length(folder: Path) -> int:
     """The largest number of tokens that the model takes, prompt and completion together."""
     config = read_config(folder)

@@ -15,9 +15,6 @@ from cai_cli.engines.base import Feed, Key, Request, Score
 from cai_cli.engines.pool import Pool, read_tokens
 from cai_cli.errors import InputError
 
-ROWS = (32, 512)
-"""Conversations in a batch by default, on a CPU and on a GPU. The tokens of a batch are limited besides."""
-
 
 def require_preference_model(folder: Path) -> None:
     """InputError unless the directory holds a sequence classifier with one output. Loads no weights."""
@@ -35,9 +32,11 @@ class PreferenceModel:
     def __init__(self, folder: Path, dtype: str = "auto", batch_size: int | None = None, trust_remote_code: bool = False) -> None:
         from transformers import AutoModelForSequenceClassification
 
+        from cai_cli.engines.cache import FEW, MANY
+
         require_preference_model(folder)
         self.device, self.context = models.device(), models.context_length(folder)
-        self.batch_size = batch_size or ROWS[self.device == "cuda"]
+        self.batch_size = batch_size or (MANY if self.device == "cuda" else FEW)  # its tokens are limited besides
         with models.loading(folder):
             self.model = AutoModelForSequenceClassification.from_pretrained(
                 folder,

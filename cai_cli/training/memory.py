@@ -229,10 +229,7 @@ def _peak(model: Any, settings: Settings, load: Load) -> int:
 
 def _generation(config: Any, weights: float, load: Load) -> float:
     """Bytes while transformers generates: the keys and values of every token in 16 bits, and the weights once more."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return 4 * text.num_hidden_layers * heads * width * load.rows * load.tokens + weights / 2
+    return 2 * models.cached_numbers(config) * load.rows * load.tokens + weights / 2
 
 
 def _saved_by_4_bits(model: Any) -> int:

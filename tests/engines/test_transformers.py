@@ -37,6 +37,18 @@ def engine_of(tiny: str, batch_size: int = 4, deterministic: bool = False) -> Tr
     return TransformersEngine(Path(tiny), models.load_tokenizer(Path(tiny)), torch.float32, batch_size, deterministic)
 
 
+def count_rows(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each pass from now on."""
+    forward, computed = engine.model.forward, list[int]()
+
+    def counted(*args: Any, **more: Any) -> Any:
+        computed.append(len(more["input_ids"]))
+        return forward(*args, **more)
+
+    monkeypatch.setattr(engine.model, "forward", counted)
+    return computed
+
+
 def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two prefixes in turn, in batches of four: the same tokens, probabilities to 1e-4, and each computed once."""
     engine = engine_of(tiny)
@@ -153,13 +165,7 @@ def test_two_questions_that_begin_alike_are_one_row(
     rows = [examples + begin + x + y for begin, a, b in asked for x, y in ((a, b), (b, a))] + [examples + some(25)]
     entries = [Request("choose", ids, "", options=options, shared=shared) for ids in rows]
     engine = engine_of(tiny, batch_size=16)
-    forward, computed = engine.model.forward, list[int]()
-
-    def counted(*args: Any, **more: Any) -> Any:
-        computed.append(len(more["input_ids"]))
-        return forward(*args, **more)
-
-    monkeypatch.setattr(engine.model, "forward", counted)
+    computed = count_rows(engine, monkeypatch)
     found = by_number(engine.run(feed(entries)))
     for ids, choice in zip(rows, found, strict=True):
         with torch.no_grad():
@@ -203,13 +209,7 @@ def test_the_samples_of_a_record_compute_its_prompt_once(shared: int, tiny: str,
     ]
     alone = [by_number(engine_of(tiny, batch_size=1).run(feed([entry])))[0] for entry in entries]
     engine = engine_of(tiny, batch_size=16)
-    forward, computed = engine.model.forward, list[int]()
-
-    def counted(*args: Any, **more: Any) -> Any:
-        computed.append(len(more["input_ids"]))
-        return forward(*args, **more)
-
-    monkeypatch.setattr(engine.model, "forward", counted)
+    computed = count_rows(engine, monkeypatch)
     found = by_number(engine.run(feed(entries)))
     assert [each.tokens for each in found] == [each.tokens for each in alone]
     assert computed[: 1 + bool(shared)] == ([1] if shared else []) + [3]
