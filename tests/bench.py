@@ -13,7 +13,7 @@ pipe, neighbour     two commands on the same cores (tests/bench_cores.py)
 help, start         seconds of `cai --help` and of a command with one prompt (tests/bench_start.py)
 
 Each pair alternates RUNS times after a warm-up; only real tokens count (none after an end token),
-start-up is left out. Prints the ratios with their spread, keeps them in runs/bench.json, and writes docs/speed.md from that.
+start-up is left out. Prints the ratios with their spread, and writes them into docs/speed.md.
 """
 
 from __future__ import annotations

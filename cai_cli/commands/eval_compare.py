@@ -28,6 +28,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Sampling
 from cai_cli.commands._session import Session
 from cai_cli.commands.eval_choice import ChoiceIO
@@ -151,7 +152,11 @@ def _report(found: list[Record], out: IO[bytes] | None, path: str | None) -> Non
     streams.print_table(table(found), out, stderr=out is None)
 
 
-def compare(
+@command(
+    "Compare models by a judge's choices between their answers: Elo ratings for harmlessness and helpfulness.",
+    "cai eval compare base.jsonl sft.jsonl rl.jsonl -m models/SmolLM2-135M-Instruct -o compared.jsonl",
+)
+def app(
     files: CompareIO,
     model: Model,
     sampling: Sampling,

@@ -35,6 +35,7 @@ from typer import Argument, Option
 
 from cai_cli import streams
 from cai_cli.commands import eval_compare, eval_judges, eval_rl, eval_scores
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
@@ -240,7 +241,11 @@ def rows_of(run: Path, seed: int) -> tuple[dict[str, list[Record]], list[Record]
     return rows, [source(str(path)) for path in dict.fromkeys(used)]
 
 
-def draw(
+@command(
+    "Draw the paper's figures from the files of a run: PNG, SVG, and the numbers as JSONL.",
+    "cai eval figures runs/demo",
+)
+def app(
     run: Annotated[Path, Argument(metavar="RUN", help="The folder of a run, with the manifests beside its files.")],
     output: Annotated[str | None, Option("--output", "-o", help="The folder for the figures; by default RUN/figures.")] = None,
     seed: BootstrapSeed = 0,

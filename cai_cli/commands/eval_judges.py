@@ -16,13 +16,14 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.commands.eval_scores import in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
-from cai_cli.evaluation import calibration, figures
+from cai_cli.evaluation import figures
 from cai_cli.pipeline.outputs import source, write_file
 
 COLUMNS = {"accuracy": "accuracy", "log_loss": "log loss", "brier": "Brier", "ece": "ECE"}
@@ -49,6 +50,8 @@ def row(name: str, values: list[float], seed: int = 0) -> Record:
     """
     import numpy as np
 
+    from cai_cli.evaluation import calibration
+
     found = {
         key: dict(zip(("value", "low", "high"), three, strict=True)) for key, three in calibration.measures(values, seed).items()
     }
@@ -65,7 +68,11 @@ def table(rows: list[Record]) -> Table:
     return shown
 
 
-def judges(
+@command(
+    "Compare several judges on the same pairs in one table, and plot their calibration.",
+    "cai eval judges direct=judged.jsonl reasoned=judged-cot.jsonl --plot calibration.png",
+)
+def app(
     files: Annotated[list[str], Argument(metavar="NAME=FILE...", help="What `cai eval choice` wrote for each judge.")],
     plot_to: Annotated[
         str | None, Option("--plot", metavar="FILE.png", help="Draw the judges' reliability curves (also .svg, .pdf).")

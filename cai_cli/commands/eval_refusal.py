@@ -20,6 +20,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.commands.eval_scores import named
 from cai_cli.data import jsonl
@@ -49,7 +50,11 @@ def table(rows: list[Record]) -> Table:
     return shown
 
 
-def refusals(
+@command(
+    "Measure how often answers to safe and unsafe prompts refuse, and without a reason, with 95% intervals.",
+    "cai eval refusal base=base-graded.jsonl rl=rl-graded.jsonl --by type",
+)
+def app(
     files: Annotated[list[str], Argument(metavar="NAME=FILE...", help="Each model's answers, graded by `cai grade -r refusal`.")],
     by: Annotated[str | None, Option("--by", help="Also group by the values of this field.", metavar="FIELD")] = None,
     seed: BootstrapSeed = 0,

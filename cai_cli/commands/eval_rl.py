@@ -33,6 +33,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
+from cai_cli.commands._command import command
 from cai_cli.commands.eval_scores import in_all, named, scored_by, scorer_line
 from cai_cli.commands.show import visible
 from cai_cli.data import jsonl
@@ -245,7 +246,11 @@ def change_table(rows: list[Record], count: int) -> RenderableType:
     return Group(*parts)
 
 
-def rl(
+@command(
+    "Look for what RL did besides raising the score: diversity, boilerplate, length, KL, refusals, and the answers that changed.",
+    "cai eval rl runs/rl base=base-scored.jsonl rl=rl-scored.jsonl",
+)
+def app(
     files: Annotated[
         list[str],
         Argument(metavar="[NAME=]FILE|DIR...", help="Models' answers, the first before RL; and directories of `cai rl`."),

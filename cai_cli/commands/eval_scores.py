@@ -21,6 +21,7 @@ from rich.text import Text
 from typer import Argument, Option
 
 from cai_cli import streams
+from cai_cli.commands._command import command
 from cai_cli.commands._flags import BootstrapSeed
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
@@ -137,7 +138,11 @@ def table(rows: list[Record], by: str | None) -> Table:
     return shown
 
 
-def scores(
+@command(
+    "Compare the mean preference-model scores of several models' answers to the same prompts, with 95% intervals.",
+    "cai eval scores base=base-scored.jsonl sft=sft-scored.jsonl rl=rl-scored.jsonl --by kind",
+)
+def app(
     files: Annotated[
         list[str], Argument(metavar="NAME=FILE...", help="Each model's scored answers; the others are compared to the first.")
     ],

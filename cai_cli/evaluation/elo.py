@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # at the top it would slow the help of the commands
 
 SCALE = 400 / math.log(10)
 """Elo points per unit of strength."""
@@ -51,6 +53,7 @@ def strengths(design: np.ndarray, wins: np.ndarray, weights: np.ndarray, start: 
 
     `start`: where the search begins, such as the coefficients of similar data.
     """
+    import numpy as np
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -70,6 +73,8 @@ def strengths(design: np.ndarray, wins: np.ndarray, weights: np.ndarray, start: 
 
 def _design(comparisons: Sequence[Comparison], models: Sequence[str], length: bool) -> np.ndarray:
     """A row per comparison: 1 for its first model, -1 for its second; the first of `models` has no column, its strength is 0."""
+    import numpy as np
+
     place = {model: i - 1 for i, model in enumerate(models)}
     rows = np.zeros((len(comparisons), len(models) - 1 + length))
     for row, each in zip(rows, comparisons, strict=True):
@@ -87,6 +92,8 @@ def ratings(comparisons: Sequence[Comparison], models: Sequence[str], length: bo
 
     `length`: whether lengths are controlled for. The first of `models` has the rating 0.
     """
+    import numpy as np
+
     design, wins = _design(comparisons, models, length), np.array([each.p_first for each in comparisons])
     prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(each.prompt for each in comparisons))}
     prompt = np.array([prompts[each.prompt] for each in comparisons])

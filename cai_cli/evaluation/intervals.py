@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np  # many commands import this module, and numpy takes as long as the rest of their help
 
 RESAMPLES = 10_000
 """Resamples of a bootstrap."""
@@ -23,6 +25,8 @@ def mean_interval(values: list[float], seed: int = 0) -> tuple[float, float, flo
     """
     if not values:
         raise ValueError("no values")
+    import numpy as np
+
     data = np.asarray(values, dtype=float)
     random = np.random.default_rng(seed)
     if len(data) > LARGE:
@@ -37,6 +41,8 @@ def mean_interval(values: list[float], seed: int = 0) -> tuple[float, float, flo
 
 def groups(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(count, mean, variance) of each of at most GROUPS groups of similar values: of equal ones, if that gives few enough."""
+    import numpy as np
+
     ordered = np.sort(data)
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     if len(starts) > GROUPS:
@@ -52,6 +58,8 @@ def _grouped_means(data: np.ndarray, random: np.random.Generator) -> Iterator[np
 
     The sum of what it takes from a group of n values is then normal, by the central limit theorem.
     """
+    import numpy as np
+
     counts, means, variances = groups(data)
     for _ in range(RESAMPLES // _SLICE):
         taken = random.multinomial(len(data), counts / len(data), size=_SLICE)
