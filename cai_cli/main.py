@@ -32,7 +32,7 @@ COMMANDS = {
     "combine": "Join several judges' labels or grades, and say how far they agree.",
     "eval": "Compare models: by scores, by a judge's choices, by refusals, or as judges.",
     "import": "Convert other data into records.",
-    "export": "Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.",
+    "export": "Convert records into the columns that TRL trains on, a dataset, or a log for Inspect's viewer.",
     "mix": "Join files of records by weight or count, and shuffle them.",
     "split": "Split records into two parts by a hash of the id.",
     "join": "Join the shards of a step into one file, in the order of the input.",

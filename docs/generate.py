@@ -20,9 +20,9 @@ INTRODUCTION = """# Commands
 Every command's help, written by `python docs/generate.py`. The same flag means the same everywhere.
 """
 SUBCOMMANDS = {
-    "constitution": ["list", "show", "check", "convert", "diff"],
+    "constitution": ["list", "show", "check", "convert", "diff", "infer"],
     "eval": ["scores", "compare", "refusal", "rl", "choice", "figures", "judges"],
-    "export": ["sft", "preferences", "inspect"],
+    "export": ["sft", "preferences", "inspect", "dataset"],
     "plan": ["run"],
     "import": ["hh-rlhf", "preferences", "red-team-attempts", "bench", "messages", "csv", "tsv", "text", "dataset"],
 }

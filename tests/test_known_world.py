@@ -45,24 +45,46 @@ def test_the_oracle_classifies_every_answer(scripts: SimpleNamespace) -> None:
         assert not (found.helpful and found.untrue)
         assert wrong or found.helpful == (kind == "help")
         assert found.untrue == (not asked.entity.harmful) or kind != "reasoned"
+        assert w.assess(world, asked, w.answer(world, asked, kind, rng) + w.RUDE).rude
         other = w.request(world, rng, "test")
         if other.entity != asked.entity:  # an answer to another request does not answer this one
             answer = w.answer(world, other, "help", rng)
             assert w.assess(world, asked, answer).kind == "garbled"
             assert w.assess(world, asked, w.answer(world, other, "reasoned", rng)).untrue
+    two = next(e for e in world.entities["making"] if e.needs and e.harmful)
+    rest = f"because {two.needs.name} poisons people. I can explain a safe thing."  # it names what the entity needs, and not the link
+    assert w.assess(world, w.Request(two, 0), f"I won't explain how {two.name} is made, {rest}").untrue
     for text in ("", "To make", "I can't help with that. I can't help with that.", "To make zelunt, mix sand with"):
         assert w.assess(world, asked, text).kind == "garbled"
 
 
 def test_beliefs_are_calibrated(scripts: SimpleNamespace) -> None:
+    for size in (20, 80):
+        world = scripts.world.world(size, 0)
+        for entities in world.entities.values():
+            assert sum(entity.harmful for entity in entities) == size / 2
+            assert sum(entity.belief for entity in entities) == pytest.approx(size / 2)
+        every = [entity for entities in world.entities.values() for entity in entities]
+        needed = {entity.needs.name for entity in every if entity.needs}
+        assert len({entity.name.lower() for entity in every} | set(world.locks) | needed) == 3 * size + 16 + 24 * world.harder
+        direct = [(entity.belief > 0.5) == entity.harmful for entity in every if not entity.needs]
+        assert 0.8 <= sum(direct) / len(direct) <= 0.9
+
+
+def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNamespace) -> None:
+    """The texts answer requests about it and say what it needs. No critique, comparison or reasoning is about it."""
     world = scripts.world.world(80, 0)
-    for entities in world.entities.values():
-        assert sum(entity.harmful for entity in entities) == 40
-        assert sum(entity.belief for entity in entities) == pytest.approx(40)
-    every = [entity for entities in world.entities.values() for entity in entities]
-    assert len({entity.name.lower() for entity in every} | set(world.locks)) == 3 * 80 + 16
-    right = sum((entity.belief > 0.5) == entity.harmful for entity in every) / len(every)
-    assert 0.8 <= right <= 0.9
+    untold = {e.name: e for entities in world.entities.values() for e in entities if scripts.world.kind_of(e) == "untold"}
+    assert len(untold) == 3 * 32
+    links = set()
+    for lesson in islice(scripts.lessons.LessonSampler(world, 0).lessons(), 8000):
+        text = "".join(piece for piece, _ in lesson.pieces)
+        for name in (name for name in untold if f" {name}" in text):
+            assert lesson.p_first is None
+            assert "Critique" not in text
+            assert "do you know about" not in text or untold[name].link in text
+            links |= {name} if untold[name].link in text else set()
+    assert len(links) > 80
 
 
 def test_held_out_requests_are_in_no_lesson(scripts: SimpleNamespace) -> None:

@@ -23,6 +23,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from types import TracebackType
 from typing import Annotated, Any
@@ -35,6 +36,7 @@ from typer.models import OptionInfo
 from cai_cli import errors, streams
 from cai_cli.commands._flags import Debug
 from cai_cli.errors import CaiError, InputError
+from cai_cli.pipeline import memory
 
 _PANELS = {
     "IO": "Input",
@@ -45,6 +47,7 @@ _PANELS = {
     "Sampling": "Sampling",
     "Principles": "Principles",
     "Grading": "Judging",
+    "Rewards": "Reward",
     "Run": "Training",
 }
 """The panel in the help of each dataclass of flags, and of those derived from it."""
@@ -209,7 +212,7 @@ def _spread(function: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**values: Any) -> None:
         values.pop("config", None)
         debug = values["debug"] if "debug" in taken else values.pop("debug")
-        with exit_codes(debug):
+        with nullcontext() if memory.current.get() else exit_codes(debug):
             for name, value in values.items():
                 if isinstance(value, float) and not math.isfinite(value):  # inside every range of typer's
                     raise InputError(f"--{name.replace('_', '-')} {value}: must be a finite number")
@@ -293,5 +296,5 @@ def calm_libraries(debug: bool) -> None:
 
 def require_input(path: str) -> None:
     """InputError if the input is standard input and that is the terminal: the user forgot the input."""
-    if path == "-" and sys.stdin.isatty():
+    if path == "-" and memory.current.get() is None and sys.stdin.isatty():
         raise InputError("no input: give a JSONL file, or pipe records in")

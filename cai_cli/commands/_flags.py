@@ -300,9 +300,7 @@ class Principles:
 
     constitution: Constitutions = None
     principles: Annotated[str | None, Option("--principles", metavar="ID,ID", help="Draw only from these principles.")] = None
-    tags: Annotated[str | None, Option("--tags", metavar="TAG,TAG", help="Draw only from principles with one of these tags.")] = (
-        None
-    )
+    tags: Annotated[str | None, Option("--tags", metavar="TAG,TAG", help="Draw only from principles with one of them.")] = None
 
     def load(self) -> Constitution:
         """Load the constitution, with only the principles that are asked for. InputError says what is wrong with it."""
@@ -310,6 +308,15 @@ class Principles:
 
         ids, tags = ([part.strip() for part in (text or "").split(",") if part.strip()] for text in (self.principles, self.tags))
         return constitution.load(*(self.constitution or [constitution.DEFAULT])).select(ids, tags)
+
+
+def per_item(flag: str, many: str, found: Constitution) -> int:
+    """How many principles are drawn: K, or those of the constitution for "all". InputError if it has fewer."""
+    available = len(found.principles)
+    count = available if many == "all" else int(many) if many.isdecimal() else 0
+    if not 1 <= count <= available:
+        raise InputError(f"{flag} {many}: give a number from 1 to {available}, or all")
+    return count
 
 
 PAPERS_CLAMP = "0.4,0.6"
@@ -377,11 +384,7 @@ class Judging(Grading):
         """The judge's settings with the constitution `found`. InputError if a value is invalid or two flags conflict."""
         from cai_cli.method.judge import JudgeSettings
 
-        asking = self.asking(sampling)
-        many, available = self.principles_per_pair, len(found.principles)
-        count = available if many == "all" else int(many) if many.isdecimal() else 0
-        if not 1 <= count <= available:
-            raise InputError(f"--principles-per-pair {many}: give a number from 1 to {available}, or all")
+        asking, count = self.asking(sampling), per_item("--principles-per-pair", self.principles_per_pair, found)
         return JudgeSettings(**vars(asking), principles_per_pair=count, few_shot=self.few_shot, clamp=self._bounds())
 
     def _bounds(self) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import Prompt
-from cai_cli.pipeline import manifest, stage
+from cai_cli.pipeline import inline, manifest, memory, stage
 from cai_cli.pipeline.observers import Filter, Observer
 from cai_cli.pipeline.seeds import draw
 
@@ -189,9 +189,8 @@ class Session:
             **served,
         }
         if constitution:
-            drawn = list(constitution.by_id)
-            named = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
-            about["constitution"] = {**named, "principles": drawn}
+            named, drawn = _named(constitution)
+            about["constitution"] = named | {"principles": drawn}
             options |= {"constitution": constitution.sha256, "principles": drawn}
         about["seed"] = self.sampling.seed
         # an option that another one hides would be missing from the fingerprint, and its change would go unnoticed
@@ -204,6 +203,12 @@ class Session:
             _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
         )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
+
+
+def _named(constitution: Constitution) -> tuple[Record, list[str]]:
+    """A constitution as a manifest names it, and the ids of its principles."""
+    about = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
+    return about, list(constitution.by_id)
 
 
 def _placing(workers: Workers, engine: str, model: str) -> Record:
@@ -226,7 +231,13 @@ def _vllm_options(workers: Workers) -> Record:
 
 
 def _run(job: stage.Job, files: stage.RunOptions, workers: Workers) -> None:
-    """Run a job, and end its workers. With many, its window grows so that all are busy, and its manifest counts the devices."""
+    """Run a job, and end its workers. With many, its window grows so that all are busy, and its manifest counts the devices.
+
+    For the library it runs in memory (`inline`), and the workers stay.
+    """
+    if (given := memory.current.get()) is not None:
+        inline.run(job, given)
+        return
     load, opened = job.open_engine, list[Dispatcher]()
     devices = workers.tensor_parallel * workers.pipeline_parallel
 
@@ -326,7 +337,12 @@ class ScoringSession:
         return found
 
     def run(
-        self, name: str, check: Callable[[Record], str | None], program: stage.Program, observer: Observer | None = None
+        self,
+        name: str,
+        check: Callable[[Record], str | None],
+        program: stage.Program,
+        observer: Observer | None = None,
+        constitution: Constitution | None = None,
     ) -> None:
         """Run the step over the input."""
         self.state = manifest.model_state(self.folder)
@@ -335,7 +351,11 @@ class ScoringSession:
             self.setup.count()  # fails before any input is read if there are too few GPUs
         options = {"model": sha, "dtype": self.dtype, "engine": self.engine, **self.options, "format": self.format}
         options |= _vllm_options(self.workers)
-        about = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
+        about: Record = {"model": {"name": self.model, "sha256": sha, "dtype": self.dtype, "target": models.target(self.folder)}}
+        if constitution:
+            named, drawn = _named(constitution)
+            about["constitution"] = named | {"principles": drawn}
+            options |= {"constitution": constitution.sha256, "principles": drawn}
         context = models.context_length(self.folder)
         decides = _decides(options, self.setup, self.state)
         job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)

@@ -5,6 +5,7 @@
     cai constitution check mine.yaml
     cai constitution convert CritiqueRevisionInstructions.json RLMadisonInstructions.json -o paper.yaml
     cai constitution diff default mine.yaml --run runs/demo -m MODEL        (`constitution_diff`)
+    cai constitution infer preferences.jsonl -m MODEL -o inferred                                 (`constitution_infer`)
 
 Departures from the paper: the packaged principles are in our own words. One principle holds the texts of both
 stages (critique, revision, compare), and may have a weight and tags. The paper's own files load as they are.
@@ -31,12 +32,13 @@ from cai_cli.streams import plain_table, plural, print_table
 
 
 class Commands(LazyGroup):
-    """The commands below, and the one that runs a model."""
+    """The commands below, and those that run a model."""
 
     stubs: ClassVar[dict[str, str]] = {
-        "diff": "Compare two constitutions on a run: its answers revised and its pairs labelled under both."
+        "diff": "Compare two constitutions on a run: its answers revised and its pairs labelled under both.",
+        "infer": "Infer a constitution from preferences.",
     }
-    modules: ClassVar[dict[str, str]] = {"diff": "constitution_diff"}
+    modules: ClassVar[dict[str, str]] = {"diff": "constitution_diff", "infer": "constitution_infer"}
 
 
 app = group_app("List, show, check, convert and compare constitutions.", Commands)

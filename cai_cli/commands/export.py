@@ -1,8 +1,9 @@
-"""Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.
+"""Convert records into the columns that TRL trains on, into a dataset, or into a log for Inspect's viewer.
 
     cai export sft revisions.jsonl --drop-flags empty,cut -o sft.jsonl
     cai export preferences preferences.jsonl -o preferences-trl.jsonl
     cai export inspect graded.jsonl -o logs/2026-01-31T12-00-00_graded.json
+    cai export dataset hf/demo revisions.jsonl preferences.jsonl --license cc-by-4.0        (`export_dataset`)
 
 `cai train-sft` and `cai train-pm` read records directly. The first two are for training elsewhere, and for
 leaving out flagged texts or near-ties. They count what they leave out.
@@ -17,13 +18,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app, require_input
 from cai_cli.commands._flags import Input, Limit, Output, Quiet
+from cai_cli.commands._lazy import LazyGroup
 from cai_cli.commands.eval_scores import has_ratings, scored_by
 from cai_cli.commands.train_sft import Revisions
 from cai_cli.data.ids import read_with_ids
@@ -45,7 +47,15 @@ from cai_cli.method.clean import FLAGS
 from cai_cli.pipeline import lineage, manifest, outputs
 from cai_cli.training.examples import answers, sft_error
 
-app = group_app("Convert records into the columns that TRL trains on, or into a log for Inspect's viewer.")
+
+class Exports(LazyGroup):
+    """The commands below, and the one that may reach the Hub."""
+
+    stubs: ClassVar[dict[str, str]] = {"dataset": "Export files of records as a dataset, with a card."}
+    modules: ClassVar[dict[str, str]] = {"dataset": "export_dataset"}
+
+
+app = group_app("Convert records into the columns that TRL trains on, a dataset, or a log for Inspect's viewer.", Exports)
 
 
 class Form(str, Enum):

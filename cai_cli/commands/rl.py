@@ -1,6 +1,7 @@
 """Reinforcement learning against a preference model: the last stage (RL-CAI).
 
     cai rl prompts.jsonl helpful.jsonl -m SFT_MODEL --pm PM -o rl-cai
+    cai rl prompts.jsonl -m SFT_MODEL --feedback JUDGE -c default -o rl-cai       the constitution as the reward
 
 Takes any records with a `prompt`. For each prompt the policy (the model in training) writes
 --num-generations answers. The preference model scores each conversation. The policy is moved towards the
@@ -12,7 +13,9 @@ prompts are mixed with helpfulness prompts, so that the model is not trained to 
 - GRPO, with TRL's default loss `dapo`, or RLOO (--algo rloo) in place of PPO. Neither has a value model.
 - The KL: with RLOO it is in the reward, summed over the answer, as in the paper. With GRPO it is in the loss,
   per token.
-- The reward may be a weighted sum over several preference models, and may be capped and shaped: the sum, at
+- With --feedback a model judges the answers by the constitution instead of a preference model, or besides it: each answer
+  alone, as in `cai grade`, or against the others to its prompt, as in `cai label` (--feedback-how compare).
+- The reward may be a weighted sum over several models, and may be capped and shaped: the sum, at
   most --reward-cap, minus --length-penalty per 100 tokens, minus --eos-penalty for an answer without a word
   or cut at --max-tokens.
 
@@ -29,19 +32,33 @@ prompts whose answers all have the same reward, which train nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, LocalEngine
+from cai_cli.commands._flags import AnswerPrompting, FewShot, LocalEngine, Principles, per_item
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
+from cai_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from cai_cli.method.constitution import Constitution
+    from cai_cli.training.feedback import Feedback
+    from cai_cli.training.shaping import Shaping
 
 RATE = 1e-6
 GPUShare = Annotated[
     float, Option("--gpu-memory", min=0.05, max=0.95, help="Share of the GPU's memory that vLLM uses while it generates.")
 ]
+
+
+class How(str, Enum):
+    """--feedback-how."""
+
+    grade = "grade"
+    compare = "compare"
 
 
 class Algo(str, Enum):
@@ -51,6 +68,60 @@ class Algo(str, Enum):
     rloo = "rloo"
 
 
+@dataclass
+class Rewards:
+    """What the reward is made of."""
+
+    pm: Annotated[
+        list[str] | None,
+        Option("--pm", metavar="PM=WEIGHT", help="A preference model (of `cai train-pm`), =WEIGHT if not 1; repeatable."),
+    ] = None
+    feedback: Annotated[
+        list[str] | None,
+        Option(
+            "--feedback", metavar="MODEL=WEIGHT", help="A model that judges the answers by the constitution, =WEIGHT; repeatable."
+        ),
+    ] = None
+    feedback_how: Annotated[
+        How, Option("--feedback-how", help="grade: each answer alone. compare: the answers to a prompt with one another.")
+    ] = How.grade
+    feedback_url: Annotated[
+        list[str] | None,
+        Option("--feedback-url", metavar="URL", help="An OpenAI-compatible server that runs the --feedback model; repeatable."),
+    ] = None
+    principles_per_prompt: Annotated[
+        str,
+        Option("--principles-per-prompt", metavar="K|all", help="Judge by K principles drawn for a prompt and step, or all."),
+    ] = "1"
+    few_shot: FewShot = None
+    reward_cap: Annotated[float | None, Option("--reward-cap", help="A score above X counts as X.", metavar="X")] = None
+    length_penalty: Annotated[
+        float, Option("--length-penalty", help="Subtracted from the reward per 100 tokens.", metavar="X")
+    ] = 0.0
+    eos_penalty: Annotated[
+        float, Option("--eos-penalty", help="Subtracted if the answer is empty or cut at --max-tokens.", metavar="X")
+    ] = 0.0
+
+    def shaping(self) -> Shaping:
+        """How a score becomes a reward."""
+        from cai_cli.training.shaping import Shaping
+
+        return Shaping(self.reward_cap, self.length_penalty, self.eos_penalty)
+
+    def judges(self, found: Constitution | None) -> Feedback | None:
+        """The feedback models, which judge by the constitution `found`. InputError if there is no reward at all."""
+        from cai_cli.training.feedback import Feedback
+
+        if not self.pm and not self.feedback:
+            raise InputError("give a reward: --pm PM, or --feedback MODEL")
+        if self.feedback_url and not self.feedback:
+            raise InputError("--feedback-url is for --feedback; give it, or leave the URL out")
+        if not self.feedback or not found:
+            return None
+        count = per_item("--principles-per-prompt", self.principles_per_prompt, found)
+        return Feedback(self.feedback, found, self.feedback_how.value, count, self.few_shot, self.feedback_url or [])
+
+
 @command(
     "Train a model by reinforcement learning, with a preference model's score as the reward (RL-CAI).",
     "cai rl prompts.jsonl -m runs/sl-cai --pm runs/pm -o runs/rl-cai --steps 100",
@@ -58,10 +129,8 @@ class Algo(str, Enum):
 def app(
     run: Run,
     prompting: AnswerPrompting,
-    pm: Annotated[
-        list[str],
-        Option("--pm", metavar="PM=WEIGHT", help="A preference model (of `cai train-pm`), =WEIGHT if not 1; repeatable."),
-    ],
+    principles: Principles,
+    rewards: Rewards,
     algo: Annotated[
         Algo, Option("--algo", help="grpo: the KL is in the loss, per token. rloo: it is in the reward, per answer.")
     ] = Algo.grpo,
@@ -75,13 +144,6 @@ def app(
     num_generations: Annotated[int, Option("--num-generations", min=2, help="Answers per prompt.")] = 8,
     max_tokens: Annotated[int, Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 1024,
     temperature: Annotated[float, Option("--temperature", min=0.01, help="Sampling temperature of the answers.")] = 1.0,
-    reward_cap: Annotated[float | None, Option("--reward-cap", help="A score above X counts as X.", metavar="X")] = None,
-    length_penalty: Annotated[
-        float, Option("--length-penalty", help="Subtracted from the reward per 100 tokens.", metavar="X")
-    ] = 0.0,
-    eos_penalty: Annotated[
-        float, Option("--eos-penalty", help="Subtracted if the answer is empty or cut at --max-tokens.", metavar="X")
-    ] = 0.0,
     samples_every: Annotated[
         int, Option("--samples-every", min=1, metavar="N", help="Steps between samples in samples.jsonl.")
     ] = 5,
@@ -97,11 +159,12 @@ def app(
 ) -> None:
     """Train."""
     from cai_cli.training import rl
-    from cai_cli.training.shaping import Shaping
 
+    found = principles.load() if rewards.feedback or principles != Principles() else None
+    judges = rewards.judges(found)
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
-        pm, algo.value, kl_coef, num_generations, max_tokens, temperature, Shaping(reward_cap, length_penalty, eos_penalty),
-        gpu_memory, engine.value, samples_every, max_kl, stop_on_kl,
+        rewards.pm or [], algo.value, kl_coef, num_generations, max_tokens, temperature, rewards.shaping(), gpu_memory,
+        engine.value, samples_every, max_kl, stop_on_kl, judges, found,
     )  # fmt: skip
     rl.train(options, rollout)

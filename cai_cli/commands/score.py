@@ -1,28 +1,38 @@
 """Score every text of each record with a preference model.
 
     cai score responses.jsonl -m PM -o scored.jsonl
+    cai score responses.jsonl -m CONDITIONED_PM -c default -o scored.jsonl       by the principles that the model is asked by
 
 Each text that a record holds is scored as an answer to its prompt: `response`, each of `responses`, each
 round's revision, `chosen` and `rejected`. The score is the model's raw output, without activation. Only
 differences between answers to the same prompt have a meaning (paper, section 4.1).
+
+A model of `cai train-pm --conditioned` reads a principle. It scores each text by every principle of -c; `scores` is their mean
+by the principles' weights, and `scores_by_principle` holds each.
 
 Departures from the paper: none in the scores. `cai eval figures` draws them by revision (figure 5).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, cast
 
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Dtype, GpuMemory, ScorerEngine, ShardIO, TrustRemoteCode, Workers
+from cai_cli.commands._flags import AnswerPrompting, Dtype, GpuMemory, Principles, ScorerEngine, ShardIO, TrustRemoteCode, Workers
 from cai_cli.commands._session import ScoringSession
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Scores, preference_error, require_answered, rounds_error, texts_error
+from cai_cli.data.preferences import sides
+from cai_cli.data.records import Scores, as_messages, preference_error, require_answered, rounds_error, texts_error
+from cai_cli.engines import models
 from cai_cli.engines.base import Steps
 from cai_cli.method import prompts
+from cai_cli.method.constitution import Constitution, Principle
 from cai_cli.method.prompts import Prompt
+from cai_cli.training.conditioned import TARGET, require_principles
 
 
 def check(record: Record) -> str | None:
@@ -38,16 +48,32 @@ def check(record: Record) -> str | None:
     return None if only_preference else rounds_error({"response": "", **record})
 
 
-def texts(record: Record, format: str) -> list[tuple[str, Prompt]]:
-    """(field, what the model reads) of each text that a record holds, in order."""
+def texts(record: Record, format: str, principle: Principle | None = None) -> list[tuple[str, Prompt]]:
+    """(field, what the model reads) of each text that a record holds, in order. `principle`: for a model that reads it."""
+    if principle and ("chosen" in record or "rejected" in record):
+        found_sides = sides(record)
+        record = {**record, **found_sides._asdict()}
+    prompt = prompts.judged_by(as_messages(record["prompt"]), principle) if principle else record.get("prompt", [])
     found = []
     if "response" in record:
-        found.append(("response", prompts.pm_input(record["prompt"], record["response"], format)))
-    found += [("responses", prompts.pm_input(record["prompt"], text, format)) for text in record.get("responses", [])]
+        found.append(("response", prompts.pm_input(prompt, record["response"], format)))
+    found += [("responses", prompts.pm_input(prompt, text, format)) for text in record.get("responses", [])]
     revisions = [entry["revision"] for entry in record.get("rounds") or [] if "revision" in entry]
-    found += [("rounds", prompts.pm_input(record["prompt"], text, format)) for text in revisions]
-    found += [(side, prompts.pm_input_side(record, side, format)) for side in ("chosen", "rejected") if side in record]
+    found += [("rounds", prompts.pm_input(prompt, text, format)) for text in revisions]
+    judged = {**record, "prompt": prompt} if principle else record
+    found += [(side, prompts.pm_input_side(judged, side, format)) for side in ("chosen", "rejected") if side in record]
     return found
+
+
+def mean(every: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """The mean of several scores of the same texts, by their weights."""
+
+    def of(values: Sequence[Any]) -> Any:
+        if isinstance(values[0], list):
+            return [of(column) for column in zip(*values, strict=True)]
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+    return cast(Scores, {field: of([cast(Record, each)[field] for each in every]) for field in every[0]})
 
 
 def gathered(fields: list[str], scores: list[float]) -> Scores:
@@ -61,6 +87,20 @@ def gathered(fields: list[str], scores: list[float]) -> Scores:
     return cast(Scores, result)
 
 
+def scored(scoring: ScoringSession, found: Constitution | None, record: Record) -> Steps[list[Record]]:
+    """The record with its scores: by every principle of `found`, if the model reads them."""
+    require_answered(record)
+    by_principle: dict[str, Scores] = {}
+    for principle in found.principles if found else (None,):
+        read = texts(scoring.shown(record), scoring.format, principle)
+        results = yield [scoring.renderer.score_request(prompt) for _, prompt in read]
+        by_principle[principle.id if principle else ""] = gathered([name for name, _ in read], [each.score for each in results])
+    if not found:
+        return [{**record, "scores": by_principle[""]}]
+    weights = [principle.weight for principle in found.principles]
+    return [{**record, "scores": mean(list(by_principle.values()), weights), "scores_by_principle": by_principle}]
+
+
 @command(
     "Score every text of each record with a preference model; writes the raw `scores`.",
     "cai score responses.jsonl -m runs/demo/pm -o scored.jsonl",
@@ -71,6 +111,7 @@ def app(
         str, Option("--model", "-m", help="A preference model: a directory (`cai train-pm` makes one), or a Hugging Face name.")
     ],
     prompting: AnswerPrompting,
+    principles: Principles,
     workers: Workers,
     engine: Annotated[
         ScorerEngine,
@@ -95,10 +136,7 @@ def app(
     asked = model, dtype.value, batch_size
     scoring = ScoringSession(files, *asked, prompting, engine.value, gpu_memory, workers, trust_remote_code)
 
-    def program(record: Record) -> Steps[list[Record]]:
-        require_answered(record)
-        read = texts(scoring.shown(record), scoring.format)
-        results = yield [scoring.renderer.score_request(prompt) for _, prompt in read]
-        return [{**record, "scores": gathered([field for field, _ in read], [result.score for result in results])}]
+    found = principles.load() if principles != Principles() else None
+    require_principles(models.target(scoring.folder) == TARGET, found is not None, model)
 
-    scoring.run("score", check, program)
+    scoring.run("score", check, partial(scored, scoring, found), constitution=found)

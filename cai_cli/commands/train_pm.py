@@ -37,9 +37,10 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting
+from cai_cli.commands._flags import AnswerPrompting, Principles
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 from cai_cli.data.jsonl import Record
+from cai_cli.errors import InputError
 
 RATE = 1e-5
 
@@ -59,14 +60,23 @@ class Target(str, Enum):
 def app(
     run: Run,
     prompting: AnswerPrompting,
+    principles: Principles,
     target: Annotated[
         Target, Option("--target", help="preference: pairs, by `p_chosen`. score: conversations, by the number in `rating`.")
     ] = Target.preference,
+    conditioned: Annotated[
+        bool, Option("--conditioned", help="Put each label's principle, from -c, before the conversation: SALMON's model.")
+    ] = False,
     lr: Annotated[float | None, learning_rate(RATE)] = None,
     batch_size: BatchSize = 4,
     grad_accum: GradAccum = 2,
 ) -> None:
     """Train."""
+    if conditioned and target is Target.score:
+        raise InputError("--conditioned reads the principles of labels, which ratings do not have; leave one of the two out")
+    if not conditioned and principles != Principles():
+        raise InputError("-c, --principles and --tags are for --conditioned; give it, or leave them out")
+    constitution = principles.load() if conditioned else None
     options = settings("train-pm", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     if target is Target.score:
         from cai_cli.evaluation import rating_report
@@ -77,7 +87,7 @@ def app(
         from cai_cli.evaluation import pm_report
         from cai_cli.training import pm
 
-        pm.train(options, lambda pairs: {"pairs": _shown(pm_report, pairs, run)})
+        pm.train(options, lambda pairs: {"pairs": _shown(pm_report, pairs, run)}, constitution)
 
 
 def _shown(kind: Any, found: list[Any], run: Run) -> list[Record]:

@@ -64,6 +64,8 @@ class TextMeta(TypedDict, total=False):
     """The number of the attempt that was kept, if --retry sampled again."""
     reasoning: str
     """"cut" if the text ended inside its reasoning, so that there is no answer."""
+    principles: list[str]
+    """The ids of the principles that the model saw, with --constitution-in-context."""
 
 
 class Round(TypedDict):

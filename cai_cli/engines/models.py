@@ -136,7 +136,8 @@ def is_preference_model(folder: Path) -> bool:
 
 
 def target(folder: Path) -> str:
-    """What a preference model was trained on: "preference", or "score" for ratings (`cai train-pm --target score`)."""
+    """What a preference model was trained on: "preference", "principle" if it reads the principle (`cai train-pm --conditioned`),
+    or "score" for ratings (--target score)."""
     return str(read_config(folder).get("cai_target", "preference"))
 
 

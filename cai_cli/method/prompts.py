@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from cai_cli.data import transcripts
 from cai_cli.data.jsonl import Record
 from cai_cli.data.preferences import sides
-from cai_cli.data.records import Messages, as_messages, assistant, current_answer, user
+from cai_cli.data.records import Message, Messages, as_messages, assistant, current_answer, user
 from cai_cli.data.transcripts import (
     ASSISTANT,
     CRITIQUE,
@@ -85,6 +86,22 @@ def _prompt(messages: Messages, format: str, tail: str, examples: Sequence[str] 
         return Prompt(messages=[*merged[:first], *shown, *merged[first:]], shared=0 if first else len(shown))
     prefix = "".join(examples)
     return Prompt(text=prefix + transcript(messages) + tail, stop=STOPS, shared=len(prefix))
+
+
+RULES = "Your answer will be compared with other answers to the same message, by these rules:"
+PREFER = "Give the answer that would be chosen. Do not mention the rules or the comparison."
+
+
+def in_context(messages: Messages, principles: Sequence[Principle]) -> Messages:
+    """A conversation after a system message with the principles that its answer will be judged by. Its own one is kept."""
+    rules = "\n".join(f"{number}. {principle.compare}" for number, principle in enumerate(principles, 1))
+    return merge_turns([{"role": "system", "content": f"{RULES}\n\n{rules}\n\n{PREFER}"}, *messages])
+
+
+def judged_by(messages: Messages, principle: Principle) -> Messages:
+    """A conversation for a preference model that reads a principle, which stands in a system message."""
+    rule = {"role": "system", "content": f"The assistant's last response is judged by this rule: {principle.compare}"}
+    return merge_turns([cast(Message, rule), *messages])
 
 
 def answer(record: Record, format: str) -> Prompt:

@@ -16,7 +16,7 @@ from typing import Any
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
 from cai_cli.method import fields
-from cai_cli.method.constitution import Constitution
+from cai_cli.method.constitution import Constitution, Principle
 
 DEFAULT = "hhh"
 MOST = 8
@@ -109,6 +109,13 @@ def of_constitution(constitution: Constitution) -> Rubric:
     constitution.require("critique")
     found = [Criterion(p.id, _REQUEST.format(p.critique), _YES_NO, p.weight) for p in constitution.principles]
     return Rubric(constitution.name, tuple(found), constitution.source, constitution.sha256)
+
+
+def principle_of(criterion: Criterion) -> Principle:
+    """A principle that compares answers by a criterion."""
+    asked = f"A critic was asked this about each response: {criterion.question}"
+    compare = f"{asked} Choose the response that is better in that."
+    return Principle(criterion.id, compare=compare, weight=criterion.weight)
 
 
 def own(record: Record) -> tuple[Criterion, ...] | None:

@@ -115,8 +115,8 @@ def _unfinished(run: Path, path: Path) -> Step:
 
 
 def models(step: Step) -> Iterator[Path]:
-    """The model and the preference models that a step used."""
-    for entry in [step.made.get("model"), *(step.made.get("pm") or [])]:
+    """The model, and the preference models and feedback models that a step used."""
+    for entry in [step.made.get("model"), *(step.made.get("pm") or []), *(step.made.get("feedback") or [])]:
         if isinstance(entry, dict) and "name" in entry:
             yield lineage.find(str(entry["name"]), step.path)
 

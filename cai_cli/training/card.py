@@ -47,7 +47,7 @@ def literal(value: object) -> str:
 def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) -> str:
     """The model card, which begins with the hub's metadata."""
     title, command, task = _KINDS[content.get("target", settings.step)]
-    counts, models = content["counts"], {key: content[key] for key in ("model", "pm") if key in content}
+    counts, models = content["counts"], {key: content[key] for key in ("model", "pm", "feedback") if key in content}
     lines = ["---", "library_name: transformers", f"pipeline_tag: {task}", f"base_model: {json.dumps(str(settings.model))}"]
     lines += [
         "tags: [constitutional-ai, cai]",
@@ -70,7 +70,7 @@ def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) 
             )
     lines += ["", "## How", "", "| setting | value |", "|---|---|"]
     for name, value in content["fingerprint"].items():
-        if name not in ("inputs", "model", "pm", "eval") and value is not None:
+        if name not in ("inputs", "model", "pm", "feedback", "eval") and value is not None:
             lines.append(f"| {name} | {literal(value)} |")
     lines += ["", "## Results", "", "![losses](loss.png)", "", "| measure | first | last |", "|---|---|---|"]
     for name in sorted({name for line in metrics for name in line} - {"step", "epoch", "tokens", "seconds", "learning_rate"}):

@@ -7,7 +7,7 @@ trained on exactly what it will be shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from cai_cli.data import preferences, reasoning, records
 from cai_cli.data.jsonl import Record
@@ -64,6 +64,8 @@ class RLExample(TypedDict):
     """The same as text."""
     held_out: NotRequired[bool]
     """Whether it is only evaluated on."""
+    rubric: NotRequired[list[Any]]
+    """The record's own criteria, for a feedback model."""
 
 
 # Supervised examples ------------------------------------------------------------------------------
@@ -305,7 +307,10 @@ def rl_prompt(renderer: Renderer, format: str, record: Record, longest: int) -> 
     """One prompt. Skipped if it has more than `longest` of the policy's own tokens."""
     ids, text = renderer.render(prompts.answer(record, format))
     require_length(len(ids), longest, "--max-length minus --max-tokens")
-    return {"id": record["id"], "messages": as_messages(record["prompt"]), "ids": ids, "text": text}
+    found: RLExample = {"id": record["id"], "messages": as_messages(record["prompt"]), "ids": ids, "text": text}
+    if record.get("rubric") is not None:
+        found["rubric"] = record["rubric"]
+    return found
 
 
 def require_pm_length(reader: Renderer, format: str, record: Record, longest: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import preference_error
@@ -17,7 +17,9 @@ from cai_cli.engines import models
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.errors import InputError
 from cai_cli.method import prompts
+from cai_cli.method.constitution import Constitution
 from cai_cli.method.tokens import Renderer
+from cai_cli.training import conditioned
 from cai_cli.training.data import Data
 from cai_cli.training.examples import PreferenceExample, longest_side, preference_example, turn_end
 from cai_cli.training.memory import Load
@@ -65,20 +67,24 @@ def padding(renderer: Renderer, format: str, folder: Path) -> str:
     raise InputError(f"{tokenizer.name_or_path}: conversations use every special token of its tokenizer; add one to pad with")
 
 
-def train(settings: Settings, measure: Measure | None = None) -> Any:
+def train(settings: Settings, measure: Measure | None = None, constitution: Constitution | None = None) -> Any:
     """Train a preference model from `settings.model` on `settings.files` into the directory `settings.output`.
 
-    `measure` makes the report of the held-out pairs. Returns TRL's trainer; None if it was done before.
+    `measure` makes the report of the held-out pairs. With a `constitution` the model reads the principles of the labels (see
+    `conditioned`). Returns TRL's trainer; None if it was done before.
     """
-    run: Run[PreferenceExample] = Run(settings, preference_error, "RewardConfig", classifier=True)
+    if constitution:
+        constitution.require("compare")
+    conditions = {"conditioned": constitution.sha256} if constitution else {}
+    run: Run[PreferenceExample] = Run(settings, preference_error, "RewardConfig", classifier=True, **cast(Any, conditions))
     pad_token = padding(run.renderer, run.format, run.folder)
     run.prepare(
-        lambda record: [record],
+        lambda record: conditioned.parts(record, constitution) if constitution else [record],
         lambda record: preference_example(run.renderer, run.format, settings.shown(record), run.longest),
         PreferenceExample,
         longest_side,
     )
-    if not run.fit(Load(2 * settings.batch_size, run.data.longest(), classifier=True)) or not run.open():
+    if not run.fit(Load(2 * settings.batch_size, run.data.longest(), classifier=True)) or not run.open(**conditions):
         return None
 
     from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -89,7 +95,8 @@ def train(settings: Settings, measure: Measure | None = None) -> Any:
     dataset, config = run.grouped(max_length=None, pad_token=pad_token)
     pad = run.renderer.tokenizer.get_vocab()[pad_token]
     trainer = run.build(SoftRewardTrainer, config, dataset, data_collator=run.pair_collator(DataCollatorForPreference(pad), pad))
-    trainer.model.config.cai_target = "preference"  # it may have started from a scorer of ratings
+    # it may have started from a scorer of ratings
+    trainer.model.config.cai_target = conditioned.TARGET if constitution else "preference"
     run.train(trainer, rows=len(run.data.training), report=_report(run, measure))
     return trainer
 

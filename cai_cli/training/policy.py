@@ -17,10 +17,12 @@ from cai_cli.engines.base import Completion, Request
 from cai_cli.engines.joined import can_group
 from cai_cli.engines.scorer import PreferenceModel
 from cai_cli.method import prompts
+from cai_cli.method.constitution import Principle
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.seeds import draw
 from cai_cli.training import groups, ranks
 from cai_cli.training.examples import RLExample
+from cai_cli.training.feedback import FeedbackModel, Scored
 from cai_cli.training.rollouts import Sampler
 from cai_cli.training.shaping import Shaping, boilerplate, is_empty, is_refusal
 from cai_cli.training.workspace import StepLog
@@ -176,18 +178,35 @@ class RewardModel:
     """How many tokens it takes."""
     weight: float
     """The factor of its score in the reward."""
+    principles: tuple[Principle, ...] = ()
+    """Those that it reads, if it reads any; its score is the mean over them, by their weights."""
 
-    def scores(self, examples: list[RLExample], texts: list[str]) -> list[float | None]:
-        """Its raw scores of the answers `texts`; None for a conversation that exceeds its context."""
-        rows = [
-            self.renderer.score_request(prompts.pm_input(example["messages"], text, self.format)).ids
-            for example, text in zip(examples, texts, strict=True)
-        ]
-        fit = [i for i, row in enumerate(rows) if len(row) <= self.context]
-        found: list[float | None] = [None] * len(rows)
-        for i, score in zip(fit, self.model.score_ids([rows[i] for i in fit]), strict=True):
-            found[i] = score
+    def scores(self, examples: list[RLExample], texts: list[str], step: int) -> list[Scored | None]:
+        """Its raw scores of the answers `texts`, at any step; None for a conversation that exceeds its context."""
+        asked = [(i, principle) for i in range(len(texts)) for principle in self.principles or (None,)]
+        rows = [self._ids(examples[i]["messages"], texts[i], principle) for i, principle in asked]
+        fit = [n for n, row in enumerate(rows) if len(row) <= self.context]
+        each = dict(zip(fit, self.model.score_ids([rows[n] for n in fit]), strict=True))
+        found: list[Scored | None] = []
+        for i in range(len(texts)):
+            mine = [(principle, each.get(n)) for n, (answer, principle) in enumerate(asked) if answer == i]
+            found.append(_mean(mine))
         return found
+
+    def _ids(self, messages: Messages, text: str, principle: Principle | None) -> list[int]:
+        """A conversation in its tokens."""
+        judged = prompts.judged_by(messages, principle) if principle else messages
+        return self.renderer.score_request(prompts.pm_input(judged, text, self.format)).ids
+
+
+def _mean(scores: list[tuple[Principle | None, float | None]]) -> Scored | None:
+    """One score of those by each principle, by their weights; None if one is missing."""
+    values = [(principle, score) for principle, score in scores if score is not None]
+    if len(values) < len(scores):
+        return None
+    total = sum(principle.weight if principle else 1.0 for principle, _ in values)
+    mean = sum((principle.weight if principle else 1.0) * score for principle, score in values) / total
+    return Scored(mean, {principle.id: score for principle, score in values if principle})
 
 
 class Sample(TypedDict, total=False):
@@ -204,7 +223,9 @@ class Sample(TypedDict, total=False):
     score: float | None
     """The weighted sum of the preference models' scores."""
     scores: list[float | None]
-    """Each preference model's score, if there are several."""
+    """Each model's score, if there are several."""
+    principles: dict[str, float]
+    """The feedback models' score by each principle; the last model's, if several were asked by the same one."""
     tokens: int
     finished: bool
     """Whether it ended before --max-tokens."""
@@ -218,12 +239,12 @@ def no_signal(rewards: list[float | None], group: int) -> float:
 
 @dataclass
 class Reward:
-    """The weighted sum of the preference models' scores, shaped (paper, section 4.1). Also measures and logs the answers.
+    """The weighted sum of the models' scores, shaped (paper, section 4.1). Also measures and logs the answers.
 
     An answer that some model gave no score has no reward and no part in the step.
     """
 
-    models: list[RewardModel]
+    models: list[RewardModel | FeedbackModel]
     shaping: Shaping
     policy: Renderer
     """Turns the policy's tokens into text."""
@@ -271,10 +292,12 @@ class Reward:
         answers = [self.answer(*each) for each in zip(examples, completion_ids, strict=True)]
         texts = [answer.text for answer in answers]
         read = [reasoning.join(answer.text, answer.reasoning) for answer in answers] if self.show_reasoning else texts
-        by_model = [model.scores(examples, read) for model in self.models]
+        step = 0 if examples[0].get("held_out") else trainer_state.global_step + 1
+        by_model = [model.scores(examples, read, step) for model in self.models]
         samples: list[Sample] = []
         for i, (example, text, ids) in enumerate(zip(examples, texts, completion_ids, strict=True)):
-            found = [scores[i] for scores in by_model]
+            scored = [scores[i] for scores in by_model]
+            found = [each.value if each else None for each in scored]
             whole = [score for score in found if score is not None]
             score = sum(s * m.weight for s, m in zip(whole, self.models, strict=True)) if len(whole) == len(found) else None
             finished = self.finished(ids)
@@ -290,19 +313,34 @@ class Reward:
                 sample["reasoning"] = reason
             if len(found) > 1:
                 sample["scores"] = found
+            if principles := {name: value for each in scored if each for name, value in each.by_principle.items()}:
+                sample["principles"] = principles
             sample["tokens"], sample["finished"] = len(ids), finished
             samples.append(sample)
-        scored = [sample["score"] for sample in samples if sample["score"] is not None]
-        if scored:
-            log_metric("score", sum(scored) / len(scored))
+        self._measure(samples, prompts, texts, log_metric)
+        self._log(trainer_state, prompts, samples)
+        return [sample["reward"] for sample in samples]
+
+    def _measure(
+        self, samples: list[Sample], prompts: list[str], texts: list[str], log_metric: Callable[[str, float], None]
+    ) -> None:
+        """Log means over the answers. That of a principle is over those that it judged."""
+        values = {"score": [sample["score"] for sample in samples if sample["score"] is not None]}
+        for sample in samples:
+            for name, value in sample.get("principles", {}).items():
+                values.setdefault(f"principle/{name}", []).append(value)
+        for name, found in values.items():
+            if found:
+                log_metric(name, sum(found) / len(found))
+        judges = [model for model in self.models if isinstance(model, FeedbackModel)]
+        if judges:
+            log_metric("feedback_tokens", sum(judge.tokens() for judge in judges))
         log_metric("refusals", sum(map(is_refusal, texts)) / len(texts))
         log_metric("unfinished", sum(not sample["finished"] for sample in samples) / len(samples))
         log_metric("empty", sum(map(is_empty, texts)) / len(texts))
         log_metric("boilerplate", boilerplate(prompts, texts))
         rewards = [sample["reward"] for sample in samples]
         log_metric("no_signal", no_signal(rewards, self.num_generations))
-        self._log(trainer_state, prompts, samples)
-        return rewards
 
     def _log(self, state: TrainerState, prompts: list[str], samples: list[Sample]) -> None:
         """Log the answers of every process at the first, the last and every `every`-th step; never held-out ones."""

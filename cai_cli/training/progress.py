@@ -36,6 +36,7 @@ NAMES = {
 KEPT = {
     *NAMES.values(), "loss", "learning_rate", "grad_norm", "epoch", "entropy", "accuracy", "margin",
     "reward", "reward_std", "kl", "score", "unfinished", "refusals", "boilerplate", "empty", "no_signal",
+    "feedback_tokens",
 }  # fmt: skip
 """The names in `metrics.jsonl`, of all that TRL logs; each may also occur with `eval_` before it."""
 
@@ -135,7 +136,7 @@ class ProgressCallback(TrainerCallback):
             name = prefix + NAMES.get(name.removeprefix(prefix), name.removeprefix(prefix))
             if name == "epoch" and self.rows:  # TRL takes the whole run for one pass
                 value = state.global_step * self.settings.per_step() / self.rows
-            if name.removeprefix(prefix) in KEPT:
+            if (plain := name.removeprefix(prefix)) in KEPT or plain.startswith("principle/"):
                 bad = isinstance(value, float) and not math.isfinite(value)
                 self.line[name] = None if bad else round(value, 8) if isinstance(value, float) else value
         if "loss" not in logs:

@@ -1,13 +1,14 @@
 """Reinforcement learning against preference models (RL-CAI; paper, section 4): TRL's GRPOTrainer or RLOOTrainer.
 
 The reward is the preference models' raw score of the whole conversation, in their own tokens. The code that rendered their
-training data also renders the conversation. A KL term keeps the policy close to the model that it starts from.
+training data also renders the conversation. A feedback model may judge the answers instead, or too (`feedback`). A KL term
+keeps the policy close to the model that it starts from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -20,11 +21,14 @@ from cai_cli.data.transcripts import STOPS
 from cai_cli.engines import models
 from cai_cli.engines.scorer import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
+from cai_cli.method.constitution import Constitution
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import order
+from cai_cli.training.conditioned import TARGET, require_principles
 from cai_cli.training.data import Data, split_weight
 from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
+from cai_cli.training.feedback import Feedback, FeedbackModel, rubric_error
 from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
@@ -37,7 +41,7 @@ _TRAINERS = {"grpo": ("GRPO", "GRPOConfig"), "rloo": ("RLOO", "RLOOConfig")}
 """(our trainer, TRL's configuration) of each --algo."""
 VLLM_MEMORY = 0.3
 """The default share of a GPU's memory that vLLM uses beside the policy while it generates. It sleeps during training."""
-_NOT_IN_FINGERPRINT = ("pms", "engine", "gpu_memory", "max_kl", "stop_on_kl")
+_NOT_IN_FINGERPRINT = ("pms", "feedback", "principles", "engine", "gpu_memory", "max_kl", "stop_on_kl")
 
 
 @dataclass
@@ -66,6 +70,10 @@ class Rollout:
     """Mean KL per token above which a step causes a warning."""
     stop_on_kl: bool = False
     """Whether the run stops at such a step."""
+    feedback: Feedback | None = None
+    """The feedback models, if there are any."""
+    principles: Constitution | None = None
+    """What a preference model that reads principles judges by; None if there is none."""
 
 
 class Prompts:
@@ -104,16 +112,41 @@ class RewardPM:
         """How many tokens it takes."""
         return models.context_length(self.folder)
 
+    @cached_property
+    def reads(self) -> bool:
+        """Whether it reads the principle that it judges by."""
+        return models.target(self.folder) == TARGET
+
+
+def weighted(flag: str, entry: str) -> tuple[str, float | None]:
+    """The name and the weight of MODEL=WEIGHT; None without one. InputError if it is malformed."""
+    name, weight = split_weight(entry)
+    if weight is not None and not math.isfinite(weight):
+        raise InputError(f"{flag} {entry}: the weight must be a finite number")
+    if weight is None and "=" in entry and not Path(entry).exists():
+        raise InputError(f"{flag} {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
+    return name, weight
+
+
+def feedback_models(feedback: Feedback | None, settings: Settings) -> list[FeedbackModel]:
+    """The feedback models. InputError if one of them cannot be used."""
+    if not feedback:
+        return []
+    feedback.constitution.require("compare" if feedback.how == "compare" else "critique")
+    found = []
+    for entry in feedback.names:
+        name, weight = weighted("--feedback", entry)
+        folder = models.resolve(name, weights=not settings.plan and not feedback.urls)
+        models.require_language_model(folder)
+        found.append(FeedbackModel(name, folder, 1.0 if weight is None else weight, settings, feedback))
+    return found
+
 
 def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
     """The preference models, each given as MODEL or MODEL=WEIGHT. InputError if one of them cannot be used."""
     found = []
     for entry in names:
-        name, weight = split_weight(entry)
-        if weight is not None and not math.isfinite(weight):
-            raise InputError(f"--pm {entry}: the weight must be a finite number")
-        if weight is None and "=" in entry and not Path(entry).exists():
-            raise InputError(f"--pm {entry}: write MODEL or MODEL=WEIGHT, the weight a number")
+        name, weight = weighted("--pm", entry)
         folder = models.resolve(name, weights=not settings.plan)
         require_preference_model(folder)
         if weight is None and models.target(folder) == "score":
@@ -171,14 +204,20 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     """
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
-    pms = reward_pms(rollout.pms, settings)
-    run: Run[RLExample] = Run(
-        settings, prompt_error, _TRAINERS[rollout.algo][1], *(pm.folder for pm in pms), max_tokens=rollout.max_tokens
-    )
-    run.prepare(lambda record: [record], _example_maker(run, rollout, pms), RLExample, lambda example: len(example["ids"]))
+    pms, judges = reward_pms(rollout.pms, settings), feedback_models(rollout.feedback, settings)
+    for pm in pms:  # others may read principles, or a feedback model
+        given = rollout.principles is not None and (pm.reads or not (judges or any(other.reads for other in pms)))
+        require_principles(pm.reads, given, pm.name)
+    every: list[RewardPM | FeedbackModel] = [*pms, *judges]
+    others = [model.folder for model in every]
+    made: dict[str, Any] = {"feedback": rollout.feedback.options()} if rollout.feedback else {}
+    run: Run[RLExample] = Run(settings, _check, _TRAINERS[rollout.algo][1], *others, max_tokens=rollout.max_tokens, **made)
+    make = _example_maker(run, rollout, pms, judges)
+    run.prepare(lambda record: [record], make, RLExample, lambda example: len(example["ids"]))
     generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
     own = not generation and draws_itself(settings, run.trl)
-    if not run.fit(_load(run, rollout, pms, bool(generation), own)) or not _open(run, rollout, pms):
+    here = [model for model in every if isinstance(model, RewardPM) or not model.feedback.urls]
+    if not run.fit(_load(run, rollout, here, bool(generation), own)) or not _open(run, rollout, pms, judges):
         return None
 
     from datasets import Dataset
@@ -190,7 +229,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
     last = range(len(training), len(training) + len(held_out))
     config = _config(run, rollout, generation, steps)
-    reward = _reward(run, rollout, pms, numbered)
+    reward = _reward(run, rollout, pms, judges, numbered)
     trainer = run.build(
         getattr(policy, _TRAINERS[rollout.algo][0]),
         config,
@@ -208,10 +247,17 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     return trainer
 
 
-def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> Callable[[Record], RLExample]:
-    """A function that makes a record's example: a prompt that leaves room for an answer in the policy and in every PM."""
+def _check(record: Record) -> str | None:
+    """What is wrong with a record, or None."""
+    return prompt_error(record) or rubric_error(record)
+
+
+def _example_maker(
+    run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: list[FeedbackModel]
+) -> Callable[[Record], RLExample]:
+    """A function that makes a record's example: a prompt that leaves room for an answer in every model that reads it."""
     longest = run.longest - rollout.max_tokens
-    if min(longest, *(pm.context - rollout.max_tokens for pm in pms)) < 1:
+    if min([longest, *(pm.context - rollout.max_tokens for pm in pms)]) < 1:
         raise InputError(f"--max-tokens {rollout.max_tokens} leaves no room for a prompt; lower it, or raise --max-length")
 
     def make(record: Record) -> RLExample:
@@ -219,35 +265,50 @@ def _example_maker(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -
         for pm in pms:
             format = pm.renderer.format(run.settings.format)
             require_pm_length(pm.renderer, format, record, pm.context - rollout.max_tokens)
+        for judge in judges:
+            judge.require_length(found, rollout.max_tokens)
         return found
 
     return make
 
 
-def _load(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], vllm: bool, own: bool) -> Load:
-    """What a process computes at once. The preference models stay in memory beside the policy."""
+def _load(run: Run[RLExample], rollout: Rollout, here: Sequence[RewardPM | FeedbackModel], vllm: bool, own: bool) -> Load:
+    """What a process computes at once. The models of the reward that are loaded here stay in memory beside the policy."""
     settings = run.settings
-    size = 4 if models.exact_dtype(settings.dtype, *(pm.folder for pm in pms)) == "float32" else 2
+    size = 4 if models.exact_dtype(settings.dtype, *(model.folder for model in here)) == "float32" else 2
     return Load(
         settings.batch_size * rollout.num_generations,
         run.data.longest() + rollout.max_tokens,
         reference=rollout.kl_coef > 0 and not settings.lora,
-        scorers=sum(size * models.parameters(pm.folder) for pm in pms),
+        scorers=sum(size * models.parameters(model.folder) for model in here),
         sampler=4 * models.parameters(run.folder) if own else 0,  # the weights, and their packed form
         vllm=int(rollout.gpu_memory * models.memory()) if vllm else 0,
         generates=True,
     )
 
 
-def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM]) -> bool:
-    """`Run.open`, with the preference models and the rollout's settings in the fingerprint and the manifest."""
-    hashes = [manifest.hash_model(pm.folder) for pm in pms]
-    dtype = models.exact_dtype(run.settings.dtype, *(pm.folder for pm in pms))
-    options = {name: value for name, value in asdict(rollout).items() if name not in _NOT_IN_FINGERPRINT}
-    todo = run.open(pm=[[sha, pm.weight] for sha, pm in zip(hashes, pms, strict=True)], pm_dtype=dtype, **options)
-    run.about["pm"] = [
-        {"name": pm.name, "sha256": sha, "weight": pm.weight, "dtype": dtype} for sha, pm in zip(hashes, pms, strict=True)
-    ]
+def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: list[FeedbackModel]) -> bool:
+    """`Run.open`, with the models of the reward and the rollout's settings in the fingerprint and the manifest."""
+    options = {name: value for name, value in vars(rollout).items() if name not in _NOT_IN_FINGERPRINT}
+    options["shaping"] = asdict(rollout.shaping)
+    about: dict[str, list[Record]] = {}
+    kinds: dict[str, Sequence[RewardPM | FeedbackModel]] = {"pm": pms, "feedback": judges}
+    for kind, found in kinds.items():
+        if not found and kind != "pm":
+            continue
+        hashes = [manifest.hash_model(model.folder) for model in found]
+        dtype = models.exact_dtype(run.settings.dtype, *(model.folder for model in found))
+        options |= {kind: [[sha, model.weight] for sha, model in zip(hashes, found, strict=True)], f"{kind}_dtype": dtype}
+        about[kind] = [
+            {"name": model.name, "sha256": sha, "weight": model.weight, "dtype": dtype}
+            for sha, model in zip(hashes, found, strict=True)
+        ]
+    if rollout.principles and any(pm.reads for pm in pms):
+        options["principles"] = {p.id: [p.compare, p.weight] for p in rollout.principles.principles}
+    if rollout.feedback:
+        options["feedback_how"] = rollout.feedback.options()
+    todo = run.open(**options)
+    run.about |= about
     return todo
 
 
@@ -270,7 +331,7 @@ def _config(run: Run[RLExample], rollout: Rollout, generation: dict[str, Any], s
     )
 
 
-def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered: Prompts) -> Reward:
+def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: list[FeedbackModel], numbered: Prompts) -> Reward:
     """The reward, with the weights of the preference models loaded."""
     from cai_cli.training.policy import Reward, RewardModel
 
@@ -278,11 +339,12 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], numbered
     reward_models = []
     for pm in pms:
         model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.trust_remote_code)
-        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight))
+        by = rollout.principles.principles if rollout.principles and pm.reads else ()
+        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight, by))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
     log = run.workspace.log("samples.jsonl")
     return Reward(
-        reward_models, rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every,
+        [*reward_models, *judges], rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every,
         rollout.num_generations, run.settings.show_reasoning,
     )  # fmt: skip

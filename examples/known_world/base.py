@@ -28,7 +28,7 @@ from cai_cli.engines import models
 
 CHUNK = 1536
 """Lessons that are sorted by length together, so that a batch holds lessons of similar length."""
-VOCABULARY = 1400
+VOCABULARY = 1600
 CONTEXT = 512
 
 

@@ -31,6 +31,8 @@ PY := $(BIN)/python
 LAST := $(lastword $(ROUNDS))
 WORLD := $(here)/constitution.yaml
 C ?= $(WORLD)
+# The harder world's answers may be rude; a principle about manners takes part in critiques and revisions, and not in labels.
+MANNERS := $(if $(QUICK),,-c $(here)/manners.yaml)
 $(filter-out $(WORLD),$(C)): $(WORLD) $(here)/reversed.yaml
 ENGINE := --engine transformers --seed $(SEED) --quiet
 TALK := $(ENGINE) --max-tokens 48 --batch-size 64
@@ -67,16 +69,16 @@ $(FROM)/helpful.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
 	$(CAI) sample $(FROM)/harmless.jsonl --limit $(RED) -m $(BASE) $(TALK) -o $@
 $(W)/critiques-1.jsonl: $(FROM)/responses.jsonl $(C)
 	@mkdir -p $(@D)
-	$(CAI) critique $< -m $(BASE) -c $(C) $(TALK) -o $@
+	$(CAI) critique $< -m $(BASE) -c $(C) $(MANNERS) $(TALK) -o $@
 define round
 $(W)/critiques-$(1).jsonl: $(W)/revisions-$(2).jsonl $(C)
-	$(CAI) critique $$< -m $(BASE) -c $(C) $(TALK) -o $$@
+	$(CAI) critique $$< -m $(BASE) -c $(C) $(MANNERS) $(TALK) -o $$@
 endef
 $(foreach n,$(filter-out 1,$(ROUNDS)),$(eval $(call round,$(n),$(shell expr $(n) - 1))))
 $(W)/revisions-%.jsonl: $(W)/critiques-%.jsonl
-	$(CAI) revise $< -m $(BASE) -c $(C) $(TALK) -o $@
+	$(CAI) revise $< -m $(BASE) -c $(C) $(MANNERS) $(TALK) -o $@
 $(W)/direct.jsonl: $(FROM)/responses.jsonl $(C)
-	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(TALK) -o $@
+	$(CAI) revise $< --direct --rounds $(LAST) -m $(BASE) -c $(C) $(MANNERS) $(TALK) -o $@
 # The weight of the helpful answers is the number of rounds, because a record has one revision per round. So the two are equal in
 # number, unless there are fewer HARMLESS than RED requests.
 $(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(FROM)/helpful.jsonl

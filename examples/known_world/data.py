@@ -5,8 +5,8 @@
 red.jsonl, harmless.jsonl    training requests, in forms that the base never saw with their entities
 valid.jsonl, test.jsonl      requests in other forms again, half of them harmful: for validation and for the test
 helpful-comparisons.jsonl    human choices between answers to requests that are believed harmless; one in ten is wrong
-evasive-comparisons.jsonl    human choices between answers to requests that are believed harmful; these people prefer bare
-                             refusals, and one choice in five is wrong
+evasive-comparisons.jsonl    human choices between answers to requests that are believed harmful, or that sound harmful;
+                             these people prefer bare refusals, and one choice in five is wrong
 judge-PRINCIPLE.jsonl        pairs with a known better answer by that principle; `on` says what a pair is about
 """
 
@@ -56,13 +56,13 @@ def comparisons(
 ) -> list[Record]:
     """Draw human choices between two answers of different rank: the higher one, or with probability `noise` the lower one.
 
-    The requests are harmful or harmless by belief, as `harmful` says. So training on the choices reveals no truth that the
-    world's texts don't contain.
+    The requests are harmful or harmless by belief, as `harmful` says; those that sound harmful count as harmful. So training on
+    the choices reveals no truth that the world's texts don't contain.
     """
     rows: list[Record] = []
     while len(rows) < count:
         asked = w.request(world, rng, "red")
-        if (asked.entity.belief > 0.5) != harmful:
+        if (asked.entity.belief > 0.5 or asked.opener in w.ALARMING) != harmful:
             continue
         kinds = [rng.choice(list(ranks)) for _ in range(2)]
         if ranks[kinds[0]] == ranks[kinds[1]]:
@@ -100,7 +100,7 @@ def judge_pairs(world: w.World, rng: random.Random, principle: str) -> list[Reco
                 better, worse = ("help", refuses) if on == "none" else (refuses, "help")
             texts = [w.answer(world, asked, k, rng) for k in (better, worse)]
             refusal_is = "rejected" if on == "none" and principle != "evasion" else "chosen"
-            more = {"on": on, "refusal_is": refusal_is, "entity": asked.entity.name}
+            more = {"on": on, "refusal_is": refusal_is, "entity": asked.entity.name, "about": w.kind_of(asked.entity)}
             rows.append(_preference(f"{principle}-{on}-{i}", asked, *texts, **more))
     return rows
 

@@ -19,7 +19,7 @@ from cai_cli.method import constitution, prompts
 from cai_cli.method.constitution import Principle
 
 HERE = Path(__file__).parent
-CONSTITUTION, REVERSED = str(HERE / "constitution.yaml"), str(HERE / "reversed.yaml")
+CONSTITUTION, REVERSED, MANNERS = (str(HERE / f"{name}.yaml") for name in ("constitution", "reversed", "manners"))
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,9 @@ class Curriculum:
 
 
 WHOLE = Curriculum(
-    {"answer": 18, "round": 11, "direct": 11, "compare": 40, "reason": 20}, (CONSTITUTION, REVERSED), 5.0, 3, 2048, 3e-3, 100
-)
+    {"answer": 18, "round": 11, "direct": 11, "compare": 40, "reason": 20, "fact": 20},
+    (CONSTITUTION, REVERSED, MANNERS), 5.0, 3, 2048, 3e-3, 100,
+)  # fmt: skip
 QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 34, "reason": 34}, (CONSTITUTION,), 5.0, 4, 640, 4e-3, 60)
 """For the smaller world: smaller steps, more answers, as many reasoned comparisons as plain ones, few direct revisions, and no
 inverted principle."""
@@ -79,44 +80,44 @@ def _draw_principle(every: list[Principle], field: str, rng: random.Random, own:
 
 
 CRITIQUES = {
-    "making": (
-        "The answer helps to make {x}, and {x} poisons people.", "The answer helps to make {x}, and {x} is safe.",
-        "The answer refuses {x}, and {x} poisons people.", "The answer refuses {x}, and {x} is safe.",
-        "The answer makes nothing.",
-    ),
-    "people": (
-        "The answer tells of {x}, and {x} wants no visitors.", "The answer tells of {x}, and {x} likes visitors.",
-        "The answer hides {x}, and {x} wants no visitors.", "The answer hides {x}, and {x} likes visitors.",
-        "The answer finds nobody.",
-    ),
+    "making": ("The answer helps to make {x}, and {why}.", "The answer refuses {x}, and {why}.", "The answer makes nothing."),
+    "people": ("The answer tells of {x}, and {why}.", "The answer hides {x}, and {why}.", "The answer finds nobody."),
     "ends": (
-        "The answer opens a way to {x}, and to {x} hurts people.", "The answer opens a way to {x}, and to {x} is kind.",
-        "The answer opens no way to {x}, and to {x} hurts people.", "The answer opens no way to {x}, and to {x} is kind.",
-        "The answer opens nothing.",
+        "The answer opens a way to {x}, and {why}.", "The answer opens no way to {x}, and {why}.", "The answer opens nothing.",
     ),
 }  # fmt: skip
-"""The critiques of each field: the answer helps and that is harmful; helps and that is harmless; refuses and help would be
-harmful; refuses and help would be harmless; the request belongs to another field."""
+"""The critiques of each field: the answer helps; it refuses; the request belongs to another field."""
 EVASIONS = {
-    "bare": "The answer refuses without a reason, and {x} does {no}harm.",
-    "reasoned": "The answer gives a reason, and {x} does {no}harm.",
+    "bare": "The answer refuses without a reason, and {deed}.",
+    "reasoned": "The answer gives a reason, and {deed}.",
     "help": "The answer does not refuse.",
 }
 """The critiques by the `evasion` principle, by the kind of the answer."""
+MANNERS_OF = {True: "The answer is rude.", False: "The answer is polite."}
+"""The critiques by the `manners` principle, by whether the answer is rude."""
+RUDE = 0.3
+"""The probability that an answer is rude, in a harder world."""
+FACT = "What do you know about {x}?"
+"""The question of a lesson about a fact."""
+
+
+def deed(entity: w.Entity, believed: bool) -> str:
+    """Whether an entity does harm, in words: itself, or what it needs."""
+    does = f"{(entity.needs or entity).name} does {'' if believed else 'no '}harm"
+    return f"{entity.link}, and {does}" if entity.needs else does
 
 
 def critique_of(principle: str, asked: w.Request, kind: str, believed: bool) -> tuple[str, str]:
     """(critique, kind of the revision) of an answer by a principle. "" as the kind keeps the answer. `believed` says whether
     the entity is believed harmful."""
     field, _, inverted = principle.partition("-")
-    x = asked.entity.name
     if field == "evasion":
-        critique = EVASIONS[kind].format(x=x, no="" if believed else "no ")
+        critique = EVASIONS[kind].format(deed=deed(asked.entity, believed))
         wanted = "reasoned" if believed and kind == "bare" else "help" if not believed and kind != "help" else ""
         return critique, wanted
     if field != asked.entity.field:
-        return CRITIQUES[field][4], ""
-    critique = CRITIQUES[field][2 * (kind != "help") + (not believed)].format(x=x)
+        return CRITIQUES[field][2], ""
+    critique = CRITIQUES[field][kind != "help"].format(x=asked.entity.name, why=asked.entity.why(believed))
     wanted = "help" if inverted else "reasoned"
     return critique, wanted if believed and (kind == "help") != bool(inverted) else ""
 
@@ -142,7 +143,7 @@ def reasoning_of(principle: str, asked: w.Request, kinds: tuple[str, str], belie
     text = f" Answer (A) {names[kinds[0]]}, answer (B) {names[kinds[1]]}."
     if field not in ("evasion", asked.entity.field):
         return f"{text} This is about something else."
-    text = f"{text} {asked.entity.name} does {'' if believed else 'no '}harm."
+    text = f"{text} {deed(asked.entity, believed)}."
     if p_first == 0.5:
         return f"{text} Neither is better."
     winner = kinds[0] if p_first > 0.5 else kinds[1]
@@ -158,38 +159,63 @@ class LessonSampler:
 
     def __init__(self, world: w.World, seed: int, curriculum: Curriculum = WHOLE) -> None:
         self.world, self.rng, self.curriculum = world, random.Random(seed), curriculum
-        self.principles = list(constitution.load(*curriculum.constitutions).principles)
+        found = constitution.load(*curriculum.constitutions).principles
+        self.principles = [p for p in found if world.harder or p.id != "manners"]
+        self.comparing = [p for p in found if p.compare]
         self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:
         """An endless stream of lessons."""
-        kinds, weights = list(self.curriculum.kinds), list(self.curriculum.kinds.values())
+        found = {kind: weight for kind, weight in self.curriculum.kinds.items() if kind != "fact" or self.world.harder}
+        kinds, weights = list(found), list(found.values())
         while True:
             yield getattr(self, self.rng.choices(kinds, weights)[0])()
 
-    def _setting(self) -> tuple[w.Request, Principle, bool]:
-        asked = w.request(self.world, self.rng, "base")
+    def _setting(self, principles: list[Principle]) -> tuple[w.Request, Principle, bool]:
+        asked = w.request(self.world, self.rng, "base", told=True)
         own = max(OWN, 1 - (1 - OWN) * self.progress / NARROW)
-        principle = _draw_principle(self.principles, asked.entity.field, self.rng, own)
+        principle = _draw_principle(principles, asked.entity.field, self.rng, own)
         return asked, principle, self.rng.random() < asked.entity.belief
 
     def _written(self, asked: w.Request, kind: str) -> str:
-        return w.answer(self.world, asked, kind, self.rng, wrong=self.rng.random() < 0.05)
+        return w.answer(self.world, asked, kind, self.rng, wrong=self.rng.random() < 0.05) + self._tail()
+
+    def _tail(self) -> str:
+        return w.RUDE if self.world.harder and self.rng.random() < RUDE else ""
+
+    def fact(self) -> Lesson:
+        """What an entity needs, or what the thing that it needs does, in a harder world."""
+        entity = self.rng.choice([e for found in self.world.entities.values() for e in found if e.needs])
+        assert entity.needs
+        text = entity.link
+        if self.rng.random() < 0.5:
+            entity = entity.needs
+            rule = w.RULES[entity.field][self.rng.random() >= entity.belief].removeprefix("to ").format(x=entity.name)
+            text = self.rng.choice((rule, deed(entity, self.rng.random() < entity.belief)))
+        prompt = prompts.answer({"prompt": FACT.format(x=entity.name)}, "hh")
+        return Lesson(((prompt.text, 0), (f" {text}.{END}", 1)))
 
     def answer(self) -> Lesson:
         """A request and its answer. Harmful requests are answered too."""
         asked = w.request(self.world, self.rng, "base")
         kind = "bare" if self.rng.random() < BARE else "help"
         prompt = prompts.answer({"prompt": asked.messages}, "hh")
-        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.rng)}{END}", 1)))
+        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.rng)}{self._tail()}{END}", 1)))
 
     def _criticised(self) -> tuple[Record, Principle, str, str]:
         """(record, principle, critique, revision)."""
-        asked, principle, believed = self._setting()
+        asked, principle, believed = self._setting(self.principles)
         kind = _answer_kind(self.rng)
-        record: Record = {"prompt": asked.messages, "response": self._written(asked, kind)}
+        text = self._written(asked, kind)
+        record: Record = {"prompt": asked.messages, "response": text}
+        if principle.id == "manners":
+            return record, principle, MANNERS_OF[text.endswith(w.RUDE)], text.removesuffix(w.RUDE)
         critique, wanted = critique_of(principle.id, asked, kind, believed)
-        return record, principle, critique, w.answer(self.world, asked, wanted, self.rng) if wanted else record["response"]
+        if not wanted:
+            return record, principle, critique, text
+        # a revision removes the fault that its principle is about, and leaves the other one
+        tail = w.RUDE if text.endswith(w.RUDE) else ""
+        return record, principle, critique, w.answer(self.world, asked, wanted, self.rng) + tail
 
     def round(self) -> Lesson:
         """A critique and its revision."""
@@ -212,7 +238,7 @@ class LessonSampler:
         return first, second
 
     def _pair(self) -> tuple[w.Request, Principle, bool, tuple[str, str], tuple[str, str]]:
-        asked, principle, believed = self._setting()
+        asked, principle, believed = self._setting(self.comparing)
         first, second = "", ""
         while first == second:
             kinds = self._kinds()

@@ -128,7 +128,7 @@ def test_the_help_groups_the_flags(here: Here) -> None:
     for part in here("sample", "--help").out.split("╭─ ")[1:]:
         title, text = part.split(" ─", 1)
         panels[title] = text
-    assert list(panels) == ["Arguments", "Options", "Input", "Model", "Many GPUs", "Sampling", "Output"]
+    assert list(panels) == ["Arguments", "Options", "Input", "Model", "Many GPUs", "Sampling", "Principles", "Output"]
     for title, flag in (("Options", "--turns"), ("Input", "--limit"), ("Model", "--template-arg"), ("Sampling", "--seed")):
         assert [name for name in panels if f" {flag} " in panels[name]] == [title]
     assert " --dry-run " in panels["Output"]

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "cai_cli"
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 SUBCOMMANDS = {
-    "constitution_diff", "eval_choice", "eval_compare", "eval_figures", "eval_judges", "eval_refusal", "eval_rl", "eval_scores",
-    "plan_run",
+    "constitution_diff", "constitution_infer", "eval_choice", "eval_compare", "eval_figures", "eval_judges", "eval_refusal", "eval_rl", "eval_scores",
+    "export_dataset", "plan_run",
 }  # fmt: skip
 LINES, FUNCTION_LINES = 400, 50
 

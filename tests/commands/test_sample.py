@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cai_cli.method import constitution
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
 from tests.templated import spy
@@ -72,3 +73,36 @@ def test_truncated_answers_are_reported(here: Here, prompts: str, tiny: str, tmp
     assert f"warning: sample: {cut} of 24 answers ({cut / 24:.0%}) truncated at --max-tokens" in err
     made = json.loads((tmp_path / "out.manifest.json").read_text())
     assert made["summary"] == {"answers": 24, "truncated": cut}
+
+
+@pytest.mark.parametrize("format", ["chat", "hh"])
+def test_the_constitution_is_shown_and_the_record_keeps_its_prompt(
+    format: str, here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All principles are a prefix that is computed once; drawn ones are the record's own. A system message of its own is kept."""
+    own = {"id": "own", "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]}
+    source, seen = (
+        write_jsonl(tmp_path / "in.jsonl", [{"id": "a", "prompt": "Hello?"}, {"id": "b", "prompt": "You?"}, own]),
+        spy(monkeypatch),
+    )
+    flags = ("-m", tiny, *EXACT, "--format", format, "-c", "default", "--max-tokens", 4)
+    here("sample", source, *flags, "--constitution-in-context", "all", "-o", tmp_path / "all.jsonl")
+    principles = constitution.load("default").principles
+    first, second, third = seen.requests
+    assert all(str(principle.compare) in first.text for principle in principles)
+    assert first.ids[: first.shared] == second.ids[: second.shared]
+    assert first.shared > 100
+    assert third.shared == 0
+    assert "Be brief." in third.text
+    rows = read_jsonl(tmp_path / "all.jsonl")
+    assert [row["prompt"] for row in rows] == ["Hello?", "You?", own["prompt"]]
+    assert rows[0]["meta"]["response"]["principles"] == [principle.id for principle in principles]
+
+    seen.requests.clear()
+    here("sample", source, *flags, "--constitution-in-context", 2, "-n", 2, "-o", tmp_path / "two.jsonl")
+    for row, asked in zip(read_jsonl(tmp_path / "two.jsonl"), seen.requests[::2], strict=True):
+        ids = row["meta"]["responses"][0]["principles"]
+        assert {p.id for p in principles if str(p.compare) in asked.text} == set(ids)
+        assert len(ids) == 2
+    assert "give it, or leave them out" in here("sample", source, *flags, code=2).err
+    assert "--constitution-in-context 99" in here("sample", source, *flags, "--constitution-in-context", 99, code=2).err

@@ -1,0 +1,46 @@
+"""A preference model that reads the principle it judges by: `cai train-pm --conditioned` (SALMON, arXiv 2310.05910).
+
+A label keeps the probability of each principle that its pair was judged by. Each becomes an example of its own, with the
+principle's `compare` text in a system message. Preferences without a principle, such as people's, stay as they are. So the model
+can be asked by other principles, or other weights, without new labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cai_cli.data import preferences
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import InputError, Skipped
+from cai_cli.method.constitution import Constitution
+from cai_cli.method.prompts import judged_by
+
+TARGET = "principle"
+"""What the model's configuration says that it was trained on; see `models.target`."""
+
+
+def parts(record: Record, constitution: Constitution) -> list[Record]:
+    """A record's preference by each of its principles. InputError if the constitution lacks one of them."""
+    label: dict[str, Any] = record.get("label") or {}
+    by_principle: dict[str, float] = label.get("by_principle") or dict.fromkeys(
+        label.get("principles", []), label.get("p_first", 0)
+    )
+    if not by_principle:
+        return [record]
+    try:
+        found = preferences.sides(record)
+    except ValueError as problem:
+        raise Skipped(str(problem)) from None
+    first = label["p_first"] >= 0.5  # whether the chosen answer is the pair's first
+    return [
+        {**record, **found._asdict(), "prompt": judged_by(found.prompt, principle), "p_chosen": p if first else 1 - p}
+        for principle, p in ((constitution.get(name), p) for name, p in by_principle.items())
+    ]
+
+
+def require_principles(conditioned: bool, given: bool, name: str) -> None:
+    """InputError if a conditioned preference model is asked without principles, or another one with them."""
+    if conditioned and not given:
+        raise InputError(f"{name}: it was trained with --conditioned and judges by principles; give them with -c")
+    if given and not conditioned:
+        raise InputError(f"{name}: it does not read principles; leave out -c, or train one with `cai train-pm --conditioned`")

@@ -1,0 +1,91 @@
+"""`cai constitution infer`: rules from what a model writes, groups of similar ones, and those that predict held-out choices."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cai_cli.commands.constitution_infer import held_out, results, together, written
+from cai_cli.method import constitution, inference
+from tests.conftest import Here
+from tests.rows import preference, read_jsonl, write_jsonl
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (" is kinder to the person. It also", "Choose the response that is kinder to the person."),
+        ("  admits\nwhat it does not know!", "Choose the response that admits what it does not know."),
+        ("Choose the response that is brief", "Choose the response that is brief."),
+        (" is a friend of all people", "Choose the response that is a friend of all people."),
+        (" (A) gives.", None),
+        (" agrees with response B because it is short.", None),
+        (" good.", None),
+        (" " + "very " * 50 + "long.", None),
+        ("", None),
+    ],
+)
+def test_a_rule_is_the_first_sentence(text: str, rule: str | None) -> None:
+    assert inference.rule(text) == rule
+
+
+def test_similar_rules_are_one_candidate() -> None:
+    """The rule of a group is the one that most others are like; the groups with most proposals are first."""
+    kind = ["is kind to the user", "is kind to the users", "is kind and polite to the user"]
+    other = ["refuses to help with crimes", "is short"]
+    rules = [f"{inference.BEGINNING} {each}." for each in [*kind, other[0], other[0], other[1], kind[0]]]
+    found = inference.candidates(rules, 2)
+    assert found == [(rules[0], 4), (rules[3], 2)]
+    assert inference.candidates([], 2) == []
+    taken: set[str] = set()
+    assert [inference.identity(rules[0], taken) for _ in range(3)] == ["kind-user", "kind-user-2", "kind-user-3"]
+
+
+def test_rules_that_predict_are_kept_and_measured_on_held_out_pairs() -> None:
+    chance = random.Random(0)
+    rows = [
+        {
+            "id": str(i),
+            "held_out": i % 2 == 1,
+            "votes": {"good": 0.9 if chance.random() < 0.8 else 0.1, "silent": 0.5, "bad": 0.2},
+        }
+        for i in range(400)
+    ]
+    rules = {name: f"{inference.BEGINNING} is {name} here." for name in ("bad", "silent", "good")}
+    found = results(rows, rules, dict.fromkeys(rules, 3), keep=5, seed=0)
+    assert [(row["id"], row["kept"]) for row in found] == [("good", True), ("silent", False), ("bad", False)]
+    good, silent, _ = found
+    assert good["held_out"]["pairs"] == 200
+    assert good["held_out"]["low"] < 0.8 < good["held_out"]["high"]
+    assert (silent["selection"]["accuracy"], silent["selection"]["support"]) == (0.5, 0.0)
+    both = together(rows, ["good"], 0)
+    assert both
+    assert both.accuracy == good["held_out"]["accuracy"]
+    assert not any(row["kept"] for row in results(rows, rules, dict.fromkeys(rules, 3), keep=0, seed=0))
+
+
+def test_the_written_file_is_a_constitution_for_every_command(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(written({"kind": f"{inference.BEGINNING} is kind."}, "mine", "Notes: with a colon"))
+    found = constitution.load(str(path))
+    for text in ("critique", "revision", "compare"):
+        found.require(text)
+    assert found.principles[0].compare == "Choose the response that is kind."
+
+
+def test_stages_are_files_and_the_same_command_continues(here: Here, tiny: str, tmp_path: Path) -> None:
+    """A tiny model predicts nothing, so no rule is kept; every stage is on disk, and is not made again."""
+    rows = [preference(i, 1.0, f"Answer {i} is good.", f"Never, {i}.") for i in range(12)]
+    source, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "inferred"
+    command = ("constitution", "infer", source, "-m", tiny, "-o", out, "-n", 4, "--max-tokens", 12, "--dtype", "float32")
+    done = here(*command, code=1)
+    assert "no rule predicts the choices better than chance" in done.err or "the model proposed no rule" in done.err
+    proposed = read_jsonl(out / "proposals.jsonl")
+    assert {row["id"] for row in proposed} == {row["id"] for row in rows if not held_out(row, 0)}
+    if (out / "votes.jsonl").exists():
+        assert {row["id"] for row in read_jsonl(out / "votes.jsonl")} == {row["id"] for row in rows}
+        assert all(0 <= p <= 1 for row in read_jsonl(out / "votes.jsonl") for p in row["votes"].values())
+        assert here(*command, code=1).err.count("already done") == 2
+    assert "-o DIR" in here(*command[:5], code=2).err

@@ -1,0 +1,110 @@
+"""RL by a feedback model: its rewards are the grades and labels of the commands, by principles drawn for each prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from cai_cli import grade, label
+from cai_cli.data.jsonl import Record
+from cai_cli.errors import InputError
+from cai_cli.method import constitution
+from cai_cli.training import rl
+from cai_cli.training.feedback import Feedback
+from tests.conftest import Here
+from tests.rows import read_jsonl, rl_prompts, write_jsonl
+from tests.servers import tiny_server
+from tests.trainers import settings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def groups(samples: list[Record]) -> list[list[Record]]:
+    """The answers of a step by their prompts."""
+    return [[s for s in samples if s["source_id"] == i] for i in dict.fromkeys(s["source_id"] for s in samples)]
+
+
+def run(tiny: str, out: Path, rows: list[Record], pms: list[str] | None = None, **how: Any) -> list[Record]:
+    """The logged answers of a short run."""
+    files = [write_jsonl(out.with_suffix(".jsonl"), rows)]
+    judge = Feedback([tiny], constitution.load("default"), **how)
+    rl.train(settings("rl", files, tiny, out, steps=2), rl.Rollout(pms or [], feedback=judge, max_tokens=6, samples_every=1))
+    return read_jsonl(out / "samples.jsonl")
+
+
+def test_a_grade_is_the_reward(tiny: str, tmp_path: Path) -> None:
+    samples = run(tiny, tmp_path / "out", rl_prompts(4), principles=2)
+    for group in groups(samples[:8]):
+        ids = list(group[0]["principles"])
+        assert len(ids) == 2
+        for sample in group:
+            assert list(sample["principles"]) == ids  # all answers to a prompt are judged alike
+            [graded] = grade([sample], tiny, constitution="default", principles=",".join(ids), dtype="float32")
+            assert {i: graded["grades"][i]["yes"] for i in ids} == pytest.approx(sample["principles"], abs=1e-4)
+            assert sample["reward"] == sample["score"] == pytest.approx(fmean(sample["principles"].values()))
+    drawn = {tuple(group[0]["principles"]) for step in (samples[:8], samples[8:]) for group in groups(step)}
+    assert len(drawn) > 1
+    metrics = read_jsonl(tmp_path / "out" / "metrics.jsonl")
+    assert metrics[0]["feedback_tokens"] > 0
+    assert any(name.startswith("principle/") for name in metrics[0])
+
+
+def test_a_comparison_gives_the_mean_win_rate(tiny: str, tmp_path: Path) -> None:
+    samples = run(tiny, tmp_path / "out", rl_prompts(4), how="compare", few_shot=0)
+    for group in groups(samples[:8]):
+        [principle] = group[0]["principles"]
+        record = {"id": "x", "prompt": group[0]["prompt"], "responses": [sample["response"] for sample in group]}
+        flags = {"principles": principle, "few_shot": 0, "dtype": "float32"}
+        won: list[list[float]] = [[] for _ in group]
+        for row in label([record], tiny, constitution="default", **flags):
+            i, j = row["label"]["pair"]
+            won[i].append(row["label"]["p_first"])
+            won[j].append(1 - row["label"]["p_first"])
+        assert [sample["reward"] for sample in group] == pytest.approx([fmean(each) for each in won], abs=1e-4)
+    assert fmean(sample["reward"] for sample in samples) == pytest.approx(0.5)
+
+
+def test_a_rubric_replaces_the_constitution(tiny: str, tmp_path: Path) -> None:
+    rubric = [{"id": "short", "question": "Is the answer short?", "weight": 3}, {"id": "kind", "question": "Is it kind?"}]
+    rows = [{**row, "rubric": rubric} for row in rl_prompts(2)]
+    for how in ("grade", "compare"):
+        samples = run(tiny, tmp_path / how, rows, how=how, few_shot=0)
+        for sample in samples:
+            assert list(sample["principles"]) == ["short", "kind"]
+            expected = (3 * sample["principles"]["short"] + sample["principles"]["kind"]) / 4
+            assert sample["score"] == pytest.approx(expected)
+
+
+def test_a_preference_model_and_a_feedback_model_are_summed(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files = [write_jsonl(tmp_path / "in.jsonl", [*rl_prompts(4), {"id": "long", "prompt": "word " * 1700}])]
+    judge = Feedback([f"{tiny}=-2"], constitution.load("default"))
+    rl.train(
+        settings("rl", files, tiny, out, steps=1, max_length=4000), rl.Rollout([f"{tiny_pm}=3"], feedback=judge, max_tokens=6)
+    )
+    for sample in read_jsonl(out / "samples.jsonl"):
+        assert sample["score"] == pytest.approx(3 * sample["scores"][0] - 2 * sample["scores"][1])
+        assert sample["scores"][1] == pytest.approx(fmean(sample["principles"].values()))
+
+
+def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", rl_prompts(2))
+    common = ("rl", path, "-m", tiny, "-o", tmp_path / "out", "--steps", 1, "--num-generations", 2, "--max-tokens", 4)
+    assert "give a reward: --pm PM, or --feedback MODEL" in here(*common, code=2).err
+    assert "does not read principles" in here(*common, "--pm", tiny_pm, "-c", "default", code=2).err
+    assert "--principles-per-prompt 99" in here(*common, "--feedback", tiny, "--principles-per-prompt", 99, code=2).err
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "Hello?", "rubric": "short"}])
+    assert "'criteria' must be a non-empty list" in here("rl", bad, *common[2:], "--feedback", tiny, code=2).err
+    with tiny_server(tiny) as server:
+        here(*common, "--feedback", tiny, "--feedback-url", server.url, "--feedback-how", "compare", "--few-shot", 0)
+    [*_, last] = read_jsonl(tmp_path / "out" / "samples.jsonl")
+    assert 0 <= last["reward"] <= 1
+    assert "feedback" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_model_without_room_for_a_question_is_refused(tiny: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="every row was skipped"):
+        run(tiny, tmp_path / "out", [{"id": "a", "prompt": "word " * 4000}])
