@@ -104,6 +104,8 @@ def ray_cluster(model: str) -> Iterator[tuple[object, ...]]:
 
 TRANSFORMERS = ("--engine", "transformers", "--deterministic")
 ALONE = ("--engine", "transformers", "--dtype", "float32", "--batch-size", 1)
+EAGER = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true")
+"""Without compilation, which takes most of a start."""
 ENGINES = {
     "transformers": Engine(TRANSFORMERS, ALONE),
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
@@ -111,7 +113,7 @@ ENGINES = {
     "server": Engine(("--engine", "server"), serve=server),
     "ray": Engine(("--engine", "ray", "--deterministic", "--replicas", 2), serve=ray_cluster, mark="ray"),
     "vllm": Engine(
-        ("--engine", "vllm", "--dtype", "float32"), ("--engine", "vllm", "--dtype", "float32"), digits=3, modules=("vllm",),
+        EAGER, EAGER, digits=3, modules=("vllm",),
         variables=(("VLLM_CPU_OMP_THREADS_BIND", "0"),), mark="vllm",
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from cai_cli.engines import models
+from cai_cli.engines.joined import CLOSE
 
 SPARE = 64
 """Spare columns of a layer that was filled or has grown."""
@@ -76,6 +77,33 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :columns] for room in new)
 
 
+class SharedLayer(RoomyLayer):
+    """A `RoomyLayer` whose rows all come after the same tokens, which it does not hold.
+
+    `before` has their keys and values [1, heads, columns, width]. They are an attribute of the keys that the model's attention
+    gets (`attention.attend`).
+    """
+
+    before: tuple[torch.Tensor, torch.Tensor]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append columns. Returns all keys and values of the rows so far."""
+        keys, values = super().update(key_states, value_states)
+        keys.before = self.before  # type: ignore[attr-defined]
+        return keys, values
+
+    def whole(self) -> RoomyLayer:
+        """A layer that holds `before` in each row."""
+        found = RoomyLayer()
+        parts = zip(self.before, (self.keys, self.values), strict=True)
+        keys, values = (torch.cat([first.expand(own.shape[0], -1, -1, -1), own], 2) for first, own in parts)
+        found.lazy_initialization(keys, values)
+        found.replace(keys, values)
+        return found
+
+
 def new_cache(model: PreTrainedModel) -> Cache:
     """An empty cache. Its layers are roomy if every layer of the model has full attention."""
     cache = DynamicCache(config=model.config)
@@ -112,6 +140,43 @@ def spread(cache: Cache, rows: int, room: int) -> Cache:
         new.replace(keys, values, room)
         copy.layers.append(new)
     return copy
+
+
+def after(cache: Cache) -> Cache:
+    """An empty cache for any number of rows that come after the tokens of a one-row cache, which is not copied."""
+    found = DynamicCache()
+    found.layers = []
+    for layer in _layers(cache):
+        new = SharedLayer()
+        new.before = layer.keys, layer.values
+        found.layers.append(new)
+    return found
+
+
+def hold(cache: Cache, mask: torch.Tensor, before: tuple[int, ...]) -> torch.Tensor:
+    """Let a cache hold the tokens that it comes after. Returns its mask."""
+    if before:
+        cache.layers = [layer.whole() for layer in _layers(cache)]
+    return torch.nn.functional.pad(mask, (len(before), 0), value=1)
+
+
+def same_after(model: PreTrainedModel, prefix: Cache, tokens: int) -> bool:
+    """Whether a model computes the same after a prefix that it shares as after a copy of it: two rows, and then a column."""
+    ids = torch.arange(7, 15).view(2, 4)
+    ways = {"after": after(prefix), "spread": spread(prefix, 2, 4)}
+    try:
+        for columns in (slice(0, 3), slice(3, 4)):
+            places = torch.arange(tokens, tokens + 4)[None, columns]
+            base: Any = model.base_model
+            found = [
+                base(input_ids=ids[:, columns], position_ids=places, cache=cache, use_cache=True).last_hidden_state[:, -1]
+                for cache in ways.values()
+            ]
+            if not (found[0] - found[1]).norm() <= CLOSE.get(model.dtype, 0) * found[1].norm():
+                return False
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # it does something else with its keys
+        return False
+    return True
 
 
 def _layers(cache: Cache) -> list[Any]:

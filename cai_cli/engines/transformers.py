@@ -50,6 +50,8 @@ class _Batch:
     """The rows' keys and values. None if there is no batch."""
     mask: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
     """[rows, columns]: 1 where the cache holds a token of the row, 0 where it holds padding."""
+    before: tuple[int, ...] = ()
+    """Tokens that all rows come after, and that the cache and the mask do not hold (`cache.SharedLayer`)."""
 
     @property
     def live(self) -> bool:
@@ -103,6 +105,8 @@ class TransformersEngine:
         self.end_tokens = end_tokens(self.model, tokenizer)
         self.joins: bool | None = None
         """Whether several prompts can be one row; None before it was tried."""
+        self.shares: bool | None = None if self.device == "cpu" and not deterministic else False
+        """Whether a prefix need not be copied into each row; None before it was tried."""
         self._prefixes: dict[tuple[int, ...], kv.Cache] = {}  # by tokens: one row of keys and values, oldest first
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
@@ -136,9 +140,13 @@ class TransformersEngine:
             logits, new_cache, new_mask, reused = self._prefill([row.request for row in new])
             for row, count in zip(new, reused, strict=True):
                 row.reused = count
+            before = self._before(new[0].request)
             if batch.cache is None:  # a new batch
-                batch.cache, batch.mask, batch.rows = new_cache, new_mask, new
+                batch.cache, batch.mask, batch.rows, batch.before = new_cache, new_mask, new, before
             else:
+                if batch.before != before:
+                    batch.mask, new_mask = kv.hold(batch.cache, batch.mask, batch.before), kv.hold(new_cache, new_mask, before)
+                    batch.before = ()
                 batch.mask = self._regroup(batch.cache, batch.mask, live, new_cache, new_mask)
                 batch.rows = [rows[i] for i in live] + new
             self._append(new, logits)
@@ -149,7 +157,7 @@ class TransformersEngine:
             if 4 * (len(rows) - len(live)) >= len(rows):
                 batch.mask, batch.rows = self._regroup(batch.cache, batch.mask, live), [rows[i] for i in live]
             batch.mask = _grow(batch.mask)
-            self._append(batch.rows, self._step(batch.rows, batch.cache, batch.mask))
+            self._append(batch.rows, self._step(batch.rows, batch.cache, batch.mask, len(batch.before)))
         for row in batch.rows:
             if not row.finished and (completion := self._completion(row)):
                 row.finished = True
@@ -185,20 +193,19 @@ class TransformersEngine:
         columns = max(map(len, own))
         # Padding is between the prefix and a row's own tokens, so that the newest token of every row is in the last column.
         # A decoding step then appends one column for all rows, and rows of other lengths can join later.
+        cache, held = self._start(cache, prefix, len(own), columns)
         ids = torch.zeros(len(own), columns, dtype=torch.long)
-        mask = torch.ones(len(own), prefix + columns, dtype=torch.long)
+        mask = torch.ones(len(own), held + columns, dtype=torch.long)
         for i, tokens in enumerate(own):
             ids[i, columns - len(tokens) :] = torch.tensor(tokens)
-            mask[i, prefix : prefix + columns - len(tokens)] = 0
-        # Each row starts from a copy of the prefix's keys and values. The stored ones do not change: later batches need them.
-        cache = kv.spread(cache, len(own), columns) if prefix else kv.new_cache(self.model)
+            mask[i, held : held + columns - len(tokens)] = 0
         mask = mask.to(self.device)
         out = self.model(
             input_ids=ids.to(self.device),
             attention_mask=mask,
             # A token's position is the number of tokens before it that are not padding. Padding at the start of a row without
             # a prefix would get -1. It is masked, but its position must be valid.
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:],
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, held:] + prefix - held,
             cache=cache,
             use_cache=True,
             logits_to_keep=1,  # sampling reads only the last column's logits; those of whole prompts take gigabytes
@@ -226,8 +233,12 @@ class TransformersEngine:
         read = [(i, len(own[i]) - 1 - n) for i, r in enumerate(requests) for n in (range(r.answer, 0, -1) if r.answer else (0,))]
         rows, columns = zip(*read, strict=True)
         with self._logits_at(rows, columns):
-            cache = kv.spread(shared, len(own), ids.shape[1]) if prefix else None
-            out = self.model(input_ids=ids, cache=cache, use_cache=bool(prefix))
+            if prefix:
+                cache, _ = self._start(shared, prefix, len(own), ids.shape[1])
+                places = torch.arange(prefix, prefix + ids.shape[1], device=self.device)[None]
+                out = self.model(input_ids=ids, position_ids=places, cache=cache, use_cache=True)
+            else:
+                out = self.model(input_ids=ids, use_cache=False)
         return out.logits[:, -1], [prefix if known or i else 0 for i in range(len(own))]
 
     def _alike(self, requests: list[Request]) -> list[Group]:
@@ -251,9 +262,9 @@ class TransformersEngine:
                 reused[i] += begin - prefix
         rows, row, column = together([request.ids for request in requests], groups, prefix)
         ids, positions, segments = (part.to(self.device) for part in rows[:3])
-        cache = kv.spread(shared, len(groups), ids.shape[1]) if prefix else None
+        cache, held = self._start(shared, prefix, len(groups), ids.shape[1]) if prefix else (None, 0)
         with self._logits_at(row, column):
-            mask = visible(segments, self.model, prefix)
+            mask = visible(segments, self.model, held)
             out = self.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions + prefix, cache=cache, use_cache=bool(prefix)
             )
@@ -287,14 +298,30 @@ class TransformersEngine:
             self._prefixes[tokens] = cache
         return len(tokens), self._prefixes[tokens]
 
+    def _start(self, prefix: kv.Cache, tokens: int, rows: int, columns: int) -> tuple[kv.Cache, int]:
+        """(a cache for `rows` rows after a prefix, how many columns of the prefix it holds). The prefix's own does not change.
+
+        `columns`: how many columns come next.
+        """
+        if not tokens:
+            return kv.new_cache(self.model), 0
+        if self.shares is None:
+            self.shares = self.model.config._attn_implementation == attention.NAME and kv.same_after(self.model, prefix, tokens)
+        return (kv.after(prefix), 0) if self.shares else (kv.spread(prefix, rows, columns), tokens)
+
+    def _before(self, request: Request) -> tuple[int, ...]:
+        """The tokens that the rows of `_prefill` come after and do not hold."""
+        tokens = tuple(prefix_of(request))
+        return tokens if self.shares and tokens in self._prefixes else ()
+
     @torch.inference_mode()
-    def _step(self, rows: list[_Row], cache: kv.Cache, mask: torch.Tensor) -> torch.Tensor:
+    def _step(self, rows: list[_Row], cache: kv.Cache, mask: torch.Tensor, before: int) -> torch.Tensor:
         """Logits [rows, vocabulary] after each row's newest token. `mask` has that token's column already."""
         ids = torch.tensor([[row.tokens[-1]] for row in rows], device=self.device)
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=mask.sum(-1, keepdim=True) - 1,
+            position_ids=mask.sum(-1, keepdim=True) - 1 + before,
             cache=cache,
             use_cache=True,
             logits_to_keep=1,

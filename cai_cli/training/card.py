@@ -10,7 +10,7 @@ from typing import Any
 
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline import lineage, manifest
 from cai_cli.streams import plural
 from cai_cli.training.settings import Settings
 
@@ -44,6 +44,21 @@ def literal(value: object) -> str:
     return f"`{shown}`" if shown else ""
 
 
+def constitutions(content: manifest.Manifest) -> list[str]:
+    """A line for each constitution by which the training data, and those of the preference models, were made."""
+    found: dict[str, str] = {}
+    paths = [str(entry["path"]) for entry in content["inputs"]]
+    for entry in content.get("pm") or []:
+        made = lineage.beside(Path(entry["name"]))
+        paths += [str(lineage.find(str(each["path"]), Path(entry["name"]))) for each in made.get("inputs", [])]
+    for path in paths:
+        for output, made in lineage.history(Path(path)):
+            if used := made.get("constitution"):
+                about = f"- {literal(used['name'])}, version {literal(used['version'])}, SHA-256 `{used['sha256'][:16]}`"
+                found.setdefault(f"{about} ({literal(made['step'])})", output.name)
+    return [f"{line}: {literal(name)}" for line, name in found.items()]
+
+
 def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) -> str:
     """The model card, which begins with the hub's metadata."""
     title, command, task = _KINDS[content.get("target", settings.step)]
@@ -62,6 +77,8 @@ def text(settings: Settings, content: manifest.Manifest, metrics: list[Record]) 
         lines.append(f"| {literal(entry['path'])} | {entry['records']} | {entry['weight']:g} | `{entry['sha256'][:16]}` |")
     used = f"{plural(counts['records_out'], 'example')}, {plural(counts['tokens'], 'token')} in {plural(counts['steps'], 'step')}"
     lines += ["", f"{used}; {plural(counts['skipped'], 'row')} skipped (`skipped.jsonl`). `trained-ids.txt` names the records."]
+    if used_constitutions := constitutions(content):
+        lines += ["", "By these constitutions:", "", *used_constitutions]
     lines += ["", "## From which models", "", "| role | model | SHA-256 |", "|---|---|---|"]
     for role, found in models.items():
         for model in found if isinstance(found, list) else [found]:

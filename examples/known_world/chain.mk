@@ -40,19 +40,25 @@ JUDGE := $(ENGINE) --batch-size 64 --principles-per-pair all
 FIT := --seed $(SEED) --save-dtype float32 --quiet
 SFT := $(FIT) --lr 1e-3 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
 PM := $(FIT) --lr 5e-4 --epochs 2 --batch-size 32 --grad-accum 1 --max-length 256
-RL := $(FIT) --algo rloo --kl-coef 0.05 --lr 2e-4 --steps $(RL_STEPS) --batch-size 8 --grad-accum 1 --num-generations 8 --max-tokens 48
+rl_steps = $(FIT) --algo rloo --kl-coef 0.05 --lr 2e-4 --steps $(1) --batch-size 8 --grad-accum 1 --num-generations 8 --max-tokens 48
+RL := $(call rl_steps,$(RL_STEPS))
+LONG := $(call rl_steps,$(shell expr 4 '*' $(RL_STEPS)))
 
 # One thread per process, so that one process can run on each core.
 export OMP_NUM_THREADS := 1
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all main smoke
+.PHONY: all main smoke more
 SFTS := $(ROUNDS:%=sft-%) sft-direct
 RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
 all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
   $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(HARMS:%=$(W)/reasoned-%.jsonl)
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
+# Beside the paper: the judge as the reward, a PM that reads the principle, and four times the steps (docs/reward.md, conditioned.md).
+MORE := rl-judged rl-long rl-judged-long rl-conditioned rl-conditioned-without
+more: $(foreach model,rl $(MORE),$(W)/answers-$(model).jsonl)
+	$(PY) $(here)/measure.py $^ --size $(SIZE) --seed $(SEED)
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
 # The world: requests, human comparisons, and a base model that is trained on the world's texts.
@@ -111,6 +117,20 @@ $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
+
+JUDGED := --feedback $(BASE)=8 -c $(C) --feedback-how compare --few-shot 0 --principles-per-prompt all
+$(W)/rl-judged/manifest.json: $(SL)/manifest.json $(C)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(JUDGED) $(RL) -o $(@D)
+$(W)/rl-judged-long/manifest.json: $(SL)/manifest.json $(C)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(JUDGED) $(LONG) -o $(@D)
+$(W)/rl-long/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(LONG) -o $(@D)
+$(W)/pm-conditioned/manifest.json: $(W)/soft.jsonl $(C)
+	$(CAI) train-pm $<=4 $(FROM)/helpful-comparisons.jsonl --conditioned -c $(C) -m $(BASE) $(PM) -o $(@D)
+$(W)/rl-conditioned/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned -c $(C) $(RL) -o $(@D)
+$(W)/rl-conditioned-without/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned -c $(C) --principles making,ends,evasion $(RL) -o $(@D)
 
 # Results: answers to requests in forms that no model was trained on, and the skill of the judge.
 $(W)/answers-base.jsonl: $(BASE)/config.json $(FROM)/test.jsonl

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from cai_cli.engines import attention, models
 from cai_cli.engines import cache as kv
-from cai_cli.engines import models
 from cai_cli.engines.base import Request
 from cai_cli.engines.transformers import TransformersEngine, sample
 from tests.engine_feed import by_number, feed
@@ -49,9 +49,17 @@ def count_rows(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> l
     return computed
 
 
-def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two prefixes in turn, in batches of four: the same tokens, probabilities to 1e-4, and each computed once."""
+@pytest.mark.parametrize("way", ["shared", "copied", "a model that changes its keys"])
+def test_a_shared_prefix_is_computed_once_and_changes_nothing(way: str, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prefixes in turn, in batches of four: the same tokens, probabilities to 1e-4, and each computed once.
+
+    All rows share a prefix's keys and values, unless the model computes something else then, which is tried once.
+    """
     engine = engine_of(tiny)
+    if way == "copied":
+        engine.shares = False
+    elif way != "shared":
+        monkeypatch.setattr(kv.SharedLayer, "update", kv.RoomyLayer.update)  # the attention gets keys without the prefix
     prefixes = [[draw.randint(10, 380) for _ in range(50)] for draw in (random.Random(7), random.Random(8))]
     plain = [Request("generate", prefixes[i % 2] + r.ids, "", r.seed, 12) for i, r in enumerate(requests(13))]
     shared = [replace(r, shared=50) for r in plain]
@@ -68,12 +76,46 @@ def test_a_shared_prefix_is_computed_once_and_changes_nothing(tiny: str, monkeyp
     assert sorted(done.reused_tokens for done in got) == [0] * 2 + [50] * 11
     assert widths.count((1, 50)) == 2
     assert max(columns for _, columns in widths) <= 60  # no row is computed together with its prefix
+    assert engine.shares is (way == "shared")
     options = {"A": 65, "B": 66}
     ours, theirs = (
         by_number(engine.run(feed([replace(r, kind="choose", options=options) for r in rows]))) for rows in (shared, plain)
     )
     for a, b in zip(ours, theirs, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+@pytest.mark.parametrize("before", [0, 90])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("columns", [1, 3, 150])
+def test_attention_is_torchs(columns: int, masked: bool, before: int) -> None:
+    """In float32 to 1e-5: with groups of heads, earlier columns in the cache, hidden columns, and a prefix that rows share."""
+    torch.manual_seed(0)
+    rows, heads, shared, size, cached = 3, 6, 2, 16, 20 if masked else 0
+    query, key, value = (
+        torch.randn(rows, n, c, size) for n, c in ((heads, columns), (shared, cached + columns), (shared, cached + columns))
+    )
+    first = tuple(torch.randn(1, shared, before, size) for _ in range(2))
+    causal = torch.ones(columns, cached + columns, dtype=torch.bool).tril(cached)[None, None].expand(rows, 1, -1, -1).clone()
+    if masked:
+        causal[1, :, :, :7] = False
+    if before:
+        key.before = first  # type: ignore[attr-defined]
+    module: Any = SimpleNamespace(num_key_value_groups=heads // shared, is_causal=True, training=False)
+    assert attention.MANY <= 150
+    given: Any = causal if masked or columns == 1 else None
+    found = (
+        attention.attend(module, query, key, value, given)[0]
+        if before or columns == 1
+        else attention._columns(query, key, value, given, size**-0.5)
+    )
+    keys, values = (
+        torch.cat([f.expand(rows, -1, -1, -1), own], 2).repeat_interleave(heads // shared, 1)
+        for f, own in zip(first, (key, value), strict=True)
+    )
+    seen = torch.nn.functional.pad(causal, (before, 0), value=True)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=seen).transpose(1, 2)
+    assert (found - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["all at once", "one by one"])

@@ -36,3 +36,20 @@ def test_the_directory_documents_its_training_data(
     groups = [row["group"] for row in manifest["evaluation"]["pairs"]]
     assert groups[0] == "all"
     assert "the better answer is longer" in groups
+
+
+def test_the_card_names_the_constitution_behind_the_data(here: Here, tiny: str, tmp_path: Path) -> None:
+    """Of the labels that the model is trained on, and of those that its preference model was trained on."""
+    pairs = write_jsonl(
+        tmp_path / "pairs.jsonl", [{"id": str(i), "prompt": "Why?", "responses": ["Yes.", "No."]} for i in range(4)]
+    )
+    here("label", pairs, "-m", tiny, "-c", "non-evasive", "--few-shot", 0, "-o", tmp_path / "prefs.jsonl")
+    fit = ("--steps", 1, "--dtype", "float32", "--lr", 1e-3, "-m", tiny)
+    here("train-pm", tmp_path / "prefs.jsonl", *fit, "-o", tmp_path / "pm")
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": "Hello?"}, {"prompt": "You?"}])
+    here("rl", prompts, *fit, "--pm", tmp_path / "pm", "--max-tokens", 4, "--num-generations", 2, "-o", tmp_path / "rl")
+    for name in ("pm", "rl"):
+        card = (tmp_path / name / "README.md").read_text()
+        assert "By these constitutions:" in card
+        assert "- `non-evasive`, version" in card
+        assert "(`label`): `prefs.jsonl`" in card
