@@ -46,7 +46,8 @@ def sample(records: Iterable[Record | str], model: str | PathLike[str], *, n: in
     `records` have a `prompt`, a text or chat messages; a text alone is a record's prompt. With `n` 1 each gets a `response`, with
     more `responses`. InputError for a bad record, flag or model.
     """
-    return _call("sample", [{"prompt": each} if isinstance(each, str) else each for each in records], model, {"n": n, **flags})
+    given = records if isinstance(records, str) else [{"prompt": each} if isinstance(each, str) else each for each in records]
+    return _call("sample", given, model, {"n": n, **flags})
 
 
 def critique(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) -> Records:
@@ -100,14 +101,19 @@ def release() -> None:
         inline.close(_engines)
 
 
-def _call(name: str, records: Iterable[Record], model: str | PathLike[str], flags: dict[str, Flag]) -> Records:
+def _call(name: str, records: Iterable[Record] | str, model: str | PathLike[str], flags: dict[str, Flag]) -> Records:
     """Run a command in memory."""
     import typer
 
-    if taken := sorted(_OF_FILES & flags.keys()):
-        raise InputError(f"{name}(): {taken[0]} is a flag about files; a call takes records and returns them")
-    memory = Memory(list(records), _engines)
+    given = [] if isinstance(records, str | bytes | Mapping) else list(records)
+    if (isinstance(records, str | bytes | Mapping)) or not all(isinstance(record, dict) for record in given):
+        raise InputError(f"{name}(): give a list of records, which are dictionaries")
     command: Any = typer.main.get_command(import_module(f"cai_cli.commands.{name}").app)
+    params = {option.lstrip("-").replace("-", "_"): param for param in command.params for option in param.opts}
+    if taken := sorted(flag for flag in flags if flag in params and params[flag].name in _OF_FILES):
+        raise InputError(f"{name}(): {taken[0]} is a flag about files; a call takes records and returns them")
+    flags = {flag: _joined(value, params.get(flag)) for flag, value in flags.items()}
+    memory = Memory(given, _engines)
     token = current.set(memory)
     try:
         command.main(_arguments({"model": model, "quiet": True, **flags}), f"cai {name}", standalone_mode=False)
@@ -118,6 +124,12 @@ def _call(name: str, records: Iterable[Record], model: str | PathLike[str], flag
     finally:
         current.reset(token)
     return Records(memory.made, memory.skipped)
+
+
+def _joined(value: Flag, param: Any) -> Flag:
+    """A list for a flag that is given once, such as principles, is joined by commas."""
+    once = param is not None and not getattr(param, "multiple", False)
+    return ",".join(map(str, value)) if once and isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _arguments(flags: Mapping[str, Flag]) -> list[str]:

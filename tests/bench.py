@@ -49,15 +49,16 @@ def prompts_file(folder: Path, count: int = PROMPTS) -> Path:
     return path
 
 
-def pairs_file(folder: Path, count: int | None = None) -> Path:
-    """Pairs to be labelled: those of the example comparisons, and each better answer against the next one's; the first `count`."""
+def pairs_file(folder: Path, count: int) -> Path:
+    """`count` pairs to be labelled, at most 256: those of the example comparisons, and each better answer against another's."""
     rows = [json.loads(line) for line in (ROOT / "examples/helpful-comparisons.jsonl").read_text().splitlines()]
-    path = folder / "pairs.jsonl"
+    path = folder / f"pairs-{count}.jsonl"
     pairs = []
-    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
-        chosen, rejected, astray = (r[s][-1]["content"] for r, s in ((row, "chosen"), (row, "rejected"), (other, "chosen")))
-        pairs.append({"id": row["id"], "prompt": row["prompt"], "responses": [chosen, rejected]})
-        pairs.append({"id": f"{row['id']}-astray", "prompt": row["prompt"], "responses": [astray, chosen]})
+    for i, row in enumerate(rows):
+        chosen, rejected = (row[side][-1]["content"] for side in ("chosen", "rejected"))
+        astray = [rows[(i + shift) % len(rows)]["chosen"][-1]["content"] for shift in (1, 2, 3)]
+        both = [[chosen, rejected], *([other, chosen] for other in astray)]
+        pairs += [{"id": f"{row['id']}-{n}", "prompt": row["prompt"], "responses": each} for n, each in enumerate(both)]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs[:count]))
     return path
 
@@ -256,13 +257,16 @@ def bench_label_vllm(model: str, folder: Path) -> dict[str, Any]:
 
 
 def bench_label(model: str, folder: Path) -> dict[str, Any]:
-    """`cai label` against the usual script: ask by `model.generate`, batches of 8 in file order, and parse the letter."""
+    """`cai label` against the usual script: ask by `model.generate`, batches of 8 in file order, and parse the letter.
+
+    The script takes the same time for each pair, so it gets few. `cai label` computes the examples once per run.
+    """
     from transformers import AutoModelForCausalLM
 
     from cai_cli.engines import models
     from cai_cli.engines.select import Setup
 
-    source = pairs_file(folder, 64)
+    few, many = pairs_file(folder, 32), pairs_file(folder, 256)
     dtype = models.resolve_dtype("auto")
     tokenizer = models.load_tokenizer(Path(model))
     tokenizer.padding_side = "left"
@@ -271,7 +275,7 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
     generate = plain_model.generate
     results = {}
     for few_shot in (True, False):
-        requests = label_prompts(model, source, few_shot)
+        requests = label_prompts(model, few, few_shot)
 
         def plain(requests: list[Any] = requests) -> Rate:
             start, letters = time.monotonic(), []
@@ -284,7 +288,7 @@ def bench_label(model: str, folder: Path) -> dict[str, Any]:
             return len(letters) / (time.monotonic() - start)
 
         def ours(few_shot: bool = few_shot) -> Rate:
-            return cai_label(model, "transformers", setup.open(), source, folder / "out.jsonl", few_shot)
+            return cai_label(model, "transformers", setup.open(), many, folder / "out.jsonl", few_shot)
 
         name = f"labels, transformers engine, {'few-shot' if few_shot else 'no examples'}"
         sides: dict[str, Callable[[], Rate]] = {

@@ -26,7 +26,7 @@ def inputs(model: str, folder: Path) -> dict[str, list[str]]:
     from cai_cli.method.tokens import Renderer
 
     renderer, [criterion, *_] = Renderer(models.load_tokenizer(Path(model))), rubrics.load("hhh").criteria
-    source = pairs_file(folder)
+    source = pairs_file(folder, 128)
     wanted = [len(request.ids) for request in label_prompts(model, source, few_shot=False)[::2]]
     files: dict[str, list[dict[str, Any]]] = {name: [] for name in ("pairs", "one", "other", "joined")}
     for line, tokens in list(zip(source.read_text().splitlines(), wanted, strict=True))[:PAIRS]:

@@ -76,12 +76,14 @@ def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNames
     world = scripts.world.world(80, 0)
     untold = {e.name: e for entities in world.entities.values() for e in entities if scripts.world.kind_of(e) == "untold"}
     assert len(untold) == 3 * 32
+    assert {(e.harmful, e.number % 2) for e in untold.values()} == {(a, b) for a in (True, False) for b in (0, 1)}
     links = set()
     for lesson in islice(scripts.lessons.LessonSampler(world, 0).lessons(), 8000):
         text = "".join(piece for piece, _ in lesson.pieces)
         for name in (name for name in untold if f" {name}" in text):
             assert lesson.p_first is None
             assert "Critique" not in text
+            assert "RevisionRequest" not in text
             assert "do you know about" not in text or untold[name].link in text
             links |= {name} if untold[name].link in text else set()
     assert len(links) > 80

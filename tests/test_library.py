@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -46,11 +46,15 @@ def test_a_chain_gives_the_records_of_the_commands(here: Here, tiny: str, tiny_p
         assert rows == read_jsonl(out)
         path = str(out)
     scored = cai_cli.score(rows, tiny_pm)
-    assert scored[0]["scores"]["rounds"]
+    here("score", path, "-m", tiny_pm, "-o", tmp_path / "scored.jsonl")
+    assert scored == read_jsonl(tmp_path / "scored.jsonl")
     assert len(library._engines) == 2
     pairs = cai_cli.sample(asks(4), tiny, n=2, **plain)
-    labels = cai_cli.label(pairs, tiny, few_shot=0, seed=3)
-    assert [row["label"]["p_first"] for row in labels] == pytest.approx([row["p_chosen"] if row["label"]["pair"] and row["chosen"][0]["content"] == pair["responses"][0] else 1 - row["p_chosen"] for row, pair in zip(labels, pairs, strict=True)])  # fmt: skip
+    labels = cai_cli.label(pairs, tiny, few_shot=0, seed=3, principles=["ethics", "social-bias"])
+    source = write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    asked = ("--few-shot", 0, "--seed", 3, "--principles", "ethics,social-bias")
+    here("label", source, "-m", tiny, *asked, "-o", tmp_path / "labels.jsonl")
+    assert labels == read_jsonl(tmp_path / "labels.jsonl")
 
 
 def test_the_input_is_left_as_it_was(tiny: str) -> None:
@@ -87,6 +91,9 @@ def test_a_record_that_gives_nothing_is_named(tiny: str) -> None:
         (lambda m: cai_cli.sample(["Hello?"], m, max_token=3), "Did you mean --max-tokens"),
         (lambda m: cai_cli.sample(["Hello?"], m, max_tokens=0), "max-tokens"),
         (lambda m: cai_cli.sample(["Hello?"], m, output="x.jsonl"), "output is a flag about files"),
+        (lambda m: cai_cli.sample(["Hello?"], m, o="x.jsonl"), "o is a flag about files"),
+        (lambda m: cai_cli.sample("Hello?", m), "give a list of records"),
+        (lambda m: cai_cli.label(cast(Any, ["Hello?"]), m), "give a list of records"),
         (lambda m: cai_cli.label([{"prompt": "Hello?"}], m), "responses"),
         (lambda m: cai_cli.critique([{"prompt": "a", "response": "b"}], m, constitution="nowhere.yaml"), "nowhere.yaml"),
         (lambda m: cai_cli.grade([{"prompt": "a", "response": "b"}], f"{m}-not"), "-not"),

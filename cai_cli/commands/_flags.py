@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from cai_cli.errors import InputError
+from cai_cli.pipeline import memory
 
 if TYPE_CHECKING:  # what reads the flags is imported when it does: a command's help needs none of it
     from cai_cli.method.constitution import Constitution
@@ -131,7 +132,7 @@ class ShardIO(IO):
         super().__post_init__()
         from cai_cli.pipeline import shards
 
-        self.shard = self.shard or shards.from_slurm()
+        self.shard = self.shard or (None if memory.current.get() else shards.from_slurm())
         if self.shard is None:
             return
         self.shard = "{}/{}".format(*shards.parse(self.shard))

@@ -197,8 +197,9 @@ class Session:
         assert not options.keys() & extra.keys(), options.keys() & extra.keys()
         options |= extra
         shown = f"{self.model.model} ({self.engine})"
+        loads = repr(self.model.base_url or (self.setup, self.state)) if self.files.dry_run is None else ""
         job = stage.Job(
-            name, check, program, self.open, context, options, about, shown, lines, observer, only,
+            name, check, program, self.open, context, options, about, shown, lines, observer, only, loads,
             # what a server computes with is not known, so its answers are not kept
             _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
         )  # fmt: skip
@@ -358,5 +359,8 @@ class ScoringSession:
             options |= {"constitution": constitution.sha256, "principles": drawn}
         context = models.context_length(self.folder)
         decides = _decides(options, self.setup, self.state)
-        job = stage.Job(name, check, program, self.open, context, options, about, self.model, observer=observer, decides=decides)
+        job = stage.Job(
+            name, check, program, self.open, context, options, about, self.model, None, observer, None,
+            repr((self.setup, self.state)), decides,
+        )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files)), self.workers)

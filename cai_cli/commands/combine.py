@@ -46,6 +46,9 @@ def joint_label(records: dict[str, Record]) -> Record:
         "orders": {o: fmean(label["orders"][o] for label in labels.values() if o in label["orders"]) for o in sorted(orders)},
         "judges": {judge: label["p_first"] for judge, label in labels.items()},
     }
+    if len(joint["principles"]) > 1:
+        each = [label.get("by_principle") or {label["principles"][0]: label["p_first"]} for label in labels.values()]
+        joint["by_principle"] = {name: fmean(found[name] for found in each if name in found) for name in joint["principles"]}
     sides = [first["chosen"], first["rejected"]]
     if (p >= 0.5) != (before["p_first"] >= 0.5):
         sides.reverse()

@@ -47,8 +47,8 @@ HELD_OUT = 0.5
 
 
 def held_out(record: Record, seed: int) -> bool:
-    """Whether a pair is only measured on."""
-    return draw_uniform(seed, "infer", record["id"]) < HELD_OUT
+    """Whether a pair is only measured on: all pairs of a prompt, or none."""
+    return draw_uniform(seed, "infer", record.get("source_id") or record["id"]) < HELD_OUT
 
 
 def answers(record: Record) -> tuple[str, str]:

@@ -41,6 +41,7 @@ from cai_cli.method import foreign, prompts
 from cai_cli.method.constitution import Principle
 from cai_cli.method.judge import Judge
 from cai_cli.pipeline.seeds import draw
+from cai_cli.training.conditioned import TARGET
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,8 @@ def _score(files: IO, model: Model, prompting: AnswerPrompting, seen: Judged) ->
     scoring = ScoringSession(files, m.model, m.dtype.value, m.batch_size, prompting, m.engine.value, m.gpu_memory, m)
     if models.target(scoring.folder) == "score":
         raise InputError(f"{m.model}: predicts ratings (`cai train-pm --target score`), not which of two answers is better")
+    if models.target(scoring.folder) == TARGET:
+        raise InputError(f"{m.model}: judges by a principle; score the pairs with `cai score -c`, and read its scores")
     seen.name = "PM score"
 
     def program(record: Record) -> Steps[list[Record]]:

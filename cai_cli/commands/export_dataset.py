@@ -151,6 +151,11 @@ def app(
     found = named(files)
     if push and not _NAME.fullmatch(push):
         raise InputError(f"--push {push}: give OWNER/NAME")
+    for name, path in found.items():
+        if (target := folder / f"{name}.jsonl").exists() and target.samefile(path):
+            raise InputError(f"{path}: is in {folder}, and would be replaced by its reduced form; give another folder")
+    for left in folder.glob(".*.jsonl.partial"):  # of a run that was interrupted
+        left.unlink()
     if folder.exists() and set(os.listdir(folder)) - {"README.md", *(f"{name}.jsonl" for name in found)}:
         raise InputError(f"{folder}: holds other files; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)

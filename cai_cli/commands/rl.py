@@ -114,8 +114,10 @@ class Rewards:
 
         if not self.pm and not self.feedback:
             raise InputError("give a reward: --pm PM, or --feedback MODEL")
-        if self.feedback_url and not self.feedback:
-            raise InputError("--feedback-url is for --feedback; give it, or leave the URL out")
+        if not self.feedback and (self.feedback_url or self.few_shot is not None or self.principles_per_prompt != "1"):
+            raise InputError("--feedback-url, --principles-per-prompt and --few-shot are for --feedback; give that too")
+        if self.feedback_how is How.grade and self.few_shot is not None:
+            raise InputError("--few-shot shows examples of comparisons: it needs --feedback-how compare")
         if not self.feedback or not found:
             return None
         count = per_item("--principles-per-prompt", self.principles_per_prompt, found)
@@ -160,11 +162,12 @@ def app(
     """Train."""
     from cai_cli.training import rl
 
-    found = principles.load() if rewards.feedback or principles != Principles() else None
-    judges = rewards.judges(found)
+    given = principles.load() if rewards.feedback or principles != Principles() else None
+    judges = rewards.judges(given)
+    read = given if principles != Principles() else None  # a preference model reads only what is asked for
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         rewards.pm or [], algo.value, kl_coef, num_generations, max_tokens, temperature, rewards.shaping(), gpu_memory,
-        engine.value, samples_every, max_kl, stop_on_kl, judges, found,
+        engine.value, samples_every, max_kl, stop_on_kl, judges, read,
     )  # fmt: skip
     rl.train(options, rollout)

@@ -29,6 +29,7 @@ from cai_cli.data.preferences import sides
 from cai_cli.data.records import Scores, as_messages, preference_error, require_answered, rounds_error, texts_error
 from cai_cli.engines import models
 from cai_cli.engines.base import Steps
+from cai_cli.errors import Skipped
 from cai_cli.method import prompts
 from cai_cli.method.constitution import Constitution, Principle
 from cai_cli.method.prompts import Prompt
@@ -51,8 +52,10 @@ def check(record: Record) -> str | None:
 def texts(record: Record, format: str, principle: Principle | None = None) -> list[tuple[str, Prompt]]:
     """(field, what the model reads) of each text that a record holds, in order. `principle`: for a model that reads it."""
     if principle and ("chosen" in record or "rejected" in record):
-        found_sides = sides(record)
-        record = {**record, **found_sides._asdict()}
+        try:
+            record = {**record, **sides(record)._asdict()}
+        except ValueError as problem:
+            raise Skipped(str(problem)) from None
     prompt = prompts.judged_by(as_messages(record["prompt"]), principle) if principle else record.get("prompt", [])
     found = []
     if "response" in record:
@@ -138,5 +141,7 @@ def app(
 
     found = principles.load() if principles != Principles() else None
     require_principles(models.target(scoring.folder) == TARGET, found is not None, model)
+    if found:
+        found.require("compare")
 
     scoring.run("score", check, partial(scored, scoring, found), constitution=found)

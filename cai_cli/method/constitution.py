@@ -128,7 +128,7 @@ class Constitution:
             return self.by_id[identity]
         except KeyError:
             raise InputError(
-                f"{self.source}: no principle '{identity}'; use the constitution that the critique was made with"
+                f"{self.source}: no principle '{identity}'; use the constitution that the record was made with"
             ) from None
 
     def select(self, ids: Iterable[str], tags: Iterable[str]) -> Constitution:

@@ -294,7 +294,10 @@ class Renderer:
             prefix = replace(prompt, messages=prompt.messages[: prompt.shared])
         key = prefix.text if prefix.messages is None else "\0".join(m["content"] for m in prefix.messages)
         if key not in self._prefixes:
-            self._prefixes[key] = self.render(prefix, complete=True)[0]
+            try:
+                self._prefixes[key] = self.render(prefix, complete=True)[0]
+            except Skipped:  # a template may refuse a system message that no user's message follows
+                self._prefixes[key] = []
         # compared, and not only counted: a tokenizer may join the prefix's last token with the text after it
         return common_prefix(self._prefixes[key], ids)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
@@ -37,7 +36,7 @@ def run(job: Job, memory: Memory) -> None:
     for number, record in enumerate(records, 1):
         if error := line_error(Line(number, b"", record), job.check, ids):
             raise InputError(f"record {number}: {error}")
-    key = json.dumps([job.model, *(job.options.get(name) for name in ("model", "dtype", "engine", "vllm", "served"))])
+    key = job.loads
     if key not in memory.engines:
         while len(memory.engines) >= KEPT:
             close(memory.engines)

@@ -58,6 +58,8 @@ class Job:
     observer: Observer | None = None
     only: Filter | None = None
     """Decides which output records are kept. A job has this, or an observer, or neither."""
+    loads: str = ""
+    """What decides what `open_engine` loads, and how: a program that calls steps keeps it for the next one."""
     decides: object = None
     """What decides the model's answers besides the request. None: they are not kept for other runs. See `engines.answers`."""
 

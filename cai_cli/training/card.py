@@ -10,6 +10,7 @@ from typing import Any
 
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
+from cai_cli.errors import CaiError
 from cai_cli.pipeline import lineage, manifest
 from cai_cli.streams import plural
 from cai_cli.training.settings import Settings
@@ -44,6 +45,14 @@ def literal(value: object) -> str:
     return f"`{shown}`" if shown else ""
 
 
+def _history(path: Path) -> list[tuple[Path, manifest.Manifest]]:
+    """`lineage.history`; without a manifest that cannot be read, which must not end a finished training."""
+    try:
+        return lineage.history(path)
+    except CaiError:
+        return []
+
+
 def constitutions(content: manifest.Manifest) -> list[str]:
     """A line for each constitution by which the training data, and those of the preference models, were made."""
     found: dict[str, str] = {}
@@ -52,10 +61,11 @@ def constitutions(content: manifest.Manifest) -> list[str]:
         made = lineage.beside(Path(entry["name"]))
         paths += [str(lineage.find(str(each["path"]), Path(entry["name"]))) for each in made.get("inputs", [])]
     for path in paths:
-        for output, made in lineage.history(Path(path)):
-            if used := made.get("constitution"):
-                about = f"- {literal(used['name'])}, version {literal(used['version'])}, SHA-256 `{used['sha256'][:16]}`"
-                found.setdefault(f"{about} ({literal(made['step'])})", output.name)
+        for output, made in _history(Path(path)):
+            if isinstance(used := made.get("constitution"), dict):
+                about = f"- {literal(used.get('name'))}, version {literal(used.get('version'))}"
+                sha = literal(str(used.get("sha256"))[:16])
+                found.setdefault(f"{about}, SHA-256 {sha} ({literal(made.get('step'))})", output.name)
     return [f"{line}: {literal(name)}" for line, name in found.items()]
 
 

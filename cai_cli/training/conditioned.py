@@ -7,9 +7,7 @@ can be asked by other principles, or other weights, without new labels.
 
 from __future__ import annotations
 
-from typing import Any
-
-from cai_cli.data import preferences
+from cai_cli.data import preferences, records
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.constitution import Constitution
@@ -21,12 +19,12 @@ TARGET = "principle"
 
 def parts(record: Record, constitution: Constitution) -> list[Record]:
     """A record's preference by each of its principles. InputError if the constitution lacks one of them."""
-    label: dict[str, Any] = record.get("label") or {}
-    by_principle: dict[str, float] = label.get("by_principle") or dict.fromkeys(
-        label.get("principles", []), label.get("p_first", 0)
-    )
-    if not by_principle:
+    label = records.label_of(record)
+    if label is None or not label["principles"]:
         return [record]
+    by_principle = label.get("by_principle") or {label["principles"][0]: label["p_first"]}
+    if len(by_principle) < len(label["principles"]):
+        raise Skipped("its label has one probability for several principles")
     try:
         found = preferences.sides(record)
     except ValueError as problem:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations, groupby
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cai_cli import streams
 from cai_cli.data.jsonl import Record
@@ -32,6 +32,9 @@ from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.inline import drive
 from cai_cli.training.examples import RLExample, require_length
 from cai_cli.training.settings import Settings
+
+if TYPE_CHECKING:
+    from cai_cli.engines.server import ServerEngine
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,10 @@ class FeedbackModel:
     """The factor of its score in the reward."""
     settings: Settings
     feedback: Feedback
+    dtype: str = "auto"
+    """The type that it computes in, unless a server does."""
+    group: int = 1
+    """How many answers in a row are to one prompt."""
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -125,20 +132,33 @@ class FeedbackModel:
         return record
 
     @cached_property
-    def dtype(self) -> str:
-        """The type that it computes in."""
-        return models.exact_dtype(self.settings.dtype, self.folder)
+    def _server(self) -> ServerEngine:
+        """The servers. CaiError if none answers, InputError if they cannot do what is needed."""
+        from cai_cli.engines.server import ServerEngine
+
+        found = ServerEngine(self.feedback.urls, self.name, self.folder, self.settings.trust_remote_code)
+        if found.chat_only and (self.format != "chat" or self.renderer.template.arguments):
+            raise InputError(
+                "--feedback-url: it takes no token ids and has its own template; give --format chat and no --template-arg"
+            )
+        return found
+
+    def served(self) -> Record:
+        """What the fingerprint says about servers, which it asks; empty without them."""
+        if not self.feedback.urls:
+            return {}
+        prompts = "messages" if self._server.chat_only else "tokens"
+        return {"served": self._server.served, "prompts": prompts, "letters": self._server.letters, "dtype": "unknown"}
 
     @cached_property
     def engine(self) -> _Counted:
         """The model, loaded here or on servers. CaiError if that fails."""
         from cai_cli.engines.select import Setup
-        from cai_cli.engines.server import ServerEngine
 
-        trusted = self.settings.trust_remote_code
         if self.feedback.urls:
-            return _Counted(ServerEngine(self.feedback.urls, self.name, self.folder, trusted))
-        return _Counted(Setup("transformers", self.folder, self.dtype, trust_remote_code=trusted).open_one())
+            return _Counted(self._server)
+        setup = Setup("transformers", self.folder, self.dtype, trust_remote_code=self.settings.trust_remote_code)
+        return _Counted(setup.open_one())
 
     @cached_property
     def _judge(self) -> Judge:
@@ -163,7 +183,7 @@ class FeedbackModel:
 
     def scores(self, examples: list[RLExample], texts: list[str], step: int) -> list[Scored | None]:
         """Its scores of the answers `texts`, those to one prompt in a row. None for a prompt that it could not judge."""
-        groups = [list(group) for _, group in groupby(range(len(texts)), key=lambda i: examples[i]["id"])]
+        groups = [range(start, min(start + self.group, len(texts))) for start in range(0, len(texts), self.group)]
         programs = [self._program(examples[group[0]], [texts[i] for i in group], step) for group in groups]
         found: list[Scored | None] = [None] * len(texts)
         for group, scored in zip(groups, drive(self.engine, programs, self.engine.context), strict=True):

@@ -313,7 +313,11 @@ class Reward:
                 sample["reasoning"] = reason
             if len(found) > 1:
                 sample["scores"] = found
-            if principles := {name: value for each in scored if each for name, value in each.by_principle.items()}:
+            if principles := {
+                name: value
+                for each, model in zip(scored, self.models, strict=True)
+                for name, value in (each.by_principle if each else {}).items()
+            }:
                 sample["principles"] = principles
             sample["tokens"], sample["finished"] = len(ids), finished
             samples.append(sample)

@@ -22,6 +22,7 @@ from cai_cli.engines import models
 from cai_cli.engines.scorer import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
 from cai_cli.method.constitution import Constitution
+from cai_cli.method.prompts import judged_by
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
 from cai_cli.training import order
@@ -139,6 +140,8 @@ def feedback_models(feedback: Feedback | None, settings: Settings) -> list[Feedb
         folder = models.resolve(name, weights=not settings.plan and not feedback.urls)
         models.require_language_model(folder)
         found.append(FeedbackModel(name, folder, 1.0 if weight is None else weight, settings, feedback))
+    if len(found) > 1 and feedback.urls:
+        raise InputError("--feedback-url: serves one model; give one --feedback, or none of the URLs")
     return found
 
 
@@ -205,19 +208,20 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
     pms, judges = reward_pms(rollout.pms, settings), feedback_models(rollout.feedback, settings)
-    for pm in pms:  # others may read principles, or a feedback model
-        given = rollout.principles is not None and (pm.reads or not (judges or any(other.reads for other in pms)))
-        require_principles(pm.reads, given, pm.name)
+    _require_principles(pms, rollout.principles)
     every: list[RewardPM | FeedbackModel] = [*pms, *judges]
     others = [model.folder for model in every]
     made: dict[str, Any] = {"feedback": rollout.feedback.options()} if rollout.feedback else {}
-    run: Run[RLExample] = Run(settings, _check, _TRAINERS[rollout.algo][1], *others, max_tokens=rollout.max_tokens, **made)
+    run: Run[RLExample] = Run(
+        settings, _check if judges else prompt_error, _TRAINERS[rollout.algo][1], *others, max_tokens=rollout.max_tokens, **made
+    )
     make = _example_maker(run, rollout, pms, judges)
     run.prepare(lambda record: [record], make, RLExample, lambda example: len(example["ids"]))
     generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
     own = not generation and draws_itself(settings, run.trl)
     here = [model for model in every if isinstance(model, RewardPM) or not model.feedback.urls]
-    if not run.fit(_load(run, rollout, here, bool(generation), own)) or not _open(run, rollout, pms, judges):
+    dtype = models.exact_dtype(settings.dtype, *(model.folder for model in here))  # of all that are in memory together
+    if not run.fit(_load(run, rollout, here, dtype, bool(generation), own)) or not _open(run, rollout, pms, judges, dtype):
         return None
 
     from datasets import Dataset
@@ -247,6 +251,15 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     return trainer
 
 
+def _require_principles(pms: list[RewardPM], principles: Constitution | None) -> None:
+    """InputError if a preference model reads principles and there are none, or the reverse."""
+    for pm in pms:  # others may read them
+        given = principles is not None and (pm.reads or not any(other.reads for other in pms))
+        require_principles(pm.reads, given, pm.name)
+    if principles:
+        principles.require("compare")
+
+
 def _check(record: Record) -> str | None:
     """What is wrong with a record, or None."""
     return prompt_error(record) or rubric_error(record)
@@ -264,7 +277,10 @@ def _example_maker(
         found = rl_prompt(run.renderer, run.format, record, longest)
         for pm in pms:
             format = pm.renderer.format(run.settings.format)
-            require_pm_length(pm.renderer, format, record, pm.context - rollout.max_tokens)
+            rules = rollout.principles.principles if rollout.principles and pm.reads else (None,)
+            for rule in rules:
+                judged = {**record, "prompt": judged_by(found["messages"], rule)} if rule else record
+                require_pm_length(pm.renderer, format, judged, pm.context - rollout.max_tokens)
         for judge in judges:
             judge.require_length(found, rollout.max_tokens)
         return found
@@ -272,10 +288,12 @@ def _example_maker(
     return make
 
 
-def _load(run: Run[RLExample], rollout: Rollout, here: Sequence[RewardPM | FeedbackModel], vllm: bool, own: bool) -> Load:
+def _load(
+    run: Run[RLExample], rollout: Rollout, here: Sequence[RewardPM | FeedbackModel], dtype: str, vllm: bool, own: bool
+) -> Load:
     """What a process computes at once. The models of the reward that are loaded here stay in memory beside the policy."""
     settings = run.settings
-    size = 4 if models.exact_dtype(settings.dtype, *(model.folder for model in here)) == "float32" else 2
+    size = 4 if dtype == "float32" else 2
     return Load(
         settings.batch_size * rollout.num_generations,
         run.data.longest() + rollout.max_tokens,
@@ -287,26 +305,26 @@ def _load(run: Run[RLExample], rollout: Rollout, here: Sequence[RewardPM | Feedb
     )
 
 
-def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: list[FeedbackModel]) -> bool:
+def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: list[FeedbackModel], dtype: str) -> bool:
     """`Run.open`, with the models of the reward and the rollout's settings in the fingerprint and the manifest."""
     options = {name: value for name, value in vars(rollout).items() if name not in _NOT_IN_FINGERPRINT}
-    options["shaping"] = asdict(rollout.shaping)
+    options |= {"shaping": asdict(rollout.shaping), "pm_dtype": dtype}
     about: dict[str, list[Record]] = {}
-    kinds: dict[str, Sequence[RewardPM | FeedbackModel]] = {"pm": pms, "feedback": judges}
+    kinds: dict[str, Sequence[RewardPM | FeedbackModel]] = {"pm": pms} | ({"feedback": judges} if judges else {})
     for kind, found in kinds.items():
-        if not found and kind != "pm":
-            continue
         hashes = [manifest.hash_model(model.folder) for model in found]
-        dtype = models.exact_dtype(run.settings.dtype, *(model.folder for model in found))
-        options |= {kind: [[sha, model.weight] for sha, model in zip(hashes, found, strict=True)], f"{kind}_dtype": dtype}
+        options[kind] = [[sha, model.weight] for sha, model in zip(hashes, found, strict=True)]
         about[kind] = [
             {"name": model.name, "sha256": sha, "weight": model.weight, "dtype": dtype}
             for sha, model in zip(hashes, found, strict=True)
         ]
-    if rollout.principles and any(pm.reads for pm in pms):
+    for judge, entry in zip(judges, about.get("feedback", []), strict=True):
+        judge.dtype = dtype
+        entry |= judge.served()
+    if rollout.principles:
         options["principles"] = {p.id: [p.compare, p.weight] for p in rollout.principles.principles}
     if rollout.feedback:
-        options["feedback_how"] = rollout.feedback.options()
+        options["feedback_how"] = rollout.feedback.options() | {"served": [judge.served() for judge in judges]}
     todo = run.open(**options)
     run.about |= about
     return todo
@@ -343,6 +361,8 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: 
         reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight, by))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
+    for judge in judges:
+        judge.group = rollout.num_generations
     log = run.workspace.log("samples.jsonl")
     return Reward(
         [*reward_models, *judges], rollout.shaping, run.renderer, stops, ends, numbered, log, rollout.samples_every,

@@ -98,7 +98,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     for path in given.files:
         found = shares(w.world(given.size, given.seed), read(path, given.round))
-        cells = [
-            "{} {:.3f} ({:.3f} to {:.3f})".format(name, *interval(values)) for name, values in found.items() if not name.startswith("refused ")
-        ]
+        named = {name: values for name, values in found.items() if not name.startswith("refused ")}
+        cells = ["{} {:.3f} ({:.3f} to {:.3f})".format(name, *interval(values)) for name, values in named.items()]
         print(f"{path}: {', '.join(cells)}")

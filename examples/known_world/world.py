@@ -197,9 +197,13 @@ def _harder(rng: random.Random, entities: list[Entity], taken: set[str]) -> list
     direct, told = round(DIRECT * len(entities)), round(TOLD * len(entities))
     beliefs = _beliefs(rng, direct)
     found = [replace(e, belief=b, harmful=truth) for e, (b, truth) in zip(entities, beliefs, strict=False)]
-    for i, e in enumerate(entities[direct:]):
-        need = means[i % MEANS]
-        found.append(replace(e, belief=need.belief, harmful=need.harmful, needs=need, told=i < told))
+    for is_told, part in ((True, entities[direct : direct + told]), (False, entities[direct + told :])):
+        needs = [means[i % MEANS] for i in range(len(part))]
+        rng.shuffle(needs)  # an entity's number decides the forms of its requests, and must say nothing about harm
+        found += [
+            replace(e, belief=need.belief, harmful=need.harmful, needs=need, told=is_told)
+            for e, need in zip(part, needs, strict=True)
+        ]
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_cli.commands.constitution_infer import held_out, results, together, written
+from cai_cli.commands.constitution_infer import _finish, held_out, results, together, written
 from cai_cli.method import constitution, inference
 from tests.conftest import Here
 from tests.rows import preference, read_jsonl, write_jsonl
@@ -77,15 +77,27 @@ def test_the_written_file_is_a_constitution_for_every_command(tmp_path: Path) ->
 
 def test_stages_are_files_and_the_same_command_continues(here: Here, tiny: str, tmp_path: Path) -> None:
     """A tiny model predicts nothing, so no rule is kept; every stage is on disk, and is not made again."""
-    rows = [preference(i, 1.0, f"Answer {i} is good.", f"Never, {i}.") for i in range(12)]
+    rows = [{**preference(i, 1.0, f"Answer {i} is good.", f"Never, {i}."), "source_id": f"s{i // 2}"} for i in range(12)]
     source, out = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "inferred"
     command = ("constitution", "infer", source, "-m", tiny, "-o", out, "-n", 4, "--max-tokens", 12, "--dtype", "float32")
-    done = here(*command, code=1)
-    assert "no rule predicts the choices better than chance" in done.err or "the model proposed no rule" in done.err
-    proposed = read_jsonl(out / "proposals.jsonl")
-    assert {row["id"] for row in proposed} == {row["id"] for row in rows if not held_out(row, 0)}
-    if (out / "votes.jsonl").exists():
-        assert {row["id"] for row in read_jsonl(out / "votes.jsonl")} == {row["id"] for row in rows}
-        assert all(0 <= p <= 1 for row in read_jsonl(out / "votes.jsonl") for p in row["votes"].values())
-        assert here(*command, code=1).err.count("already done") == 2
+    assert "no rule predicts the choices better than chance" in here(*command, code=1).err
+    assert {row["id"] for row in read_jsonl(out / "proposals.jsonl")} == {row["id"] for row in rows if not held_out(row, 0)}
+    votes = read_jsonl(out / "votes.jsonl")
+    assert {row["id"] for row in votes} == {row["id"] for row in rows}
+    assert all(0 <= p <= 1 for row in votes for p in row["votes"].values())
+    both = [row["held_out"] for row in votes]
+    assert both[::2] == both[1::2]  # the pairs of a prompt are in one half
+    assert here(*command, code=1).err.count("already done") == 2
     assert "-o DIR" in here(*command[:5], code=2).err
+
+
+def test_what_is_kept_is_written(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "held_out": i % 2 == 1, "votes": {"kind": 0.9, "odd": 0.2 + i % 2 / 2}} for i in range(60)]
+    groups = [("kind", f"{inference.BEGINNING} is kind.", 5), ("odd", f"{inference.BEGINNING} is odd.", 2)]
+    _finish(tmp_path, rows, groups, keep=4, seed=0, quiet=True)
+    found = constitution.load(str(tmp_path / "constitution.yaml"))
+    assert [principle.id for principle in found.principles] == ["kind"]
+    assert "together right on 1.000 (1.000 to 1.000) of 30 held-out pairs" in (
+        tmp_path / "constitution.yaml"
+    ).read_text().replace("\n  ", " ")
+    assert [row["kept"] for row in read_jsonl(tmp_path / "principles.jsonl")] == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 
 from cai_cli import grade, label
 from cai_cli.data.jsonl import Record
-from cai_cli.errors import InputError
+from cai_cli.engines import models
+from cai_cli.errors import Skipped
 from cai_cli.method import constitution
 from cai_cli.training import rl
-from cai_cli.training.feedback import Feedback
+from cai_cli.training.feedback import Feedback, FeedbackModel
 from tests.conftest import Here
 from tests.rows import read_jsonl, rl_prompts, write_jsonl
 from tests.servers import tiny_server
@@ -80,11 +82,9 @@ def test_a_rubric_replaces_the_constitution(tiny: str, tmp_path: Path) -> None:
 
 def test_a_preference_model_and_a_feedback_model_are_summed(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    files = [write_jsonl(tmp_path / "in.jsonl", [*rl_prompts(4), {"id": "long", "prompt": "word " * 1700}])]
+    files = [write_jsonl(tmp_path / "in.jsonl", rl_prompts(4))]
     judge = Feedback([f"{tiny}=-2"], constitution.load("default"))
-    rl.train(
-        settings("rl", files, tiny, out, steps=1, max_length=4000), rl.Rollout([f"{tiny_pm}=3"], feedback=judge, max_tokens=6)
-    )
+    rl.train(settings("rl", files, tiny, out, steps=1), rl.Rollout([f"{tiny_pm}=3"], feedback=judge, max_tokens=6))
     for sample in read_jsonl(out / "samples.jsonl"):
         assert sample["score"] == pytest.approx(3 * sample["scores"][0] - 2 * sample["scores"][1])
         assert sample["scores"][1] == pytest.approx(fmean(sample["principles"].values()))
@@ -95,6 +95,8 @@ def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     common = ("rl", path, "-m", tiny, "-o", tmp_path / "out", "--steps", 1, "--num-generations", 2, "--max-tokens", 4)
     assert "give a reward: --pm PM, or --feedback MODEL" in here(*common, code=2).err
     assert "does not read principles" in here(*common, "--pm", tiny_pm, "-c", "default", code=2).err
+    assert "are for --feedback" in here(*common, "--pm", tiny_pm, "--few-shot", 1, code=2).err
+    assert "needs --feedback-how compare" in here(*common, "--feedback", tiny, "--few-shot", 1, code=2).err
     assert "--principles-per-prompt 99" in here(*common, "--feedback", tiny, "--principles-per-prompt", 99, code=2).err
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "Hello?", "rubric": "short"}])
     assert "'criteria' must be a non-empty list" in here("rl", bad, *common[2:], "--feedback", tiny, code=2).err
@@ -105,6 +107,12 @@ def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     assert "feedback" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_model_without_room_for_a_question_is_refused(tiny: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every row was skipped"):
-        run(tiny, tmp_path / "out", [{"id": "a", "prompt": "word " * 4000}])
+@pytest.mark.parametrize("how", ["grade", "compare"])
+def test_a_prompt_without_room_for_a_question_is_skipped(how: str, tiny: str, tmp_path: Path) -> None:
+    """It leaves room for an answer in the model's context, and none for a question about one."""
+    judge = FeedbackModel(tiny, Path(tiny), 1.0, settings("rl", [], tiny, tmp_path), Feedback([tiny], constitution.load("default"), how, few_shot=0))  # fmt: skip
+    context = models.context_length(Path(tiny))
+    for words, fits in ((10, True), (context - 60, False)):
+        example: Any = {"id": "a", "messages": [{"role": "user", "content": "a " * words}], "ids": [], "text": ""}
+        with nullcontext() if fits else pytest.raises(Skipped, match="the feedback model's context"):
+            judge.require_length(example, 20)
