@@ -22,7 +22,7 @@ COMMANDS = {
     "label": "Ask a feedback model which of two answers is better, by a principle: soft preferences.",
     "train-sft": "Fine-tune a model on revisions (SL-CAI).",
     "train-pm": "Train a preference model on soft labels, or a scorer on ratings.",
-    "rl": "Train a model by reinforcement learning against a preference model (RL-CAI).",
+    "rl": "Train a model by reinforcement learning against a preference model, or a feedback model (RL-CAI).",
     "train-dpo": "Train a model directly on preferences (DPO): the cheap alternative to train-pm and rl.",
     "plan": "Say how much memory a trainer's run needs, or what a run of any size takes.",
     "constitution": "List, show, check, convert and compare constitutions.",

@@ -9,6 +9,7 @@ judge         `cai label` against `cai eval compare` and `cai grade` (tests/benc
 head-vllm     ten long answers among a thousand (tests/bench_head.py)
 label-vllm    `cai label` against a bare `LLM.generate` over the same prompts
 sft, pm, dpo, rl    the trainers against plain TRL scripts (tests/bench_training.py)
+examples      `cai critique` whose examples are read once for all rows, or copied (tests/bench_examples.py)
 pipe, neighbour     two commands on the same cores (tests/bench_cores.py)
 help, start         seconds of `cai --help` and of a command with one prompt (tests/bench_start.py)
 
@@ -306,7 +307,7 @@ def main(model: str, names: list[str]) -> None:
     calm_libraries(debug=False)
     os.environ["CAI_NO_CACHE"] = "1"
     sys.path.insert(0, str(ROOT))
-    from tests import bench_cores, bench_head, bench_judge, bench_page, bench_start, bench_training
+    from tests import bench_cores, bench_examples, bench_head, bench_judge, bench_page, bench_start, bench_training
 
     all_of_them: dict[str, Callable[[str, Path], Any]] = {
         "transformers": bench_transformers,
@@ -314,6 +315,7 @@ def main(model: str, names: list[str]) -> None:
         "vllm": bench_vllm,
         "label-vllm": bench_label_vllm,
         **bench_cores.SECTIONS,
+        **bench_examples.SECTIONS,
         **bench_head.SECTIONS,
         **bench_judge.SECTIONS,
         **bench_start.SECTIONS,

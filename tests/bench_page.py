@@ -67,5 +67,6 @@ def block(name: str, section: str, result: dict[str, Any]) -> str:
     first, *_ = result["rates"].values()
     for i, (side, values) in enumerate(result["rates"].items()):
         ratios = [a / b for a, b in zip(first, values, strict=True)]
-        rows.append(f"| {side} | {spread(values, 1 if min(values) >= 1 else 3)} | {spread(ratios, 2) if i else ''} | |\n")
+        named = side.replace("|", "\\|")
+        rows.append(f"| {named} | {spread(values, 1 if min(values) >= 1 else 3)} | {spread(ratios, 2) if i else ''} | |\n")
     return "".join(rows)

@@ -73,6 +73,9 @@ def plot(path: str, found: dict[str, dict[int, tuple[float, float]]]) -> None:
         for step, points in found.items():
             axes.plot(list(points), [point[place] for point in points.values()], marker="o", label=f"cai {step}")
         axes.set(xscale="log", xlabel="records", ylabel=label)
+        counts = list(next(iter(found.values())))
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
     both[0].set(yscale="log")
     both[1].set(ylim=(0, None))
     both[1].legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

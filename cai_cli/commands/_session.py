@@ -21,7 +21,7 @@ from cai_cli.engines.scorer import require_preference_model
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import Prompt
-from cai_cli.pipeline import inline, manifest, memory, stage
+from cai_cli.pipeline import manifest, memory, stage
 from cai_cli.pipeline.observers import Filter, Observer
 from cai_cli.pipeline.seeds import draw
 
@@ -237,6 +237,8 @@ def _run(job: stage.Job, files: stage.RunOptions, workers: Workers) -> None:
     For the library it runs in memory (`inline`), and the workers stay.
     """
     if (given := memory.current.get()) is not None:
+        from cai_cli.pipeline import inline
+
         inline.run(job, given)
         return
     load, opened = job.open_engine, list[Dispatcher]()

@@ -125,8 +125,9 @@ class Rewards:
 
 
 @command(
-    "Train a model by reinforcement learning, with a preference model's score as the reward (RL-CAI).",
-    "cai rl prompts.jsonl -m runs/sl-cai --pm runs/pm -o runs/rl-cai --steps 100",
+    "Train a model by reinforcement learning, with a preference model's score or a model's feedback as the reward (RL-CAI).",
+    "cai rl prompts.jsonl -m runs/sl-cai --pm runs/pm -o runs/rl-cai --steps 100\n"
+    "cai rl prompts.jsonl -m runs/sl-cai --feedback JUDGE -c default -o runs/rl-cai --steps 100",
 )
 def app(
     run: Run,

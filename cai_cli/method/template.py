@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
 from cai_cli.data import reasoning
 from cai_cli.data.records import Messages, user
 from cai_cli.errors import InputError, Skipped
@@ -35,7 +33,7 @@ class Template:
     @cached_property
     def variables(self) -> set[str]:
         """The names that the template reads. Empty if it cannot be parsed."""
-        from jinja2 import ext, meta
+        from jinja2 import TemplateError, ext, meta
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         text: Any = self.tokenizer.chat_template or ""
