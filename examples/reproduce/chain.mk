@@ -1,6 +1,7 @@
 # The paper's experiment on one model. Each step is a target, and its output is a file. `make reproduce` runs it.
 #
 #   make reproduce MODEL=... SIZE=small HH=harmless-base.jsonl.gz RUN=runs/mine
+#   make reproduce-cost SIZE=paper RUN=runs/mine RATE=5000      what a size takes, from a run of a smaller one
 #
 # Models: start; sl-1 ... (SL-CAI after so many rounds) and sl-direct (no critiques); rl-LABELS (RL-CAI) for each kind of labels;
 # dpo; with HH also rl-human, the baseline. SIZE=paper needs prompts and comparisons of your own, as many as the table says.
@@ -22,6 +23,7 @@ TEST         := $(call count,     6   100   2000)# held-out red-team prompts
 TEST_HELPFUL := $(call count,     4    60   2000)# held-out helpfulness prompts
 TEST_PAIRS   := $(call count,    16   200   2000)# held-out comparisons of harmlessness, for the judges
 TOKENS       := $(call count,    32    96    512)# the longest answer
+# by `make reproduce-cost`:     0.55   7.5   3953 hours with SmolLM2-135M on two cores; the last two 0.21 and 94 GPU hours at RATE=5000
 
 MODEL ?= models/SmolLM2-135M-Instruct
 RUN ?= runs/reproduce
@@ -42,6 +44,8 @@ ENGINE ?=
 URL ?=
 REPLICAS ?=
 LORA ?=
+RATE ?=
+GPUS ?= 1
 
 CAI := $(BIN)/cai
 LAST := $(lastword $(shell seq $(ROUNDS)))
@@ -65,8 +69,14 @@ NAMED = $(foreach name,$(2),$(name)=$(RUN)/$(name)-$(1).jsonl)
 
 .SECONDARY:
 .DELETE_ON_ERROR:
-.PHONY: all
+.PHONY: all cost
 all: $(RUN)/claims.txt
+
+GROWN = red-team.jsonl=$(RED) helpful-prompts.jsonl=$(HELPFULS) comparisons.jsonl=$(COMPARED) $(if $(HH),\
+  hh-people.jsonl=$(PEOPLE) hh-others.jsonl=$(OTHERS) hh-test.jsonl=$(TEST_PAIRS)) held-out.jsonl=$(shell expr $(TEST) + $(TEST_HELPFUL))
+# The rates are those of the run's machine, or RATE tokens per second of a GPU.
+cost:
+	$(CAI) plan run $(RUN) $(foreach file,$(GROWN),--prompts $(file)) --rounds $(ROUNDS) $(if $(RATE),--rate $(RATE)) --gpus $(GPUS)
 
 # Prompts. What is not held out is for training.
 $(RUN)/red-team.jsonl: $(PROMPTS)
@@ -125,7 +135,7 @@ $(RUN)/unclamped.jsonl: $(RUN)/pairs.jsonl
 	$(CAI) label $< $(TALK) --cot --keep-cut --clamp 0,1 -o $@
 $(RUN)/comparisons.jsonl: $(COMPARISONS)
 	@mkdir -p $(@D)
-	$(CAI) mix $<=$(COMPARED) --count --seed $(SEED) -o $@
+	head -n $(COMPARED) $< > $@
 $(RUN)/pm-human/manifest.json: $(RUN)/hh-people.jsonl $(RUN)/comparisons.jsonl
 	$(CAI) train-pm $^ -m $(MODEL) $(PM) -o $(@D)
 $(RUN)/pm-others/manifest.json: $(RUN)/hh-others.jsonl $(RUN)/hh-test.jsonl
