@@ -69,20 +69,14 @@ class Session:
 
         m = self.model
         found = ServerEngine(m.base_url or [], m.model, self.folder, m.trust_remote_code)
-        if found.chat_only and (self.format != "chat" or self.options["template_arg"]):
-            raise InputError(
-                f"{m.base_url}: takes no token ids and applies its own template, so it needs --format chat and no --template-arg"
-            )
+        found.require_prompts(self.format, self.options["template_arg"])
         return found
 
     def _served(self) -> Record:
         """What a manifest's `model` says about servers: URLs may change, what they serve may not. Empty without them."""
         if not self.model.base_url or self.files.dry_run is not None:
             return {}
-        engine = self.server
-        prompts = "messages" if engine.chat_only else "tokens"
-        can = {"prompts": prompts, "letters": engine.letters, "draws": engine.draws}
-        return {"engine": "server", "served": engine.served, **can}
+        return {"engine": "server", **self.server.abilities()}
 
     @cached_property
     def format(self) -> str:

@@ -25,7 +25,7 @@ from cai_cli.commands.eval_scores import in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Grade, label_of, shape_error
+from cai_cli.data.records import Grade, by_principle, label_of, shape_error
 from cai_cli.errors import InputError
 from cai_cli.evaluation.agreement import agreement
 from cai_cli.pipeline.outputs import source, write_file
@@ -47,8 +47,10 @@ def joint_label(records: dict[str, Record]) -> Record:
         "judges": {judge: label["p_first"] for judge, label in labels.items()},
     }
     if len(joint["principles"]) > 1:
-        each = [label.get("by_principle") or {label["principles"][0]: label["p_first"]} for label in labels.values()]
-        joint["by_principle"] = {name: fmean(found[name] for found in each if name in found) for name in joint["principles"]}
+        each = [by_principle(label) for label in labels.values()]
+        names = [name for name in joint["principles"] if any(name in found for found in each)]
+        if names == joint["principles"]:
+            joint["by_principle"] = {name: fmean(found[name] for found in each if name in found) for name in names}
     sides = [first["chosen"], first["rejected"]]
     if (p >= 0.5) != (before["p_first"] >= 0.5):
         sides.reverse()

@@ -32,7 +32,7 @@ from cai_cli.commands._session import Session
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record, encode
 from cai_cli.data.preferences import sides
-from cai_cli.data.records import preference_error
+from cai_cli.data.records import by_principle, preference_error
 from cai_cli.engines.base import Completion, Steps
 from cai_cli.errors import CaiError, InputError, Skipped
 from cai_cli.evaluation.rules import Measured, measured
@@ -84,15 +84,14 @@ def votes(session: Session, found: Constitution) -> Any:
         [label], _ = yield from judge.judge(pair, [(0, 1)], found.principles)
         if not label or label.get("identical"):
             raise Skipped("both answers are the same")
-        by_principle = label.get("by_principle") or {found.principles[0].id: label["p_first"]}
-        return [{"id": record["id"], "held_out": held_out(record, session.seed), "votes": by_principle}]
+        return [{"id": record["id"], "held_out": held_out(record, session.seed), "votes": by_principle(label)}]
 
     return program
 
 
 def written(rules: dict[str, str], name: str, notes: str) -> str:
     """A constitution of rules, by their ids, as YAML."""
-    principles = [{"id": name, **inference.texts(rule)} for name, rule in rules.items()]
+    principles = [{"id": identity, **inference.texts(rule)} for identity, rule in rules.items()]
     return yaml.safe_dump(
         {"name": name, "notes": notes, "principles": principles}, sort_keys=False, allow_unicode=True, width=100
     )

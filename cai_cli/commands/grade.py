@@ -37,11 +37,8 @@ def check(record: Record) -> str | None:
     """Why a record cannot be graded, or None."""
     if not record["responses"] if "responses" in record else "response" not in record:
         return "nothing to grade: no 'response' or 'responses'"
-    try:
-        rubrics.own(record)
-    except InputError as problem:
-        return str(problem)
-    return texts_error(record.get("responses", []), "responses") or rounds_error({"response": "", **record})
+    answers = texts_error(record.get("responses", []), "responses") or rounds_error({"response": "", **record})
+    return rubrics.own_error(record) or answers
 
 
 class Means:

@@ -369,6 +369,13 @@ def label_of(record: Record) -> Label | None:
     return cast(Label, found) if isinstance(found, dict) and {"principles", "p_first", "orders"} <= found.keys() else None
 
 
+def by_principle(label: Label) -> dict[str, float]:
+    """The probability of a label by each of its principles, by the id; empty if it does not keep them, or has none."""
+    if found := label.get("by_principle"):
+        return found
+    return {label["principles"][0]: label["p_first"]} if len(label["principles"]) == 1 else {}
+
+
 def as_messages(prompt: str | Messages) -> Messages:
     """A prompt as chat messages. A string is one user message."""
     return [user(prompt)] if isinstance(prompt, str) else prompt

@@ -18,7 +18,7 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +200,18 @@ class ServerEngine:
         """Of which tokens they give the probability."""
         self.draws: str = "cai" if can.draws else "server"
         """Whose seeds draw their tokens."""
+
+    def require_prompts(self, format: str, template_args: Mapping[str, object]) -> None:
+        """InputError if the servers cannot be given the prompts of this format."""
+        if self.chat_only and (format != "chat" or template_args):
+            raise InputError(
+                "the server takes no token ids and applies its own template, so it needs --format chat and no --template-arg"
+            )
+
+    def abilities(self) -> dict[str, Any]:
+        """What decides the answers: what is served, and what the servers can do. URLs may change."""
+        prompts = "messages" if self.chat_only else "tokens"
+        return {"served": self.served, "prompts": prompts, "letters": self.letters, "draws": self.draws}
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""

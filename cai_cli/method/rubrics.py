@@ -128,6 +128,15 @@ def own(record: Record) -> tuple[Criterion, ...] | None:
     return criteria(entries, "'rubric'")
 
 
+def own_error(record: Record) -> str | None:
+    """What is wrong with the criteria that a record carries, or None."""
+    try:
+        own(record)
+    except InputError as problem:
+        return str(problem)
+    return None
+
+
 def overall(rubric: Iterable[Criterion], means: Mapping[str, float]) -> float | None:
     """The mean of the criteria's `means` by their weights; None without any."""
     weighted = [(criterion.weight, means[criterion.id]) for criterion in rubric if criterion.id in means]

@@ -22,8 +22,8 @@ def parts(record: Record, constitution: Constitution) -> list[Record]:
     label = records.label_of(record)
     if label is None or not label["principles"]:
         return [record]
-    by_principle = label.get("by_principle") or {label["principles"][0]: label["p_first"]}
-    if len(by_principle) < len(label["principles"]):
+    by_principle = records.by_principle(label)
+    if not by_principle:
         raise Skipped("its label has one probability for several principles")
     try:
         found = preferences.sides(record)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from cai_cli import streams
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import by_principle
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Steps
-from cai_cli.errors import InputError, Skipped
+from cai_cli.errors import Skipped
 from cai_cli.method import rubrics
 from cai_cli.method.constitution import Constitution, Principle
 from cai_cli.method.grader import Grader
@@ -73,6 +74,14 @@ class Scored:
     """The score by the principle's id; empty for a preference model."""
 
 
+def reader(folder: Path, settings: Settings) -> Renderer:
+    """Turns conversations into the tokens of a model of the reward."""
+    found = Renderer(models.load_tokenizer(folder, settings.trust_remote_code), fold_system=settings.fold_system)
+    # the policy's template may read variables that this one does not have
+    found.template.arguments = {k: v for k, v in settings.template_arg.items() if k in found.template.variables}
+    return found
+
+
 class _Counted:
     """An engine that counts the tokens that it computes."""
 
@@ -104,12 +113,7 @@ class FeedbackModel:
     @cached_property
     def renderer(self) -> Renderer:
         """Turns prompts into its tokens."""
-        found = Renderer(
-            models.load_tokenizer(self.folder, self.settings.trust_remote_code), fold_system=self.settings.fold_system
-        )
-        # the policy's template may read variables that this one does not have
-        arguments = self.settings.template_arg.items()
-        found.template.arguments = {name: value for name, value in arguments if name in found.template.variables}
+        found = reader(self.folder, self.settings)
         found.keep_messages = bool(self.feedback.urls)
         return found
 
@@ -137,18 +141,12 @@ class FeedbackModel:
         from cai_cli.engines.server import ServerEngine
 
         found = ServerEngine(self.feedback.urls, self.name, self.folder, self.settings.trust_remote_code)
-        if found.chat_only and (self.format != "chat" or self.renderer.template.arguments):
-            raise InputError(
-                "--feedback-url: it takes no token ids and has its own template; give --format chat and no --template-arg"
-            )
+        found.require_prompts(self.format, self.renderer.template.arguments)
         return found
 
     def served(self) -> Record:
         """What the fingerprint says about servers, which it asks; empty without them."""
-        if not self.feedback.urls:
-            return {}
-        prompts = "messages" if self._server.chat_only else "tokens"
-        return {"served": self._server.served, "prompts": prompts, "letters": self._server.letters, "dtype": "unknown"}
+        return {**self._server.abilities(), "dtype": "unknown"} if self.feedback.urls else {}
 
     @cached_property
     def engine(self) -> _Counted:
@@ -217,21 +215,14 @@ class FeedbackModel:
         """The mean probability of winning against each other answer, over the principles by their weights."""
         pairs = list(combinations(range(len(record["responses"])), 2))
         won: list[dict[str, list[float]]] = [{p.id: [] for p in principles} for _ in record["responses"]]
-        for principle in principles:
-            labels, _ = yield from self._judge.judge(record, pairs, [principle])
-            for (i, j), label in zip(pairs, labels, strict=True):
-                assert label  # without reasoning none is cut
-                won[i][principle.id].append(label["p_first"])
-                won[j][principle.id].append(1 - label["p_first"])
+        labels, _ = yield from self._judge.judge(record, pairs, principles)
+        for (i, j), label in zip(pairs, labels, strict=True):
+            assert label  # without reasoning none is cut
+            by = by_principle(label)
+            for p in principles:
+                first = by.get(p.id, 0.5)  # about two equal answers the judge is not asked
+                won[i][p.id].append(first)
+                won[j][p.id].append(1 - first)
         total = sum(p.weight for p in principles)
         means = [{name: fmean(values) for name, values in each.items()} for each in won]
         return [Scored(sum(p.weight * each[p.id] for p in principles) / total, each) for each in means]
-
-
-def rubric_error(record: Record) -> str | None:
-    """What is wrong with a record's `rubric`, or None."""
-    try:
-        rubrics.own(record)
-    except InputError as problem:
-        return str(problem)
-    return None

@@ -21,6 +21,7 @@ from cai_cli.data.transcripts import STOPS
 from cai_cli.engines import models
 from cai_cli.engines.scorer import PreferenceModel, require_preference_model
 from cai_cli.errors import InputError
+from cai_cli.method import rubrics
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import judged_by
 from cai_cli.method.tokens import Renderer
@@ -29,7 +30,7 @@ from cai_cli.training import order
 from cai_cli.training.conditioned import TARGET, require_principles
 from cai_cli.training.data import Data, split_weight
 from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
-from cai_cli.training.feedback import Feedback, FeedbackModel, rubric_error
+from cai_cli.training.feedback import Feedback, FeedbackModel, reader
 from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
@@ -96,17 +97,12 @@ class RewardPM:
     folder: Path
     weight: float
     """The factor of its score in the reward."""
-    template_arg: dict[str, Any]
-    fold_system: bool
-    trust_remote_code: bool
+    settings: Settings
 
     @cached_property
     def renderer(self) -> Renderer:
         """Turns conversations into its tokens."""
-        found = Renderer(models.load_tokenizer(self.folder, self.trust_remote_code), fold_system=self.fold_system)
-        # the policy's template may read variables that this one does not have
-        found.template.arguments = {k: v for k, v in self.template_arg.items() if k in found.template.variables}
-        return found
+        return reader(self.folder, self.settings)
 
     @cached_property
     def context(self) -> int:
@@ -158,7 +154,7 @@ def reward_pms(names: list[str], settings: Settings) -> list[RewardPM]:
                 f"give the direction: {entry}=-1 if a higher rating is worse, as of harmfulness, or {entry}=1 if it is better"
             )
         weight = 1.0 if weight is None else weight
-        found.append(RewardPM(name, folder, weight, settings.template_arg, settings.fold_system, settings.trust_remote_code))
+        found.append(RewardPM(name, folder, weight, settings))
     return found
 
 
@@ -262,7 +258,7 @@ def _require_principles(pms: list[RewardPM], principles: Constitution | None) ->
 
 def _check(record: Record) -> str | None:
     """What is wrong with a record, or None."""
-    return prompt_error(record) or rubric_error(record)
+    return prompt_error(record) or rubrics.own_error(record)
 
 
 def _example_maker(
@@ -356,7 +352,7 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: 
     format = run.settings.format
     reward_models = []
     for pm in pms:
-        model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.trust_remote_code)
+        model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.settings.trust_remote_code)
         by = rollout.principles.principles if rollout.principles and pm.reads else ()
         reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight, by))
     stops = () if run.format == "chat" else STOPS

@@ -107,7 +107,7 @@ def test_attention_is_torchs(columns: int, masked: bool, before: int) -> None:
     found = (
         attention.attend(module, query, key, value, given)[0]
         if before or columns == 1
-        else attention._columns(query, key, value, given, size**-0.5)
+        else attention._columns(query, key, value, given, size**-0.5, None)
     )
     keys, values = (
         torch.cat([f.expand(rows, -1, -1, -1), own], 2).repeat_interleave(heads // shared, 1)
