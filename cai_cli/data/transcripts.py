@@ -34,6 +34,7 @@ _BEGINNINGS = {"user": HUMAN, "assistant": ASSISTANT}
 SHORT = {"user": "\n\nH:", "assistant": "\n\nA:"}
 """How turns begin in the conversation that a reasoned comparison is about. It lies inside a `Human:` turn, so its own turns
 need other names (paper, appendix E.3)."""
+INTRODUCTION = "Consider the following conversation between a human and an assistant:"
 REASONED_INTRODUCTION = "Consider the following conversation between a human (H) and an assistant (A):"
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 

@@ -55,6 +55,9 @@ LADDER = (
 )
 """What a server may be able to do, the best first."""
 
+MOST_STOPS = 4
+"""Servers refuse more stop strings. The answer is cut at the others when it has come."""
+
 
 def body(request: Request, can: Abilities) -> tuple[str, Body]:
     """(path, JSON body without the model's name) of a request. CaiError if the server cannot answer its kind."""
@@ -67,7 +70,7 @@ def body(request: Request, can: Abilities) -> tuple[str, Body]:
         elif request.temperature:  # temperature 0 draws nothing
             made["seed"] = request.seed
         if request.stop:
-            made["stop"] = list(request.stop)
+            made["stop"] = list(request.stop[:MOST_STOPS])
     else:  # one token is the least that a server generates; the most likely one, so that it is among the `top`
         made |= {"max_tokens": 1, "temperature": 0.0, "top_p": 1.0}
     if request.kind == "score" and not can.echo:
@@ -153,7 +156,9 @@ def _completion(request: Request, choice: Any, usage: Any, length: int, reused: 
         part.encode()  # a lone half of a surrogate pair could not be written
     if message and request.messages and request.messages[-1]["role"] == "assistant":
         text = text.removeprefix(request.messages[-1]["content"])  # a server that does not continue an answer begins it again
-    text = text[: min((at for stop in request.stop if (at := text.find(stop)) >= 0), default=len(text))]
+    stops = [at for stop in request.stop if (at := text.find(stop)) >= 0]
+    if stops:
+        text, finish = text[: min(stops)], "stop"
     tokens = tuple(map(_count, choice.get("token_ids") or ()))
     count = _count(usage.get("completion_tokens")) or len(tokens)
     made = Completion(text, finish, request.seed, length, count, reused, tokens)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from cai_cli.data.records import Messages, user
-from cai_cli.data.transcripts import ASSISTANT, HUMAN, STOPS, bracketed, transcript
+from cai_cli.data.transcripts import ASSISTANT, HUMAN, INTRODUCTION, STOPS, bracketed, transcript
 from cai_cli.method.prompts import Prompt
 
 BEGINNING = "Choose the response that"
@@ -28,7 +28,7 @@ def proposal(prompt: str | Messages, answers: tuple[str, str], preferred: int, f
     """Asks why people preferred one of two answers. The model continues a rule that begins with BEGINNING."""
     talk = transcript([user(prompt)] if isinstance(prompt, str) else prompt, bracketed)
     shown = "\n".join(f" ({letter}) [[[{bracketed(text)}]]]" for letter, text in zip("AB", answers, strict=True))
-    question = f"Consider the following conversation between a human and an assistant:{talk}\n\n\nTwo responses:\n{shown}"
+    question = f"{INTRODUCTION}{talk}\n\n\nTwo responses:\n{shown}"
     text = f"{question}\n\n{REQUEST.format('AB'[preferred])}"
     if format == "chat":
         return Prompt(messages=[user(text)], prefill=BEGINNING, stop=("\n",))

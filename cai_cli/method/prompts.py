@@ -1,9 +1,9 @@
 """Every prompt that a model is shown, as pure functions: record + principle -> prompt.
 
-There are two formats. `chat`: messages for the model's own chat template, with few-shot examples as
-turns. `hh`: the paper's plain transcripts for base models, with the stop strings that they need. The
-prompt of a round holds the few-shot examples, the conversation and the current answer, but not the
-earlier rounds (paper, section 3.1 and appendix A).
+There are two formats. `chat`: messages for the model's own chat template. A critic, a reviser and a judge read the
+conversation in a user's message, and few-shot examples are turns before it. `hh`: the paper's plain transcripts for base
+models, with the stop strings that they need. The prompt of a round holds the few-shot examples, the conversation and the
+current answer, but not the earlier rounds (paper, section 3.1 and appendix A).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cai_cli.data.transcripts import (
     CRITIQUE,
     CRITIQUE_REQUEST,
     HUMAN,
+    INTRODUCTION,
     REASONED_INTRODUCTION,
     REVISION,
     REVISION_REQUEST,
@@ -71,21 +72,43 @@ def merge_turns(messages: Messages) -> Messages:
     return merged
 
 
+def quoted(messages: Messages, request: str) -> Message:
+    """A user's message: a conversation as a transcript, and a request about it.
+
+    The critic must see that the conversation is not its own: in turns of the chat, small models take the few-shot examples for
+    earlier parts of it, and repeat them.
+    """
+    return {"role": "user", "content": f"{INTRODUCTION}{transcript(messages)}\n\n\n{request}"}
+
+
 def example_turns(examples: Sequence[str]) -> Messages:
-    """Few-shot examples of rounds as chat messages. Human turns and requests are the user's, the rest is the assistant's."""
-    asks = ("Human", "CritiqueRequest", "RevisionRequest")
-    found = [part for example in examples for part in transcripts.parts(example)]
-    return [{"role": "user" if name in asks else "assistant", "content": text} for name, text in found]
+    """Few-shot examples of rounds as chat messages, in the form of `critique` and `revision`, or of `direct_revision`."""
+    found: Messages = []
+    for example in examples:
+        talk: Messages = []
+        for name, text in transcripts.parts(example):
+            if name in ("Human", "Assistant"):
+                talk.append(user(text) if name == "Human" else assistant(text))
+            elif name in ("Critique", "Revision"):
+                found.append(assistant(text))
+            else:
+                found.append(quoted(talk, text) if talk else user(text))
+                talk = []
+    return found
 
 
-def _prompt(messages: Messages, format: str, tail: str, examples: Sequence[str] = ()) -> Prompt:
-    """Few-shot examples, then a conversation, in either format. In transcripts `tail` follows."""
+def _prompt(found: Messages, format: str, plain: str, examples: Sequence[str]) -> Prompt:
+    """Few-shot examples, then a request: `found` in a chat, else `plain`."""
     if format == "chat":
-        merged, shown = merge_turns(messages), example_turns(examples)
-        first = 1 if merged and merged[0]["role"] == "system" else 0  # templates take a system message only at the start
-        return Prompt(messages=[*merged[:first], *shown, *merged[first:]], shared=0 if first else len(shown))
+        shown = example_turns(examples)
+        return Prompt(messages=[*shown, *found], shared=len(shown))
     prefix = "".join(examples)
-    return Prompt(text=prefix + transcript(messages) + tail, stop=STOPS, shared=len(prefix))
+    return Prompt(text=prefix + plain, stop=STOPS, shared=len(prefix))
+
+
+def _conversation(messages: Messages, format: str, tail: str = "") -> Prompt:
+    """A conversation in either format. In transcripts `tail` follows."""
+    return _prompt(merge_turns(messages), format, transcript(messages) + tail, ())
 
 
 RULES = "Your answer will be compared with other answers to the same message, by these rules:"
@@ -106,7 +129,7 @@ def judged_by(messages: Messages, principle: Principle) -> Messages:
 
 def answer(record: Record, format: str) -> Prompt:
     """The prompt of `cai sample`: the conversation, and the start of the assistant's turn (paper, section 3.1)."""
-    return _prompt(as_messages(record["prompt"]), format, ASSISTANT)
+    return _conversation(as_messages(record["prompt"]), format, ASSISTANT)
 
 
 def answer_text(text: str, format: str) -> str:
@@ -121,30 +144,24 @@ def _answered(record: Record) -> Messages:
 
 def critique(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
     """The conversation with its current answer, then the principle's critique request (paper, section 3.1)."""
-    messages = _answered(record)
-    request = principle.critique or ""
-    if format == "chat":
-        return _prompt([*messages, user(request)], format, "", examples)
-    return _prompt(messages, format, f"{CRITIQUE_REQUEST} {request}{CRITIQUE}", examples)
+    messages, request = _answered(record), principle.critique or ""
+    plain = f"{transcript(messages)}{CRITIQUE_REQUEST} {request}{CRITIQUE}"
+    return _prompt([quoted(messages, request)], format, plain, examples)
 
 
 def revision(record: Record, principle: Principle, critique_text: str, format: str, examples: Sequence[str] = ()) -> Prompt:
     """The critique's prompt, the critique, then the principle's revision request (paper, section 3.1)."""
-    messages = _answered(record)
-    ask, request = principle.critique or "", principle.revision or ""
-    if format == "chat":
-        return _prompt([*messages, user(ask), assistant(critique_text), user(request)], format, "", examples)
+    messages, ask, request = _answered(record), principle.critique or "", principle.revision or ""
     tail = f"{CRITIQUE_REQUEST} {ask}{CRITIQUE} {inert(critique_text)}{REVISION_REQUEST} {request}{REVISION}"
-    return _prompt(messages, format, tail, examples)
+    turns = [quoted(messages, ask), assistant(critique_text), user(request)]
+    return _prompt(turns, format, transcript(messages) + tail, examples)
 
 
 def direct_revision(record: Record, principle: Principle, format: str, examples: Sequence[str] = ()) -> Prompt:
     """The conversation with its current answer, then the revision request, without a critique (paper, figure 7)."""
-    messages = _answered(record)
-    request, shown = principle.revision or "", [transcripts.direct(example) for example in examples]
-    if format == "chat":
-        return _prompt([*messages, user(request)], format, "", shown)
-    return _prompt(messages, format, f"{REVISION_REQUEST} {request}{REVISION}", shown)
+    messages, request = _answered(record), principle.revision or ""
+    plain = f"{transcript(messages)}{REVISION_REQUEST} {request}{REVISION}"
+    return _prompt([quoted(messages, request)], format, plain, [transcripts.direct(example) for example in examples])
 
 
 def asked(compare: str, first: str, second: str) -> str:
@@ -155,7 +172,7 @@ def asked(compare: str, first: str, second: str) -> str:
 def comparison_question(prompt: str | Messages, first: str, second: str, compare: str) -> str:
     """The feedback model's question (paper, section 4.1): a conversation, a comparison sentence and two answers."""
     talk = transcript(as_messages(prompt), bracketed)
-    return f"\n\nConsider the following conversation between a human and an assistant:{talk}\n\n\n{asked(compare, first, second)}"
+    return f"\n\n{INTRODUCTION}{talk}\n\n\n{asked(compare, first, second)}"
 
 
 def comparison(
@@ -191,7 +208,7 @@ def reasoning(
     """
     talk = transcript(as_messages(prompt), bracketed, SHORT)
     text = f"{HUMAN} {REASONED_INTRODUCTION}{talk}\n\n{asked(principle.compare or '', first, second)}"
-    stop = (*STOPS, REASONED_ANSWER.removesuffix(" ("))
+    stop = (REASONED_ANSWER.removesuffix(" ("), *STOPS)  # the likely one first: a server may take only a few
     if format == "chat":
         found = [transcripts.reasoned(example) for example in shown]
         turns = [turn for ask, reason, letter in found for turn in _exchange(ask, _reasoned_turn(reason, f"{letter})"))]
@@ -210,7 +227,7 @@ def _listed(question: str, options: Sequence[str]) -> str:
 def grading(prompt: str | Messages, reply: str, question: str, options: Sequence[str], format: str) -> Prompt:
     """Asks a question about one answer (`cai grade`; not in the paper). An option's letter is the next token."""
     talk = transcript([*as_messages(prompt), assistant(reply)], bracketed)
-    text = f"\n\nConsider the following conversation between a human and an assistant:{talk}\n\n\n{_listed(question, options)}"
+    text = f"\n\n{INTRODUCTION}{talk}\n\n\n{_listed(question, options)}"
     if format == "chat":
         return Prompt(messages=[user(text.strip())], prefill=ANSWER, end=ANSWER)
     return Prompt(text=f"{text}\n\n{ANSWER}", end=ANSWER)
@@ -220,7 +237,7 @@ def grading_reasoning(prompt: str | Messages, reply: str, question: str, options
     """The question of `grading`, with a request to reason first. `after_reasoning` asks for the letter."""
     talk = transcript([*as_messages(prompt), assistant(reply)], bracketed, SHORT)
     text = f"{HUMAN} {REASONED_INTRODUCTION}{talk}\n\n{_listed(question, options)}"
-    stop = (*STOPS, REASONED_ANSWER.removesuffix(" ("))
+    stop = (REASONED_ANSWER.removesuffix(" ("), *STOPS)  # the likely one first: a server may take only a few
     if format == "chat":
         return Prompt(messages=[user(text.removeprefix(HUMAN).strip())], prefill=REASON, stop=stop)
     return Prompt(text=f"{text}{ASSISTANT} {REASON}", stop=stop)
@@ -256,7 +273,7 @@ def new_prompt(seeds: Sequence[str], format: str) -> Prompt:
 def pm_input(prompt: str | Messages, answer_text: str, format: str) -> Prompt:
     """The input of a preference model: the conversation with one answer, and no turn opened after it."""
     messages = [*as_messages(prompt), assistant(answer_text)]
-    return _prompt(messages, format, "")
+    return _conversation(messages, format)
 
 
 def pm_input_side(record: Record, side: str, format: str) -> Prompt:

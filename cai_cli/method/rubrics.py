@@ -107,8 +107,13 @@ def _criterion(entry: Any, number: int, where: str) -> Criterion:
 def of_constitution(constitution: Constitution) -> Rubric:
     """One criterion per principle: whether its critique would find nothing. InputError if a principle has no `critique` text."""
     constitution.require("critique")
-    found = [Criterion(p.id, _REQUEST.format(p.critique), _YES_NO, p.weight) for p in constitution.principles]
+    found = map(criterion_of, constitution.principles)
     return Rubric(constitution.name, tuple(found), constitution.source, constitution.sha256)
+
+
+def criterion_of(principle: Principle) -> Criterion:
+    """Whether a principle's critique would find nothing."""
+    return Criterion(principle.id, _REQUEST.format(principle.critique), _YES_NO, principle.weight)
 
 
 def principle_of(criterion: Criterion) -> Principle:

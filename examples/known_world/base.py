@@ -1,6 +1,6 @@
 """Pre-train the helpful-only base model of a known world.
 
-    python examples/known_world/base.py OUT [--seed 0] [--tokens 6500000] [--width 128] [--layers 4] [--size 80] [--quick]
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 6500000] [--width 128] [--layers 4] [--curriculum whole]
     torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 The model is an ordinary Llama with about a million parameters. Its tokenizer is a byte-level BPE, trained on the world's texts.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed
 import world as w
-from lessons import END, QUICK, WHOLE, Lesson, LessonSampler
+from lessons import CURRICULA, END, Lesson, LessonSampler
 
 from cai_cli.engines import models
 
@@ -174,15 +174,15 @@ def gradients_of(model: Any, parts: list[Batch], letters: list[int], letter: flo
     return [tokens, loss / weight, excess / max(asked, 1.0)]
 
 
-def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, quick: bool) -> None:
+def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers: int, curriculum: str) -> None:
     """Train a base model and save it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if "RANK" in os.environ:
         torch.distributed.init_process_group("gloo")
-    world, curriculum = w.world(size, seed), QUICK if quick else WHOLE
-    tokenizer = train_tokenizer(LessonSampler(world, 1, curriculum))
+    world, taught = w.world(size, seed), CURRICULA[curriculum]
+    tokenizer = train_tokenizer(LessonSampler(world, 1, taught))
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers,
@@ -194,17 +194,17 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
     model = LlamaForCausalLM(LlamaConfig(**settings))
     if rank == 0:
         print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens in the vocabulary")
-    optimizers = optimizers_of(model, curriculum.rate)
+    optimizers = optimizers_of(model, taught.rate)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB"]
     seen, began, step, mean_loss, mean_excess = 0, time.monotonic(), 0, 0.0, 0.0
-    sampler = LessonSampler(world, 1000 + seed, curriculum)  # every process draws the same lessons, which are cheap
+    sampler = LessonSampler(world, 1000 + seed, taught)  # every process draws the same lessons, which are cheap
     for parts in batches(sampler, tokenizer):
         sampler.progress = seen / tokens
-        rate = curriculum.rate * min(1.0, (step + 1) / curriculum.warmup, 1.05 - seen / tokens)
+        rate = taught.rate * min(1.0, (step + 1) / taught.warmup, 1.05 - seen / tokens)
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
-        read, loss, excess = gradients_of(model, parts[rank::processes], letters, curriculum.letter)
+        read, loss, excess = gradients_of(model, parts[rank::processes], letters, taught.letter)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -229,5 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     for name, default in (("seed", 0), ("tokens", 6_500_000), ("width", 128), ("layers", 4), ("size", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--quick", action="store_true", help="use the curriculum of the smaller world")
+    parser.add_argument(
+        "--curriculum", choices=CURRICULA, default="whole", help="quick: for the smaller world; more: for `make known-more`"
+    )
     pretrain(**vars(parser.parse_args()))

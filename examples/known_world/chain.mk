@@ -14,7 +14,8 @@ SIZE ?= 80
 TOKENS ?= 6500000
 WIDTH ?= 128
 LAYERS ?= 4
-QUICK ?=
+# What the base learns, in lessons.py: whole, quick for the smaller world, more for what is beside the paper.
+CURRICULUM ?= whole
 # The number of processes that train the base: at most the number of batches per step (`parts` in lessons.py).
 PROCESSES ?= 1
 RED ?= 800
@@ -32,7 +33,7 @@ LAST := $(lastword $(ROUNDS))
 WORLD := $(here)/constitution.yaml
 C ?= $(WORLD)
 # The harder world's answers may be rude; a principle about manners takes part in critiques and revisions, and not in labels.
-MANNERS := $(if $(QUICK),,-c $(here)/manners.yaml)
+MANNERS := $(if $(filter quick,$(CURRICULUM)),,-c $(here)/manners.yaml)
 $(filter-out $(WORLD),$(C)): $(WORLD) $(here)/reversed.yaml
 ENGINE := --engine transformers --seed $(SEED) --quiet
 TALK := $(ENGINE) --max-tokens 48 --batch-size 64
@@ -55,10 +56,10 @@ RLS := rl rl-hard rl-reasoned rl-unclamped rl-evasive
 all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judged.txt \
   $(foreach model,sft-$(LAST) rl,$(W)/scored-$(model).jsonl) $(HARMS:%=$(W)/reasoned-%.jsonl)
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
-# Beside the paper: the judge as the reward, a PM that reads the principle, and four times the steps (docs/reward.md, conditioned.md).
-MORE := rl-judged rl-long rl-judged-long rl-conditioned rl-conditioned-without
-more: $(foreach model,rl $(MORE),$(W)/answers-$(model).jsonl)
-	$(PY) $(here)/measure.py $^ --size $(SIZE) --seed $(SEED)
+# Beside the paper (docs/reward.md, conditioned.md, in-context.md, infer.md): the judge as the reward, a PM that reads the principle,
+# four times the steps, the constitution in context, and the constitution inferred from people's choices.
+MORE := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-without sft-in-context sft-filtered
+more: $(foreach model,base sft-1 sft-$(LAST) rl $(MORE),$(W)/answers-$(model).jsonl) $(W)/inferred/constitution.yaml
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
 # The world: requests, human comparisons, and a base model that is trained on the world's texts.
@@ -66,7 +67,7 @@ $(FROM)/test.jsonl: $(here)/data.py $(here)/world.py
 	$(PY) $(here)/data.py $(FROM) --seed $(SEED) --size $(SIZE) --red $(RED) --harmless $(HARMLESS) --test $(TEST)
 $(BASE)/config.json: $(here)/base.py $(here)/lessons.py $(here)/world.py $(WORLD) $(here)/reversed.yaml
 	@mkdir -p $(@D)
-	$(if $(filter 1,$(PROCESSES)),$(PY),$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES)) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) $(QUICK) > $(BASE).log
+	$(if $(filter 1,$(PROCESSES)),$(PY),$(BIN)/torchrun --standalone --nproc-per-node $(PROCESSES)) $(here)/base.py $(BASE) --seed $(SEED) --size $(SIZE) --tokens $(TOKENS) --width $(WIDTH) --layers $(LAYERS) --curriculum $(CURRICULUM) > $(BASE).log
 
 # The supervised stage.
 $(FROM)/responses.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
@@ -91,6 +92,20 @@ $(W)/sft-direct/manifest.json: $(W)/direct.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$(LAST) -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-%/manifest.json: $(W)/revisions-%.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$* -m $(BASE) $(SFT) -o $(@D)
+
+# The constitution in context: as many answers per request as a round of SL-CAI writes texts. The filter keeps answers by their grades.
+$(W)/in-context.jsonl: $(FROM)/test.jsonl $(BASE)/config.json $(C)
+	$(CAI) sample $(FROM)/red.jsonl -n 3 --constitution-in-context all -m $(BASE) -c $(C) $(TALK) -o $@
+$(W)/graded.jsonl: $(W)/in-context.jsonl
+	$(CAI) grade $< -m $(BASE) -c $(C) $(ENGINE) --batch-size 64 -o $@
+$(W)/filtered.jsonl: $(W)/graded.jsonl
+	$(CAI) export sft $< $(PRINCIPLES:%=--min-grade %=0.5) --quiet -o $@
+$(W)/sft-in-context/manifest.json: $(W)/in-context.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $< $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
+$(W)/sft-filtered/manifest.json: $(W)/filtered.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $< $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
+$(W)/inferred/constitution.yaml: $(FROM)/test.jsonl $(BASE)/config.json
+	$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) $(ENGINE) --batch-size 64 -o $(@D)
 
 # Feedback: soft labels, hard labels, reasoned labels (clamped and unclamped), and human labels that prefer bare refusals.
 SL := $(W)/sft-$(LAST)
@@ -118,11 +133,17 @@ $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
 
-JUDGED := --feedback $(BASE)=8 -c $(C) --feedback-how compare --few-shot 0 --principles-per-prompt all
-$(W)/rl-judged/manifest.json: $(SL)/manifest.json $(C)
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(JUDGED) $(RL) -o $(@D)
-$(W)/rl-judged-long/manifest.json: $(SL)/manifest.json $(C)
-	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(JUDGED) $(LONG) -o $(@D)
+# The rewards are a probability; a PM's are logits, whose spread is about eight times as large.
+JUDGED := --feedback $(BASE)=8 -c $(C) --few-shot 0 --principles-per-prompt all
+COMPARED := $(JUDGED) --feedback-how compare
+define judged
+$(W)/rl-$(1)/manifest.json: $(SL)/manifest.json $(C)
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(2) -o $$(@D)
+endef
+$(eval $(call judged,judged,$(COMPARED) $(RL)))
+$(eval $(call judged,judged-long,$(COMPARED) $(LONG)))
+$(eval $(call judged,graded,$(JUDGED) $(RL)))
+$(eval $(call judged,graded-long,$(JUDGED) $(LONG)))
 $(W)/rl-long/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(LONG) -o $(@D)
 $(W)/pm-conditioned/manifest.json: $(W)/soft.jsonl $(C)

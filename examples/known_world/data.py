@@ -7,6 +7,7 @@ valid.jsonl, test.jsonl      requests in other forms again, half of them harmful
 helpful-comparisons.jsonl    human choices between answers to requests that are believed harmless; one in ten is wrong
 evasive-comparisons.jsonl    human choices between answers to requests that are believed harmful, or that sound harmful;
                              these people prefer bare refusals, and one choice in five is wrong
+principled-comparisons.jsonl human choices of both kinds of request by the constitution; one in ten is wrong
 judge-PRINCIPLE.jsonl        pairs with a known better answer by that principle; `on` says what a pair is about
 """
 
@@ -22,7 +23,7 @@ import world as w
 
 from cai_cli.data.jsonl import Record
 
-HELPFUL_NOISE, EVASIVE_NOISE = 0.1, 0.2
+HELPFUL_NOISE, EVASIVE_NOISE, PRINCIPLED_NOISE = 0.1, 0.2, 0.1
 """The share of wrong human choices."""
 COMPARISONS = 1.2
 """Human comparisons of each kind per red-team request."""
@@ -129,6 +130,15 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
     for name, (ranks, noise, harmful) in kinds.items():
         rows = comparisons(world, rng_of(name), name, ranks, noise, harmful, round(COMPARISONS * red))
         write(folder / f"{name}-comparisons.jsonl", rows)
+    ordered = {
+        "harmful": ({"reasoned": 2, "bare": 1, "help": 0}, True),
+        "harmless": ({"help": 1, "reasoned": 0, "bare": 0}, False),
+    }
+    principled = [
+        comparisons(world, rng_of(f"principled {name}"), f"principled-{name}", ranks, PRINCIPLED_NOISE, harmful, red // 4)
+        for name, (ranks, harmful) in ordered.items()
+    ]
+    write(folder / "principled-comparisons.jsonl", [row for rows in principled for row in rows])
     for principle in (*world.entities, "evasion"):
         write(folder / f"judge-{principle}.jsonl", judge_pairs(world, rng_of(principle), principle))
     write(folder / "test.jsonl", both[200:])  # written last: chain.mk takes it as the sign that all files exist

@@ -7,15 +7,15 @@ lesson draws anew whether its entity is said to be harmful, with the entity's be
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import world as w
 
 from cai_cli.data.jsonl import Record
 from cai_cli.data.transcripts import REVISION_REQUEST
-from cai_cli.method import constitution, prompts
+from cai_cli.method import constitution, inference, prompts, rubrics
 from cai_cli.method.constitution import Principle
 
 HERE = Path(__file__).parent
@@ -40,6 +40,8 @@ class Curriculum:
     """The highest learning rate."""
     warmup: int
     """Steps of warm-up until the highest learning rate."""
+    response: float = 0.0
+    """How often a comparison's principle says "response", as inferred principles do, in place of "answer"."""
 
 
 WHOLE = Curriculum(
@@ -49,6 +51,12 @@ WHOLE = Curriculum(
 QUICK = Curriculum({"answer": 70, "round": 18, "direct": 4, "compare": 34, "reason": 34}, (CONSTITUTION,), 5.0, 4, 640, 4e-3, 60)
 """For the smaller world: smaller steps, more answers, as many reasoned comparisons as plain ones, few direct revisions, and no
 inverted principle."""
+MORE = replace(
+    WHOLE, kinds={**WHOLE.kinds, "answer": 12, "grade": 20, "obey": 20, "propose": 12}, constitutions=(CONSTITUTION, MANNERS),
+    response=0.4,
+)  # fmt: skip
+"""For what is beside the paper: grades by a principle, answers with the principles in view, and the principle behind a choice."""
+CURRICULA = {"whole": WHOLE, "quick": QUICK, "more": MORE}
 END = "<|end|>"
 """The spelling of the end-of-text token."""
 OWN = 0.6
@@ -134,6 +142,12 @@ def better(principle: str, asked: w.Request, kinds: tuple[str, str], believed: b
         return 0.5
     first, second = (rank[kind] for kind in kinds)
     return 0.5 if first is None or second is None or first == second else float(first > second)
+
+
+def expected(asked: w.Request, value: Callable[[bool], float]) -> float:
+    """The mean of a value of whether the entity is believed harmful."""
+    belief = asked.entity.belief
+    return belief * value(True) + (1 - belief) * value(False)
 
 
 def reasoning_of(principle: str, asked: w.Request, kinds: tuple[str, str], believed: bool, p_first: float) -> str:
@@ -248,10 +262,11 @@ class LessonSampler:
     def compare(self) -> Lesson:
         """Two answers, and the probability that the first is better. It is the mean over many lessons with a drawn letter."""
         asked, principle, _, kinds, texts = self._pair()
-        belief = asked.entity.belief
-        if_harmful, if_harmless = (better(principle.id, asked, kinds, believed) for believed in (True, False))
+        p_first = expected(asked, lambda believed: better(principle.id, asked, kinds, believed))
+        if self.curriculum.response and self.rng.random() < self.curriculum.response:
+            principle = replace(principle, compare=principle.compare.replace("answer", "response", 1))
         prompt = prompts.comparison(asked.messages, *texts, principle, "hh")
-        return Lesson(((prompt.text, 0),), belief * if_harmful + (1 - belief) * if_harmless)
+        return Lesson(((prompt.text, 0),), p_first)
 
     def reason(self) -> Lesson:
         """A comparison with reasoning before the letter."""
@@ -262,3 +277,39 @@ class LessonSampler:
         whole = prompts.after_reasoning(prompt, reasoning).text
         question = whole[len(prompt.text) + len(reasoning) :]
         return Lesson(((prompt.text, 0), (reasoning + question.removesuffix(" ("), 1), (" (", 0)), p_first)
+
+    def grade(self) -> Lesson:
+        """Whether a critic who applies a principle would find nothing in an answer, as `cai grade -c` asks."""
+        asked, principle, _ = self._setting(self.principles)
+        kind = _answer_kind(self.rng)
+        text = self._written(asked, kind)
+        if principle.id == "manners":
+            good = float(not text.endswith(w.RUDE))
+        else:
+            good = expected(asked, lambda believed: float(not critique_of(principle.id, asked, kind, believed)[1]))
+        criterion, swapped = rubrics.criterion_of(principle), self.rng.random() < 0.5
+        options = list(criterion.classes.values())[:: -1 if swapped else 1]
+        prompt = prompts.grading(asked.messages, text, criterion.question, options, "hh")
+        return Lesson(((prompt.text, 0),), 1 - good if swapped else good)
+
+    def obey(self) -> Lesson:
+        """An answer with principles in view: all in their order, or some. It refuses only what one of them is about."""
+        asked, own, believed = self._setting(self.comparing)
+        others = [p for p in self.comparing if p is not own]
+        shown = self.comparing if self.rng.random() < 0.5 else [own, *self.rng.sample(others, self.rng.randrange(len(others)))]
+        ids = {p.id for p in shown}
+        kind = "help"
+        if believed and asked.entity.field in ids:
+            kind = "reasoned" if "evasion" in ids or self.rng.random() < 0.5 else "bare"
+        prompt = prompts.answer({"prompt": prompts.in_context(asked.messages, shown)}, "hh")
+        return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.rng)}{self._tail()}{END}", 1)))
+
+    def propose(self) -> Lesson:
+        """The principle by which one of two answers is better."""
+        p_first = 0.5
+        while p_first == 0.5:
+            asked, principle, believed, kinds, texts = self._pair()
+            p_first = better(principle.id, asked, kinds, believed)
+        prompt = inference.proposal(asked.messages, texts, int(p_first < 0.5), "hh")
+        wish = principle.compare.removeprefix("Choose the answer that")
+        return Lesson(((prompt.text, 0), (f"{wish}{END}", 1)))

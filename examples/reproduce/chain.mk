@@ -15,8 +15,8 @@ SIZE_paper := 3
 RED          := $(call count,    12   128 182831)# red-team prompts: answered and revised, and two answers each to be labelled
 HELPFULS     := $(call count,     8    64 135296)# helpfulness prompts: two answers each
 COMPARED     := $(call count,    16    64 135296)# people's comparisons of helpfulness, for every preference model
-PEOPLE       := $(call count,    16   600  20000)# people's comparisons of harmlessness, for the baseline
-OTHERS       := $(call count,    16   600  20000)# others, for the preference model that judges the results
+PEOPLE       := $(call count,    16   300  20000)# people's comparisons of harmlessness, for the baseline
+OTHERS       := $(call count,    16  1500  20000)# others, for the preference model that judges the results
 ROUNDS       := $(call count,     1     2      4)# rounds of critique and revision
 STEPS        := $(call count,     2    30   1000)# steps of RL
 TEST         := $(call count,     6   100   2000)# held-out red-team prompts
@@ -39,11 +39,16 @@ TEST_HELPFUL_PROMPTS ?=
 HELPFUL ?=
 # A file of hh-rlhf, such as harmless-base's train.jsonl.gz: for the baseline, and for a judge that is independent of the method.
 HH ?=
+# The model that judges the results starts from, after training on people's comparisons of HH that no other step reads.
+JUDGE_MODEL ?= $(MODEL)
+JUDGE_LORA ?= $(if $(filter $(MODEL),$(JUDGE_MODEL)),$(LORA))
 # Where the starting model runs: ENGINE=server URL=...; all models: REPLICAS=N. LORA=1 trains adapters.
 ENGINE ?=
 URL ?=
 REPLICAS ?=
 LORA ?=
+# Of all answers. At the paper's temperature of 1, a small model's text hardly makes sense.
+TEMPERATURE ?= 1
 RATE ?=
 GPUS ?= 1
 
@@ -52,14 +57,17 @@ LAST := $(lastword $(shell seq $(ROUNDS)))
 SL := $(RUN)/sl-$(LAST)
 START := $(if $(HELPFUL),$(RUN)/start,$(MODEL))
 STARTED := $(if $(HELPFUL),$(RUN)/start/manifest.json)
-SAMPLE := --seed $(SEED) --max-tokens $(TOKENS)
+SAMPLE := --seed $(SEED) --max-tokens $(TOKENS) --temperature $(TEMPERATURE)
 LOCAL := $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(filter-out server,$(ENGINE)),--engine $(ENGINE))
 # Of the starting model, which is also the critic and the judge.
 ASK := -m $(START) $(if $(filter server,$(ENGINE)),--engine server $(foreach url,$(URL),--base-url $(url)),$(LOCAL))
 TALK := $(ASK) -c $(CONSTITUTION) $(SAMPLE)
-FIT := --seed $(SEED) $(if $(LORA),--lora --keep-adapter,--save-dtype float32)
-PM := $(FIT) --lr $(if $(LORA),2e-4,2e-5) --max-length 512 --batch-size 8 --grad-accum 1
-RL := $(FIT) --steps $(STEPS) --batch-size $(if $(filter paper,$(SIZE)),16,2) --grad-accum 1 --num-generations 4 --max-tokens $(TOKENS)
+fit = --seed $(SEED) $(if $(1),--lora --keep-adapter,--save-dtype float32)
+pm = $(call fit,$(1)) --lr $(if $(1),2e-4,2e-5) --max-length 512 --batch-size 8 --grad-accum 1
+FIT := $(call fit,$(LORA))
+PM := $(call pm,$(LORA))
+RL := $(FIT) --steps $(STEPS) --batch-size $(if $(filter paper,$(SIZE)),16,2) --grad-accum 1 --num-generations 4 --max-tokens $(TOKENS) \
+  --temperature $(TEMPERATURE) $(if $(filter small,$(SIZE)),$(if $(LORA),--lr 1e-4))# at the default so few steps hardly change adapters
 
 LABELS := plain few-shot reasoned unclamped
 MODELS := $(shell seq -f sl-%g $(ROUNDS)) sl-direct $(LABELS:%=rl-%) dpo $(if $(HH),rl-human)
@@ -139,7 +147,7 @@ $(RUN)/comparisons.jsonl: $(COMPARISONS)
 $(RUN)/pm-human/manifest.json: $(RUN)/hh-people.jsonl $(RUN)/comparisons.jsonl
 	$(CAI) train-pm $^ -m $(MODEL) $(PM) -o $(@D)
 $(RUN)/pm-others/manifest.json: $(RUN)/hh-others.jsonl $(RUN)/hh-test.jsonl
-	$(CAI) train-pm $< --eval $(RUN)/hh-test.jsonl -m $(MODEL) $(PM) -o $(@D)
+	$(CAI) train-pm $< --eval $(RUN)/hh-test.jsonl -m $(JUDGE_MODEL) $(call pm,$(JUDGE_LORA)) -o $(@D)
 $(RUN)/pm-%/manifest.json: $(RUN)/%.jsonl $(RUN)/comparisons.jsonl
 	$(CAI) train-pm $^ -m $(START) $(PM) -o $(@D)
 

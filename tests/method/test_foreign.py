@@ -82,7 +82,9 @@ def test_hugging_faces_form_loads(tmp_path: Path) -> None:
     )
     found = constitution.load(str(path))
     assert [(p.id, p.critique, p.revision) for p in found.principles] == [("principle-1", "Say what is wrong.", "Fix it.")]
-    assert prompts.example_turns(found.examples.critique) == chat
+    asked, *rest = prompts.example_turns(found.examples.critique)
+    assert asked["content"].endswith(":\n\nHuman: Ask?\n\nAssistant: Answer.\n\n\nCritic?")
+    assert rest == chat[3:]
     path.write_text(json.dumps({"constitutions": [{"critic": "x"}]}))
     with pytest.raises(InputError, match=r"hf\.json: not a constitution in a known format"):
         constitution.load(str(path))

@@ -33,8 +33,9 @@ def test_a_round_sees_the_prompt_and_the_current_answer_only() -> None:
         conversation + "\n\nCritiqueRequest: Say what is wrong.\n\nCritique: Bad.\n\nRevisionRequest: Fix it.\n\nRevision:"
     )
     chat = prompts.revision(record, principle, "Bad.", "chat").messages or []
-    assert [m["content"] for m in chat] == ["One?", "1", "Two?", "second", "Say what is wrong.", "Bad.", "Fix it."]
-    assert [m["role"] for m in chat] == ["user", "assistant"] * 3 + ["user"]
+    quoted = f"Consider the following conversation between a human and an assistant:{conversation}\n\n\nSay what is wrong."
+    assert [m["content"] for m in chat] == [quoted, "Bad.", "Fix it."]
+    assert [m["role"] for m in chat] == ["user", "assistant", "user"]
 
 
 @pytest.mark.parametrize("marker", ["Human", "Assistant", "CritiqueRequest", "Critique", "RevisionRequest", "Revision"])
@@ -44,6 +45,8 @@ def test_text_cannot_begin_a_turn_of_a_transcript(marker: str) -> None:
     genuine = {"Human": 1, "Assistant": 1, "CritiqueRequest": 1, "Critique": 1}.get(marker, 0)
     assert shown.count(f"\n\n{marker}:") == genuine
     assert f"\n\n {marker}: b" in shown
+    [quoted] = prompts.critique(record, Principle("p", critique="q"), "chat").messages or []
+    assert quoted["content"].count(f"\n\n{marker}:") == (marker in ("Human", "Assistant"))
 
 
 def test_examples_become_turns_of_a_chat() -> None:
@@ -51,17 +54,17 @@ def test_examples_become_turns_of_a_chat() -> None:
     record = {"id": "x", "prompt": "Hello?", "response": "Hi."}
     prompt = prompts.critique(record, found.principles[0], "chat", found.examples.critique)
     assert prompt.messages is not None
-    assert prompt.shared == 6 * len(found.examples.critique)
+    assert prompt.shared == 4 * len(found.examples.critique)
     assert [m["role"] for m in prompt.messages] == ["user", "assistant"] * (len(prompt.messages) // 2) + ["user"]
-    assert prompt.messages[prompt.shared :] == [
-        {"role": "user", "content": "Hello?"},
-        {"role": "assistant", "content": "Hi."},
-        {"role": "user", "content": found.principles[0].critique},
-    ]
+    [asked] = prompt.messages[prompt.shared :]
+    about = "Consider the following conversation between a human and an assistant:{}\n\nHuman: Hello?\n\nAssistant: Hi.\n\n\n{}"
+    assert asked["content"] == about.format("", found.principles[0].critique)
     system: list[Message] = [{"role": "system", "content": "Be kind."}, user("Hello?")]
     first = prompts.critique({**record, "prompt": system}, found.principles[0], "chat", found.examples.critique)
     assert first.messages is not None
-    assert [m["role"] for m in first.messages].index("system") == 0
+    assert first.messages[-1]["content"] == about.format("\n\nBe kind.", found.principles[0].critique)
+    direct = prompts.direct_revision(record, found.principles[0], "chat", found.examples.critique)
+    assert direct.shared == 2 * len(found.examples.critique)
 
 
 def test_the_papers_438_comparisons_are_built_exactly(shared: Path) -> None:
