@@ -6,6 +6,7 @@ import gzip
 import math
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,17 @@ def test_a_server_that_takes_tokens_gives_what_the_model_gives_here(api: TinyApi
     sent = [body for _, _, body in one.seen if body["max_tokens"] == 6]
     assert len(sent) == 16
     assert all((body["top_k"], body["repetition_penalty"], body["top_p"]) == (-1, 1.0, 1.0) for body in sent)
+
+
+def test_answers_end_at_every_stop_string_although_servers_take_four(api: TinyApi, asking: Renderer, tiny: str) -> None:
+    plain = texts(asking, 4)
+    with site(api) as one:
+        stops = [result.text[2:4] for result in ask(one, plain, tiny)]
+        asked = [replace(each, stop=("\nA:", "\nB:", "\nC:", "\nD:", stop)) for each, stop in zip(plain, stops, strict=True)]
+        there = ask(one, asked, tiny)
+    here = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
+    assert [(result.text, result.finish) for result in there] == [(result.text, result.finish) for result in here]
+    assert {result.finish for result in there} == {"stop"}
 
 
 def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
