@@ -267,6 +267,14 @@ def memory() -> int:
     return min([machine, *_limits()]) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def free_memory() -> int:
+    """Bytes of this machine's memory that no process holds; `memory()` on a system that does not say."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    return memory()
+
+
 def _limits() -> Iterator[int]:
     """The memory limits of this process's control groups: of a container, or of a batch system's job."""
     with suppress(OSError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import weakref
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -271,11 +272,13 @@ def divided(batch_size: int, load: Load) -> tuple[int, Load]:
 def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
     """Whether to use gradient checkpointing: as --gradient-checkpointing says; with "auto" if the run does not fit without it.
 
-    InputError, with what would fit, if the run does not fit at all. On a CPU, a run that is small for it is not estimated.
+    InputError, with what would fit, if the run does not fit at all. On a CPU, a run that is small for it is not estimated,
+    unless other processes hold much of the memory.
     """
     there, wanted = models.memory(), settings.gradient_checkpointing
     least = models.parameters(folder) * (2 if settings.lora else 16)
     if models.device() == "cpu" and least < there / 2:
+        _warn_if_crowded(folder, settings, load, there)
         return wanted == "on"
     for on in (False, True) if wanted == "auto" else (wanted == "on",):
         try:
@@ -290,6 +293,16 @@ def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
         f"{settings.model}: does not fit: {text(found, on)} of {there / GIB:.1f}. "
         f"{_remedy(folder, settings, load, there) or 'Use a smaller model, or shard it over more GPUs with --accelerate fsdp2'}"
     )
+
+
+def _warn_if_crowded(folder: Path, settings: Settings, load: Load, there: int) -> None:
+    """Say so if other processes leave less memory than a run on the CPU needs: the system would kill it without a word."""
+    if (free := models.free_memory()) > FREE * there:
+        return
+    on = settings.gradient_checkpointing == "on"
+    with suppress(Unknown):
+        if total(found := need(folder, settings, load, on)) > free:
+            streams.warn(f"needs {text(found, on)}, and other processes leave {free / GIB:.1f} of {there / GIB:.1f}")
 
 
 def _remedy(folder: Path, settings: Settings, load: Load, there: int) -> str | None:

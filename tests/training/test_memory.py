@@ -106,6 +106,17 @@ def test_checkpointing_is_used_only_if_it_is_needed(
         decide(2**20)
 
 
+def test_a_run_beside_a_large_process_is_warned(
+    run: Any, tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = memory.total(memory.need(Path(tiny), run, LOAD, False))
+    monkeypatch.setattr(models, "memory", lambda: 1000 * needed)
+    for free, warned in ((needed // 2, True), (2 * needed, False), (999 * needed, False)):
+        monkeypatch.setattr(models, "free_memory", lambda free=free: free)
+        assert memory.checkpointing(Path(tiny), run, LOAD) is False
+        assert ("other processes leave" in capsys.readouterr().err) == warned
+
+
 def test_plan_prints_what_a_run_needs_and_makes_nothing(tiny: str, tiny_pm: str, tmp_path: Path, here: Here) -> None:
     files = {"train-sft": revisions(8), "train-pm": preferences(), "train-dpo": preferences(), "rl": rl_prompts(4)}
     for step, rows in files.items():
