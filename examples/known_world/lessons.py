@@ -264,7 +264,7 @@ class LessonSampler:
         asked, principle, _, kinds, texts = self._pair()
         p_first = expected(asked, lambda believed: better(principle.id, asked, kinds, believed))
         if self.curriculum.response and self.rng.random() < self.curriculum.response:
-            principle = replace(principle, compare=principle.compare.replace("answer", "response", 1))
+            principle = replace(principle, compare=(principle.compare or "").replace("answer", "response", 1))
         prompt = prompts.comparison(asked.messages, *texts, principle, "hh")
         return Lesson(((prompt.text, 0),), p_first)
 
@@ -311,5 +311,5 @@ class LessonSampler:
             asked, principle, believed, kinds, texts = self._pair()
             p_first = better(principle.id, asked, kinds, believed)
         prompt = inference.proposal(asked.messages, texts, int(p_first < 0.5), "hh")
-        wish = principle.compare.removeprefix("Choose the answer that")
+        wish = (principle.compare or "").removeprefix("Choose the answer that")
         return Lesson(((prompt.text, 0), (f"{wish}{END}", 1)))
