@@ -23,7 +23,7 @@ TEST         := $(call count,     6   100   2000)# held-out red-team prompts
 TEST_HELPFUL := $(call count,     4    60   2000)# held-out helpfulness prompts
 TEST_PAIRS   := $(call count,    16   200   2000)# held-out comparisons of harmlessness, for the judges
 TOKENS       := $(call count,    32    96    512)# the longest answer
-# by `make reproduce-cost`:     0.55   7.5   3953 hours with SmolLM2-135M on two cores; the last two 0.21 and 94 GPU hours at RATE=5000
+# by `make reproduce-cost`:     0.55   8.0   3953 hours with SmolLM2-135M on two cores; the last two 0.22 and 94 GPU hours at RATE=5000
 
 MODEL ?= models/SmolLM2-135M-Instruct
 RUN ?= runs/reproduce
