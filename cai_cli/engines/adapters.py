@@ -1,6 +1,6 @@
 """Adapters as models: an adapter is merged into its base model once, into a cache, and the result is an ordinary model.
 
-The cache is `cai/merged` in XDG_CACHE_HOME, or in `~/.cache`. It may be deleted at any time.
+The cache is `cai/merged` in XDG_CACHE_HOME, or in `~/.cache`. It may be deleted at any time. Only the last few models are kept.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ import shutil
 from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cai_cli import streams
 from cai_cli.data import durable
+
+KEPT = 4
+"""So many merged models are kept, the last used ones: each is as large as its base in float32."""
+_used: dict[Path, IO[bytes]] = {}
+"""The locks of the merged models that this process uses, held until it ends."""
 
 
 def user_cache() -> Path:
@@ -32,22 +37,40 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
     """
     cache = user_cache() / "merged"
     target = cache / _identity(adapter, base)
-    if target.exists():
-        return target
     cache.mkdir(parents=True, exist_ok=True)
-    with open(f"{target}.lock", "wb") as lock:  # the commands of a pipe, or the processes of a trainer, start together
+    lock = _used.get(target) or _used.setdefault(target, open(f"{target}.lock", "ab"))
+    os.utime(lock.fileno())
+    while True:
+        # Users share the lock, because the commands of a pipe use a model together. Its maker and its remover hold it alone.
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if target.exists():
+            return target
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
-            partial = Path(f"{target}.partial")
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            try:
-                partial.mkdir()
-                merge(adapter, base, partial)
-                durable.replace(partial, target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return target
+            _trim(cache)
+            _make(adapter, base, target)
+
+
+def _make(adapter: Path, base: Path, target: Path) -> None:
+    """Merge into a folder beside `target`, and rename it when it is complete."""
+    partial = Path(f"{target}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        partial.mkdir()
+        merge(adapter, base, partial)
+        durable.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _trim(cache: Path) -> None:
+    """Make room for one more: delete the merged models that were used longest ago, unless a process uses them."""
+    known = sorted(cache.glob("*.lock"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in [path for path in known if path.with_suffix("").exists()][KEPT - 1 :]:
+        with path.open("ab") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
 def _identity(adapter: Path, base: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_cli.engines import models
+from cai_cli.engines import adapters, models
 from cai_cli.errors import InputError
 from tests.conftest import Here
 from tests.rows import asks, preferences, read_jsonl, revisions, write_jsonl
@@ -79,3 +79,20 @@ def test_the_base_model_is_found_or_asked_for(tiny: str, cache: Path, tmp_path: 
     with pytest.raises(InputError, match="an adapter whose base model 'someone/gone' is not here; download it"):
         models.resolve(str(adapter(tmp_path / "three", tiny, "someone/gone")))
     assert not list(cache.glob("partial-*"))
+
+
+def test_merged_models_that_nobody_uses_make_room(
+    tiny: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "KEPT", 2)
+    monkeypatch.setattr(adapters, "_used", used := {})
+    made = []
+    for i in range(4):
+        made.append(models.resolve(str(adapter(tmp_path / str(i), tiny, tiny))))
+        if i > 0:  # the first one stays in use
+            used.pop(made[i]).close()
+    assert [folder.exists() for folder in made] == [True, False, True, True]
+    again = models.resolve(str(tmp_path / "1"))
+    assert again == made[1]
+    assert (again / "model.safetensors").exists()
+    assert [folder.exists() for folder in made] == [True, True, False, True]
