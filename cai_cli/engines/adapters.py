@@ -38,7 +38,9 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
     cache = user_cache() / "merged"
     target = cache / _identity(adapter, base)
     cache.mkdir(parents=True, exist_ok=True)
-    lock = _used.get(target) or _used.setdefault(target, open(f"{target}.lock", "ab"))
+    if target not in _used:
+        _used[target] = open(f"{target}.lock", "ab")  # noqa: SIM115
+    lock = _used[target]
     os.utime(lock.fileno())
     while True:
         # Users share the lock, because the commands of a pipe use a model together. Its maker and its remover hold it alone.

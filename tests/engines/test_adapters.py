@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,8 @@ def test_merged_models_that_nobody_uses_make_room(
     tiny: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adapters, "KEPT", 2)
-    monkeypatch.setattr(adapters, "_used", used := {})
+    used: dict[Path, Any] = {}
+    monkeypatch.setattr(adapters, "_used", used)
     made = []
     for i in range(4):
         made.append(models.resolve(str(adapter(tmp_path / str(i), tiny, tiny))))
