@@ -76,18 +76,18 @@ def pick_on_cpu(folder: Path, source: str, limit: int | None, generated: int, pi
     with open(source, "rb") as stream:
         sizes = list(map(len, islice(stream, limit)))
     tokens = sum(sizes) / BYTES_PER_TOKEN + len(sizes) * generated
-    gigabytes = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e9
-    seconds = tokens * (TOKEN + TOKEN_PER_GB * gigabytes) / max(1, len(_cores()))
-    start = VLLM_START + VLLM_START_PER_GB * gigabytes
+    billions = models.parameters(folder) / 1e9
+    seconds = tokens * (TOKEN + BILLION_TOKEN * billions) / max(1, len(_cores()))
+    start = VLLM_START + BILLION_START * billions
     name = "vllm" if seconds * (1 - VLLM_SHARE) > start else "transformers"
     return name, f"about {seconds:,.0f} s of work with transformers; vLLM needs {start:.0f} s to start, and is faster then"
 
 
 EACH = 512
 """The largest number of requests that a replica has at a time: twice as many as vLLM computes at once."""
-BYTES_PER_TOKEN, TOKEN, TOKEN_PER_GB, VLLM_SHARE, VLLM_START, VLLM_START_PER_GB = 4, 0.0027, 0.0041, 0.6, 20, 32
-"""Of a text; seconds of one core for a token with transformers, and those for each gigabyte of weights; the share of that time
-that vLLM takes; the seconds of its start, and those for each gigabyte. Most of them compile the model, which `--vllm
+BYTES_PER_TOKEN, TOKEN, BILLION_TOKEN, VLLM_SHARE, VLLM_START, BILLION_START = 4, 0.0027, 0.0082, 0.6, 20, 64
+"""Of a text; seconds of one core for a token with transformers, and those for each billion of weights; the share of that time
+that vLLM takes; the seconds of its start, and those for each billion. Most of them compile the model, which `--vllm
 enforce_eager=true` leaves out. Measured with SmolLM2-135M and Qwen2.5-Coder-1.5B in bfloat16 on two cores."""
 FEW = 4
 """On a CPU with up to so many cores, each core gets a replica. More cores would read the weights too often."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -39,8 +40,8 @@ def test_on_a_cpu_vllm_is_for_much_work_that_runs_alone(tmp_path: Path, monkeypa
     monkeypatch.setattr(select, "_cores", lambda: ["0", "1"])
     model = tmp_path / "model"
     model.mkdir()
-    with (model / "model.safetensors").open("wb") as stream:
-        stream.truncate(2 * 135_000_000)
+    header = json.dumps({"weight": {"dtype": "BF16", "shape": [135_000_000], "data_offsets": [0, 270_000_000]}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     source = write_jsonl(tmp_path / "in.jsonl", asks(1000))
     assert select.pick_on_cpu(model, source, None, 128, False)[0] == "vllm"
     assert select.pick_on_cpu(model, source, None, 128, True)[0] == "transformers"
