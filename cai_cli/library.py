@@ -95,10 +95,12 @@ def score(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) 
 
 def release() -> None:
     """Free the loaded models."""
+    from cai_cli.engines import adapters
     from cai_cli.pipeline import inline
 
     while _engines:
         inline.close(_engines)
+    adapters.release()
 
 
 def _call(name: str, records: Iterable[Record] | str, model: str | PathLike[str], flags: dict[str, Flag]) -> Records:

@@ -37,21 +37,38 @@ def merged(name: str, adapter: Path, base: Path) -> Path:
     """
     cache = user_cache() / "merged"
     target = cache / _identity(adapter, base)
-    cache.mkdir(parents=True, exist_ok=True)
-    if target not in _used:
-        _used[target] = open(f"{target}.lock", "ab")  # noqa: SIM115
-    lock = _used[target]
-    os.utime(lock.fileno())
+    try:
+        lock = _lock(target)
+    except OSError:
+        if target.exists():  # in a cache that this user may only read
+            return target
+        raise
     while True:
         # Users share the lock, because the commands of a pipe use a model together. Its maker and its remover hold it alone.
         fcntl.flock(lock, fcntl.LOCK_SH)
         if target.exists():
             return target
+        fcntl.flock(lock, fcntl.LOCK_UN)  # not every file system lets go of the shared lock by itself
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             streams.say(f"cai: {name} is an adapter; merging it into {base} (once; the result is in {target})")
             _trim(cache)
             _make(adapter, base, target)
+
+
+def release() -> None:
+    """Let others delete the merged models that this process has used."""
+    while _used:
+        _used.popitem()[1].close()
+
+
+def _lock(target: Path) -> IO[bytes]:
+    """The lock of a merged model, with the time of its last use."""
+    if target not in _used:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _used[target] = open(f"{target}.lock", "a+b")  # noqa: SIM115
+    os.utime(_used[target].fileno())
+    return _used[target]
 
 
 def _make(adapter: Path, base: Path, target: Path) -> None:
@@ -62,17 +79,36 @@ def _make(adapter: Path, base: Path, target: Path) -> None:
         partial.mkdir()
         merge(adapter, base, partial)
         durable.replace(partial, target)
+    except BaseException:
+        _used.pop(target).close()
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _trim(cache: Path) -> None:
-    """Make room for one more: delete the merged models that were used longest ago, unless a process uses them."""
+    """Make room for one more: delete the merged models that were used longest ago, and what a killed process left of one.
+
+    None that a process uses.
+    """
     known = sorted(cache.glob("*.lock"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [path for path in known if path.with_suffix("").exists()][KEPT - 1 :]:
-        with path.open("ab") as lock, suppress(BlockingIOError):
+    last = [path for path in known if path.with_suffix("").exists()][: KEPT - 1]
+    for path in known:
+        folder, partial = path.with_suffix(""), path.with_suffix(".partial")
+        with path.open("a+b") as lock, suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            if path not in last and folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+                folder.rename(partial)  # so that no part of it is taken for the whole
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def source(name: str, base: Path) -> str | None:
+    """What an adapter names as its base if it was trained on `base`, which `name` was loaded from: `name` if that is an adapter.
+
+    The merged model in the cache may be deleted. None if `base` is no such model.
+    """
+    return os.path.abspath(name) if base.parent == user_cache() / "merged" else None
 
 
 def _identity(adapter: Path, base: Path) -> str:

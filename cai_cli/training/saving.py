@@ -62,6 +62,9 @@ def save(trainer: Any, settings: Settings, base: Path, folder: Path, ends: list[
 def _save_adapter(trainer: Any, model: Any, weights: Any, settings: Settings, base: Path, folder: Path, generates: bool) -> None:
     """Save an adapter; without --keep-adapter, merge it into the base as it is on disk (not quantised, not sharded)."""
     target = folder if settings.keep_adapter else folder / "adapter"
+    if named := adapters.source(settings.model, base):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = named
     model.save_pretrained(target, state_dict=weights)
     trainer.processing_class.save_pretrained(target)
     if generates:

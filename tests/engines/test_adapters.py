@@ -48,8 +48,14 @@ def test_every_command_takes_an_adapter_that_cai_trained(here: Here, tiny: str, 
         assert rows == whole
     here("sample", asked, *EXACT, "-m", tiny, "-o", tmp_path / "base.jsonl")
     assert read_jsonl(tmp_path / "base.jsonl") != read_jsonl(tmp_path / "train-sft.jsonl")
-    again = here("train-sft", answers, "-m", tmp_path / "train-sft", "--steps", 1, "-o", tmp_path / "more")
+    more = ("--lora", "--keep-adapter", "--steps", 1)
+    again = here("train-sft", answers, "-m", tmp_path / "train-sft", *more, "-o", tmp_path / "more")
     assert "merging it" not in again.err
+    # an adapter that was trained on an adapter does not need the merged model, which may be deleted
+    assert json.loads((tmp_path / "more/adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        tmp_path / "train-sft"
+    )
+    adapters.release()
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 2
     assert "a preference model, not a language model" in here("sample", asked, "-m", tmp_path / "train-pm", code=2).err
 
