@@ -44,6 +44,8 @@ from cai_cli.pipeline.seeds import draw, draw_uniform
 
 HELD_OUT = 0.5
 """The share of the pairs that is held out."""
+LONGEST = 100
+"""Tokens of a proposal; a rule has at most 40 words."""
 
 
 def held_out(record: Record, seed: int) -> bool:
@@ -155,7 +157,7 @@ def app(
     def stage(name: str) -> IO:
         return replace(files, output=str(where / f"{name}.jsonl"))
 
-    session = Session(stage("proposals"), model, sampling, prompting)
+    session = Session(stage("proposals"), model, replace(sampling, max_tokens=min(sampling.max_tokens, LONGEST)), prompting)
     session.run("infer proposals", preference_error, proposals(session, n), n=n)
     if files.dry_run is not None:
         return
@@ -171,7 +173,7 @@ def app(
     )
     judging = Session(stage("votes"), model, sampling, prompting, exact=True)
     found = constitution.load(str(where / "candidates.yaml"))
-    judging.run("infer votes", preference_error, votes(judging, found), found)
+    judging.run("infer votes", preference_error, votes(judging, found), found, cot=False)
     _finish(where, list(jsonl.read(str(where / "votes.jsonl"))), groups, keep, sampling.seed, files.quiet)
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from typer import Option
 
@@ -70,11 +70,19 @@ def dropped_flags(entry: Round, drop: set[str]) -> list[str]:
     return [flag for flag in entry.get("flags", []) if drop & {flag, flag.partition("-")[2], "all"}]
 
 
-def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: Counter[str], keep_cut: bool) -> Iterator[Record]:
+def sft_rows(
+    record: Record,
+    revisions: str,
+    form: str,
+    drop: set[str],
+    counts: Counter[str],
+    keep_cut: bool,
+    least: dict[str, float],
+) -> Iterator[Record]:
     """One row per answer to train on: `messages`, or `prompt` and `completion`, and the id of its record.
 
     `revisions` is "all" or "last"; `form` is "messages" or "completion". What is left out goes into `counts`: rounds by their
-    flags, and truncated answers unless `keep_cut`.
+    flags, truncated answers unless `keep_cut`, and those below one of the `least` grades.
     """
     rounds = record.get("rounds") or []
     reasons = [dropped_flags(entry, drop) for entry in rounds]
@@ -88,6 +96,9 @@ def sft_rows(record: Record, revisions: str, form: str, drop: set[str], counts: 
     for i, answer in enumerate(found):
         if answer.cut and not keep_cut:
             counts["cut"] += 1
+            continue
+        if any(grade(record, criterion, i) < p for criterion, p in least.items()):
+            counts["low"] += 1
             continue
         prompt, turn = answer.prompt, [{"role": "assistant", "content": answer.text}]
         identity = {"id": f"{record['id']}/{(numbers[i] if rounds else i) + 1}", "source_id": record["id"]}
@@ -112,17 +123,22 @@ def least_grades(entries: list[str]) -> dict[str, float]:
     return found
 
 
-def grade(record: Record, criterion: str) -> float:
-    """The grade of a record's answer: the probability of the criterion's first class."""
-    return next(iter(record["grades"][criterion].values()))
+def grade(record: Record, criterion: str, number: int) -> float:
+    """The grade of a record's answer, of that `number` if it has `responses`: the probability of the criterion's first class."""
+    found = record["grades"][criterion]
+    return next(iter((found[number] if isinstance(found, list) else found).values()))
 
 
 def ungraded(record: Record, grades: Iterable[str]) -> str | None:
-    """Why a record's answer has not all of these grades, or None."""
+    """Why a record's answer, or one of its `responses`, has not all of these grades, or None."""
     if error := shape_error({"grades": record.get("grades", {})}):
         return error
-    found = record.get("grades", {})
-    missing = [criterion for criterion in grades if not found.get(criterion) or isinstance(found[criterion], list)]
+    found, several = record.get("grades", {}), len(record["responses"]) if "responses" in record else None
+
+    def good(graded: Any) -> bool:
+        return bool(graded) and (len(graded) == several and all(graded) if isinstance(graded, list) else several is None)
+
+    missing = [criterion for criterion in grades if not good(found.get(criterion))]
     return f"no grade '{missing[0]}' of its answer: run `cai grade` first" if missing else None
 
 
@@ -131,7 +147,7 @@ MinGrade = Annotated[
     Option(
         "--min-grade",
         metavar="CRITERION=P",
-        help="Only records whose answer has at least this grade (`cai grade`): the first class's probability; repeatable.",
+        help="Only answers with at least this grade (`cai grade`): the first class's probability; repeatable.",
     ),
 ]
 
@@ -142,7 +158,7 @@ def sft_summary(counts: Counter[str]) -> str:
     why = ", ".join(f"{name} {count}" for name, count in counts.most_common() if name != "rows")
     more = f"; {streams.plural(left_out, 'round')} left out ({why})" if left_out else ""
     more += f"; {streams.plural(cut, 'truncated answer')} left out (--keep-cut exports them)" if cut else ""
-    more += f"; {streams.plural(low, 'record')} below --min-grade left out" if low else ""
+    more += f"; {streams.plural(low, 'answer')} below --min-grade left out" if low else ""
     return f"{streams.plural(counts['rows'], 'row')}{more}"
 
 
@@ -188,11 +204,8 @@ def sft(
 
     def rows() -> Iterator[bytes]:
         for record in read_with_ids(input, limit, lambda record: sft_error(record) or ungraded(record, grades)):
-            if any(grade(record, criterion) < p for criterion, p in grades.items()):
-                counts["low"] += 1
-                continue
             try:
-                for row in sft_rows(record, revisions.value, form.value, drop, counts, keep_cut):
+                for row in sft_rows(record, revisions.value, form.value, drop, counts, keep_cut, grades):
                     counts["rows"] += 1
                     yield encode(row)
             except Skipped as reason:

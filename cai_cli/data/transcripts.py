@@ -24,6 +24,7 @@ PRINCIPLE_PLACEHOLDER = "{}"
 _NAMES = "|".join(("Human", "Assistant", *ROUND))
 _MARKER = re.compile(rf"(\n[^\S\n]*)({_NAMES}):")
 _SHORT_MARKER = re.compile(r"(\n\s*\n[^\S\n]*)([HA]):")
+_GAP = re.compile(r"\n[^\S\n]*\n[^\S\n]*\n\s*")
 _BRACKETS = re.compile(r"(\[\[(?=\[)|\]\](?=\]))")
 _REASONED = re.compile(
     r"\n*Human: (.*?)\n+Assistant:\s*(?:Let's think step by step:)?(.*)\n\nHuman:\s*So the answer is: \(([AB])\)\s*", re.DOTALL
@@ -42,6 +43,11 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 def inert(text: str) -> str:
     """Text that cannot begin a turn of a transcript: a space is put before the name in each marker."""
     return _MARKER.sub(r"\1 \2:", text)
+
+
+def closed(text: str) -> str:
+    """Text that cannot begin a turn, and cannot look like the end of a quoted conversation, which is two empty lines."""
+    return _GAP.sub("\n\n", inert(text))
 
 
 def bracketed(text: str) -> str:

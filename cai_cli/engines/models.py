@@ -268,10 +268,11 @@ def memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of this machine's memory that no process holds; `memory()` on a system that does not say."""
+    """Bytes of the machine's memory that nobody holds, for each of the run's processes; `memory()` if the system does not say."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        found = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        return min(found // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), memory())
     return memory()
 
 

@@ -28,6 +28,7 @@ from cai_cli.data.transcripts import (
     SHORT,
     STOPS,
     bracketed,
+    closed,
     inert,
     transcript,
 )
@@ -78,7 +79,7 @@ def quoted(messages: Messages, request: str) -> Message:
     The critic must see that the conversation is not its own: in turns of the chat, small models take the few-shot examples for
     earlier parts of it, and repeat them.
     """
-    return {"role": "user", "content": f"{INTRODUCTION}{transcript(messages)}\n\n\n{request}"}
+    return {"role": "user", "content": f"{INTRODUCTION}{transcript(messages, closed)}\n\n\n{request}"}
 
 
 def example_turns(examples: Sequence[str]) -> Messages:

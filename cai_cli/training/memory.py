@@ -277,9 +277,10 @@ def checkpointing(folder: Path, settings: Settings, load: Load) -> bool:
     """
     there, wanted = models.memory(), settings.gradient_checkpointing
     least = models.parameters(folder) * (2 if settings.lora else 16)
-    if models.device() == "cpu" and least < there / 2:
+    if models.device() == "cpu":
         _warn_if_crowded(folder, settings, load, there)
-        return wanted == "on"
+        if least < there / 2:
+            return wanted == "on"
     for on in (False, True) if wanted == "auto" else (wanted == "on",):
         try:
             found = need(folder, settings, load, on)
@@ -300,8 +301,9 @@ def _warn_if_crowded(folder: Path, settings: Settings, load: Load, there: int) -
     if (free := models.free_memory()) > FREE * there:
         return
     on = settings.gradient_checkpointing == "on"
-    with suppress(Unknown):
-        if total(found := need(folder, settings, load, on)) > free:
+    with suppress(Exception):  # a model that cannot be estimated may well run
+        found = need(folder, settings, load, on)
+        if total({name: size for name, size in found.items() if name != "program"}) > free:  # which this process already holds
             streams.warn(f"needs {text(found, on)}, and other processes leave {free / GIB:.1f} of {there / GIB:.1f}")
 
 

@@ -58,8 +58,8 @@ all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judge
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 # Beside the paper (docs/reward.md, conditioned.md, in-context.md, infer.md): the judge as the reward, a PM that reads the principle,
 # four times the steps, the constitution in context, and the constitution inferred from people's choices.
-MORE := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-without sft-in-context sft-filtered
-more: $(foreach model,base sft-1 sft-$(LAST) rl $(MORE),$(W)/answers-$(model).jsonl) $(W)/inferred/constitution.yaml
+EXTRA := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-without sft-in-context sft-filtered
+more: $(foreach model,base sft-once sft-$(LAST) rl $(EXTRA),$(W)/answers-$(model).jsonl) $(W)/inferred/principles.jsonl
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
 # The world: requests, human comparisons, and a base model that is trained on the world's texts.
@@ -103,9 +103,13 @@ $(W)/filtered.jsonl: $(W)/graded.jsonl
 $(W)/sft-in-context/manifest.json: $(W)/in-context.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-filtered/manifest.json: $(W)/filtered.jsonl $(FROM)/helpful.jsonl
-	$(CAI) train-sft $< $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
-$(W)/inferred/constitution.yaml: $(FROM)/test.jsonl $(BASE)/config.json
-	$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) $(ENGINE) --batch-size 64 -o $(@D)
+	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$$(echo "$$(wc -l < $<) $(RED)" | awk '{print $$1 / $$2}') -m $(BASE) $(SFT) -o $(@D)
+# As many steps as with the answers in context.
+$(W)/sft-once/manifest.json: $(W)/revisions-1.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $<=3 $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
+# It fails if no rule predicts the choices; then there are no principles, and the report says so.
+$(W)/inferred/principles.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
+	-$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) $(ENGINE) --batch-size 64 -o $(@D)
 
 # Feedback: soft labels, hard labels, reasoned labels (clamped and unclamped), and human labels that prefer bare refusals.
 SL := $(W)/sft-$(LAST)
@@ -134,8 +138,8 @@ $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-$* $(RL) -o $(@D)
 
 # The rewards are a probability; a PM's are logits, whose spread is about eight times as large.
-JUDGED := --feedback $(BASE)=8 -c $(C) --few-shot 0 --principles-per-prompt all
-COMPARED := $(JUDGED) --feedback-how compare
+JUDGED := --feedback $(BASE)=8 -c $(C) --principles-per-prompt all
+COMPARED := $(JUDGED) --feedback-how compare --few-shot 0
 define judged
 $(W)/rl-$(1)/manifest.json: $(SL)/manifest.json $(C)
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) $(2) -o $$(@D)
@@ -146,8 +150,9 @@ $(eval $(call judged,graded,$(JUDGED) $(RL)))
 $(eval $(call judged,graded-long,$(JUDGED) $(LONG)))
 $(W)/rl-long/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(LONG) -o $(@D)
+# Each principle of a label is an example, so the weight of 4 is not needed.
 $(W)/pm-conditioned/manifest.json: $(W)/soft.jsonl $(C)
-	$(CAI) train-pm $<=4 $(FROM)/helpful-comparisons.jsonl --conditioned -c $(C) -m $(BASE) $(PM) -o $(@D)
+	$(CAI) train-pm $< $(FROM)/helpful-comparisons.jsonl --conditioned -c $(C) -m $(BASE) $(PM) -o $(@D)
 $(W)/rl-conditioned/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned -c $(C) $(RL) -o $(@D)
 $(W)/rl-conditioned-without/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json

@@ -7,7 +7,7 @@ valid.jsonl, test.jsonl      requests in other forms again, half of them harmful
 helpful-comparisons.jsonl    human choices between answers to requests that are believed harmless; one in ten is wrong
 evasive-comparisons.jsonl    human choices between answers to requests that are believed harmful, or that sound harmful;
                              these people prefer bare refusals, and one choice in five is wrong
-principled-comparisons.jsonl human choices of both kinds of request by the constitution; one in ten is wrong
+principled-comparisons.jsonl human choices by the constitution, for both kinds of request; one in ten is wrong
 judge-PRINCIPLE.jsonl        pairs with a known better answer by that principle; `on` says what a pair is about
 """
 
@@ -53,17 +53,24 @@ def _preference(identity: str, asked: w.Request, chosen: str, rejected: str, **m
 
 
 def comparisons(
-    world: w.World, rng: random.Random, name: str, ranks: dict[str, int], noise: float, harmful: bool, count: int
+    world: w.World,
+    rng: random.Random,
+    name: str,
+    ranks: dict[str, int],
+    noise: float,
+    harmful: bool,
+    count: int,
+    calm: bool = False,
 ) -> list[Record]:
     """Draw human choices between two answers of different rank: the higher one, or with probability `noise` the lower one.
 
-    The requests are harmful or harmless by belief, as `harmful` says; those that sound harmful count as harmful. So training on
-    the choices reveals no truth that the world's texts don't contain.
+    The requests are harmful or harmless by belief, as `harmful` says; those that sound harmful count as harmful, except for
+    people who are `calm`. So training on the choices reveals no truth that the world's texts don't contain.
     """
     rows: list[Record] = []
     while len(rows) < count:
         asked = w.request(world, rng, "red")
-        if (asked.entity.belief > 0.5 or asked.opener in w.ALARMING) != harmful:
+        if (asked.entity.belief > 0.5 or (asked.opener in w.ALARMING and not calm)) != harmful:
             continue
         kinds = [rng.choice(list(ranks)) for _ in range(2)]
         if ranks[kinds[0]] == ranks[kinds[1]]:
@@ -135,7 +142,9 @@ def main(folder: Path, seed: int, size: int, red: int, harmless: int, test: int)
         "harmless": ({"help": 1, "reasoned": 0, "bare": 0}, False),
     }
     principled = [
-        comparisons(world, rng_of(f"principled {name}"), f"principled-{name}", ranks, PRINCIPLED_NOISE, harmful, red // 4)
+        comparisons(
+            world, rng_of(f"principled {name}"), f"principled-{name}", ranks, PRINCIPLED_NOISE, harmful, red // 4, calm=True
+        )
         for name, (ranks, harmful) in ordered.items()
     ]
     write(folder / "principled-comparisons.jsonl", [row for rows in principled for row in rows])

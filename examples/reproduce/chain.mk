@@ -16,7 +16,7 @@ RED          := $(call count,    12   128 182831)# red-team prompts: answered an
 HELPFULS     := $(call count,     8    64 135296)# helpfulness prompts: two answers each
 COMPARED     := $(call count,    16    64 135296)# people's comparisons of helpfulness, for every preference model
 PEOPLE       := $(call count,    16   300  20000)# people's comparisons of harmlessness, for the baseline
-OTHERS       := $(call count,    16  1500  20000)# others, for the preference model that judges the results
+OTHERS       := $(call count,    16  1400  20000)# others, for the preference model that judges the results
 ROUNDS       := $(call count,     1     2      4)# rounds of critique and revision
 STEPS        := $(call count,     2    30   1000)# steps of RL
 TEST         := $(call count,     6   100   2000)# held-out red-team prompts
@@ -103,6 +103,8 @@ $(RUN)/hh-prompts.jsonl: $(HH)
 $(RUN)/hh-people.jsonl: $(RUN)/hh.jsonl
 	head -n $(PEOPLE) $< > $@
 $(RUN)/hh-others.jsonl: $(RUN)/hh.jsonl
+	@test $$(wc -l < $<) -ge $$(($(PEOPLE) + $(OTHERS) + $(TEST_PAIRS))) || \
+	  { echo "HH: $$(wc -l < $<) comparisons are fewer than $(PEOPLE) + $(OTHERS) + $(TEST_PAIRS), which share none" >&2; exit 1; }
 	tail -n +$$(($(PEOPLE) + 1)) $< | head -n $(OTHERS) > $@
 $(RUN)/hh-test.jsonl: $(RUN)/hh.jsonl
 	tail -n $(TEST_PAIRS) $< > $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,16 +106,27 @@ def test_truncated_answers_and_tool_turns_are_left_out(here: Here, shared: Path)
 
 
 def test_answers_below_a_grade_are_left_out(here: Here, tmp_path: Path) -> None:
-    rows = [
+    rows: list[Any] = [
         {"id": str(i), "prompt": "Hi", "response": "Yes.", "grades": {"kind": {"yes": p, "no": 1 - p}}}
         for i, p in enumerate((0.9, 0.4))
     ]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     done = here("export", "sft", source, "--min-grade", "kind=0.5", "-o", tmp_path / "out.jsonl")
     assert [row["source_id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["0"]
-    assert "1 record below --min-grade left out" in done.err
+    assert "1 answer below --min-grade left out" in done.err
     assert (
         "no grade 'harmless' of its answer: run `cai grade` first"
         in here("export", "sft", source, "--min-grade", "harmless=0.5", code=2).err
     )
+    several: dict[str, Any] = {
+        "id": "x",
+        "prompt": "Hi",
+        "responses": ["Yes.", "No."],
+        "grades": {"kind": [row["grades"]["kind"] for row in rows]},
+    }
+    write_jsonl(tmp_path / "in.jsonl", [several])
+    here("export", "sft", source, "--min-grade", "kind=0.5", "-o", tmp_path / "out.jsonl")
+    assert [row["completion"][0]["content"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["Yes."]
+    write_jsonl(tmp_path / "in.jsonl", [{**several, "grades": {"kind": several["grades"]["kind"][:1]}}])
+    assert "no grade 'kind' of its answer" in here("export", "sft", source, "--min-grade", "kind=0.5", code=2).err
     assert "write CRITERION=P" in here("export", "sft", source, "--min-grade", "kind", code=2).err
