@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -205,3 +206,17 @@ def test_a_changed_constitution_differs_in_one_principle() -> None:
         assert set(changed) - set(whole) == added
         assert all(changed[i] == whole[i] for i in set(whole) & set(changed))
         assert all(p.critique and p.revision and p.compare for p in changed.values())
+
+
+@pytest.mark.soak
+def test_what_is_beside_the_paper_runs(tmp_path: Path) -> None:
+    """Every target of `make known-more`, with a base that has learned almost nothing."""
+    world, tools = tmp_path / "seed-1", Path(sys.executable).parent
+    small = "SEED=1 SIZE=40 TOKENS=100000 WIDTH=32 LAYERS=1 RED=24 HARMLESS=24 TEST=40 RL_STEPS=1 CURRICULUM=more MANNERS="
+    command = ["make", "-j2", "-f", "examples/known_world/chain.mk", f"W={world}", f"BIN={tools}", *small.split(), "more"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = subprocess.run([sys.executable, WORLD / "more.py", world, "--size", "40"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-3000:]
+    for text in ("| the judge grades |", "| without `people` |", "| filtered |", "every planted principle is inferred"):
+        assert text in told.stdout

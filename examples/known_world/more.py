@@ -98,10 +98,11 @@ def table(found: dict[str, Shares], models: dict[str, str], shares: dict[str, st
 def inferred(folder: Path) -> tuple[list[str], list[str]]:
     """(the kept rules of a seed as rows, the planted principle that each is like or "invented")."""
     planted = constitution.load(str(HERE / "constitution.yaml")).principles
-    path = folder / "inferred/constitution.yaml"
+    path = folder / "inferred/constitution.yaml"  # there is none if no rule predicts the choices
     kept = {each["id"] for each in yaml.safe_load(path.read_text())["principles"]} if path.exists() else set()
+    rows = read(str(folder / "inferred/principles.jsonl")) if kept else ()
     lines, found = [], []
-    for row in (row for row in read(str(folder / "inferred/principles.jsonl")) if row["id"] in kept):
+    for row in (row for row in rows if row["id"] in kept):
         likes = [p.id for p in planted if p.compare and inference.candidates([row["rule"], _as_rule(p.compare)], 2)[0][1] == 2]
         found.append(likes[0] if likes else "invented")
         held = row["held_out"]
