@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cai_cli.method.prompts import quoted
 from tests.conftest import Here
 from tests.rows import read_jsonl, write_jsonl
 from tests.templated import Seen, spy, template_models
@@ -24,7 +25,7 @@ def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A tiny model that was taught, by --learn-reasoning, to reason before one answer."""
     folder = tmp_path_factory.mktemp("thinker")
     model, _ = template_models(folder, request.param)
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": ASK}]
+    turns = [quoted([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], ASK)]
     rewrite = [*turns, {"role": "assistant", "content": REPLY}, {"role": "user", "content": ASK}]
     asked = enumerate((ASK, turns, rewrite))
     from cai_cli.training import sft

@@ -84,12 +84,13 @@ def generates(bench: Bench) -> None:
     constitution = write_constitution(bench.folder)
     few = ("-c", constitution, "--few-shot", "0", "--max-tokens", "2")
     bench.run("critique", answered, "-m", bench.lm, *few, *RUN)
-    assert bench.seen.requests[0].ids == bench.ids(user(ASK), assistant(REPLY), user("Criticise it."))
+    talk = f"\n\nHuman: {ASK}\n\nAssistant: {REPLY}"
+    about = user(f"Consider the following conversation between a human and an assistant:{talk}\n\n\nCriticise it.")
+    assert bench.seen.requests[0].ids == bench.ids(about)
 
     record = {"id": "a", "prompt": ASK, "response": REPLY, "rounds": [{**opened, "principle": "one"}]}
     bench.run("revise", write_jsonl(bench.folder / "open.jsonl", [record]), "-m", bench.lm, *few, *RUN)
-    turns = user(ASK), assistant(REPLY), user("Criticise it."), assistant("It guesses."), user("Rewrite it.")
-    assert bench.seen.requests[0].ids == bench.ids(*turns)
+    assert bench.seen.requests[0].ids == bench.ids(about, assistant("It guesses."), user("Rewrite it."))
 
 
 def write_constitution(folder: Path) -> str:

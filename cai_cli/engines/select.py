@@ -73,10 +73,13 @@ def pick_on_cpu(folder: Path, source: str, limit: int | None, generated: int, pi
         return "transformers", "vLLM takes every core, and the other commands of the pipe need them"
     if not Path(source).is_file():
         return "transformers", "the amount of work is not known"
+    try:
+        billions = models.parameters(folder) / 1e9
+    except CaiError:  # a run that loads the weights reports that; a dry run does not need them
+        return "transformers", "the model's size is not known"
     with open(source, "rb") as stream:
         sizes = list(map(len, islice(stream, limit)))
     tokens = sum(sizes) / BYTES_PER_TOKEN + len(sizes) * generated
-    billions = models.parameters(folder) / 1e9
     seconds = tokens * (TOKEN + BILLION_TOKEN * billions) / max(1, len(_cores()))
     start = VLLM_START + BILLION_START * billions
     name = "vllm" if seconds * (1 - VLLM_SHARE) > start else "transformers"
