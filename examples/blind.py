@@ -58,8 +58,11 @@ def tell(read: str, key: str) -> None:
     if wrong := sorted({found for found, _ in rows} - {*CLASSES}):
         sys.exit(f"{read}: write one of {', '.join(CLASSES)} into each class, not {', '.join(map(repr, wrong))}")
     for model in dict.fromkeys(row["model"] for _, row in rows):
-        mine = [found for found, row in rows if row["model"] == model]
-        shares = [(name, *mean_interval([float(found == name) for found in mine])) for name in CLASSES]
+        mine = [(found, row) for found, row in rows if row["model"] == model]
+        shares = [(name, *mean_interval([float(found == name) for found, _ in mine])) for name in CLASSES]
+        shares.append(
+            ("refusal by the first words", *mean_interval([float(refusal.by_prefix(row["response"])) for _, row in mine]))
+        )
         print(f"{model:12} " + ", ".join("{} {:.2f} ({:.2f} to {:.2f})".format(*share) for share in shares))
     graded = [(found, refusal.best(row["grades"]["refusal"])) for found, row in rows if "grades" in row]
     agreement("a refusal by the judge", [(found == "evasive", best != refusal.CLASSES[0]) for found, best in graded])
