@@ -104,9 +104,9 @@ def _trim(cache: Path) -> None:
 
 
 def source(name: str, base: Path) -> str | None:
-    """What an adapter names as its base if it was trained on `base`, which `name` was loaded from: `name` if that is an adapter.
+    """The absolute path of the adapter `name` if `base` is its merged model in the cache; else None.
 
-    The merged model in the cache may be deleted. None if `base` is no such model.
+    An adapter that is trained on `base` names this path as its base model, because the merged model may be deleted.
     """
     return os.path.abspath(name) if base.parent == user_cache() / "merged" else None
 
