@@ -159,15 +159,27 @@ def _report(seen: Collected, different: dict[str, str], out: IO[bytes] | None) -
 
 
 def table(kind: str, rows: list[Record], columns: dict[str, str], different: dict[str, str]) -> Table:
-    """The rows as a table for the terminal; a * marks principles that are not the same in both constitutions."""
+    """The rows as a table for the terminal; a * marks principles that are not the same in both constitutions.
+
+    Principles whose records all have the same results share one row.
+    """
     heads = [cell for title in columns.values() for cell in (title, "95% interval")]
     made = streams.plain_table("principle of the first", kind, *heads)
+    still = [row for row in rows[:-1] if row["principle"] not in different and not any(_moves(row[key]) for key in columns)]
+    if still:
+        made.add_row(f"{len(still)} unchanged", str(sum(row["records"] for row in still)))
     for row in rows:
+        if row in still:
+            continue
         values = [{**row[key], "s": "+" if key in ("words", "refusals") else ""} for key in columns]
         cells = [["{value:{s}.2f}".format(**v), "{low:{s}.2f} to {high:{s}.2f}".format(**v)] for v in values]
         name = row["principle"] + ("*" if row["principle"] in different else "")
         made.add_row(Text(name), str(row["records"]), *(cell for each in cells for cell in each))
     return made
+
+
+def _moves(found: Record) -> bool:
+    return any(found.values())  # a mean of zero may still have an interval
 
 
 def example(record: Record) -> Table:
