@@ -240,13 +240,13 @@ def _run(job: stage.Job, files: stage.RunOptions, workers: Workers) -> None:
 
     def open_engine() -> Engine:
         engine = load()
-        count = 1
+        count, remote = 1, False
         if isinstance(engine, Dispatcher):
             opened.append(engine)
-            count = engine.workers
+            count, remote = engine.workers, engine.remote
             if files.window == stage.WINDOW:
                 files.window = max(files.window, engine.each * count)
-        if count * devices > 1:
+        if count * devices > 1 and (remote or models.device() == "cuda"):  # replicas on a CPU share one machine
             job.about["processes"] = count * devices
         return engine
 

@@ -51,6 +51,9 @@ class Worker(Protocol):
 class Dispatcher:
     """An engine of several workers. See `engines.base.Engine`."""
 
+    remote = False
+    """Whether the workers are on machines of their own."""
+
     def __init__(self, workers: Sequence[Worker], context: int, each: int, close: Callable[[], None] = lambda: None) -> None:
         """`each`: the largest number of requests that a worker has at a time. `close`: ends the workers."""
         self.context, self.each, self.close = context, each, close

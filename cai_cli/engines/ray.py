@@ -164,6 +164,7 @@ def open_ray(opened: Callable[[], Engine], address: str, gpus: int, replicas: in
             streams.warn(f"no worker has started yet; each needs {asked} on one node (`ray status` shows what is there)")
         ready: list[Any] = [future.result() for future in wait(starting, return_when=FIRST_COMPLETED).done]
         found = Dispatcher(ready, min(worker.context for worker in ready), each, ray.shutdown)
+        found.remote = True
         found.away = [future for future in starting if not future.done() or future.result() not in ready]
         return found
     except WorkerLost as lost:

@@ -132,7 +132,7 @@ class Growth:
             name=step.name,
             kind=step.kind,
             records_in=counts["records_in"] * grown if "records_in" in counts else None,
-            records_out=counts["records_out"] * grown if "records_out" in counts else None,
+            records_out=counts["records_out"] * (work if "steps" in counts else grown) if "records_out" in counts else None,
             steps=counts["steps"] * work if "steps" in counts else None,
             read=read * work,
             generated=generated * work,

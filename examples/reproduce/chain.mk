@@ -23,7 +23,7 @@ TEST         := $(call count,     6   100   2000)# held-out red-team prompts
 TEST_HELPFUL := $(call count,     4    60   2000)# held-out helpfulness prompts
 TEST_PAIRS   := $(call count,    16   200   2000)# held-out comparisons of harmlessness, for the judges
 TOKENS       := $(call count,    32    96    512)# the longest answer
-# by `make reproduce-cost`:     0.55   8.0   3953 hours with SmolLM2-135M on two cores; the last two 0.22 and 94 GPU hours at RATE=5000
+# HOURS
 
 MODEL ?= models/SmolLM2-135M-Instruct
 RUN ?= runs/reproduce
@@ -75,6 +75,12 @@ SCORED := start $(MODELS)
 CHOSEN := start sl-$(LAST) rl-few-shot $(if $(HH),rl-human)
 NAMED = $(foreach name,$(2),$(name)=$(RUN)/$(name)-$(1).jsonl)
 
+ifneq ($(and $(HELPFUL),$(filter server,$(ENGINE))),)
+$(error HELPFUL makes the starting model in this run, so ENGINE=server cannot have it; give the finished model as MODEL)
+endif
+# Says so if a file has fewer lines than the size asks for: $(call enough,FILE,LINES,VARIABLES).
+enough = @n=$$(wc -l < $(1)); test $$n -ge $(2) || echo "$(1): $$n lines; SIZE=$(SIZE) asks for $(2) ($(3))" >&2
+
 .SECONDARY:
 .DELETE_ON_ERROR:
 .PHONY: all cost
@@ -90,9 +96,11 @@ cost:
 $(RUN)/red-team.jsonl: $(PROMPTS)
 	@mkdir -p $(@D)
 	$(CAI) split $< --fraction $(if $(HH),0,0.2) --seed $(SEED) -o $(RUN)/red-team-held-out.jsonl --rest $@
+	$(call enough,$@,$(RED),PROMPTS)
 $(RUN)/helpful-prompts.jsonl: $(HELPFUL_PROMPTS)
 	@mkdir -p $(@D)
 	$(CAI) split $< --fraction $(if $(TEST_HELPFUL_PROMPTS),0,0.2) --seed $(SEED) -o $(RUN)/helpful-prompts-held-out.jsonl --rest $@
+	$(call enough,$@,$(HELPFULS),HELPFUL_PROMPTS)
 $(RUN)/hh.jsonl: $(HH)
 	@mkdir -p $(@D)
 	$(CAI) import hh-rlhf $< --preferences -o $@
@@ -111,6 +119,7 @@ $(RUN)/hh-test.jsonl: $(RUN)/hh.jsonl
 $(RUN)/held-out.jsonl: $(if $(HH),$(RUN)/hh-prompts.jsonl,$(RUN)/red-team.jsonl) $(TEST_HELPFUL_PROMPTS) $(RUN)/helpful-prompts.jsonl
 	{ tail -n $(TEST) $(if $(HH),$<,$(RUN)/red-team-held-out.jsonl); \
 	  head -n $(TEST_HELPFUL) $(or $(TEST_HELPFUL_PROMPTS),$(RUN)/helpful-prompts-held-out.jsonl); } > $@
+	$(call enough,$@,$(shell expr $(TEST) + $(TEST_HELPFUL)),HH and TEST_HELPFUL_PROMPTS)
 $(RUN)/start/manifest.json: $(HELPFUL)
 	$(CAI) train-sft $< -m $(MODEL) $(FIT) -o $(@D)
 
@@ -146,8 +155,9 @@ $(RUN)/unclamped.jsonl: $(RUN)/pairs.jsonl
 $(RUN)/comparisons.jsonl: $(COMPARISONS)
 	@mkdir -p $(@D)
 	head -n $(COMPARED) $< > $@
+	$(call enough,$@,$(COMPARED),COMPARISONS)
 $(RUN)/pm-human/manifest.json: $(RUN)/hh-people.jsonl $(RUN)/comparisons.jsonl
-	$(CAI) train-pm $^ -m $(MODEL) $(PM) -o $(@D)
+	$(CAI) train-pm $^ -m $(START) $(PM) -o $(@D)
 $(RUN)/pm-others/manifest.json: $(RUN)/hh-others.jsonl $(RUN)/hh-test.jsonl
 	$(CAI) train-pm $< --eval $(RUN)/hh-test.jsonl -m $(JUDGE_MODEL) $(call pm,$(JUDGE_LORA)) -o $(@D)
 $(RUN)/pm-%/manifest.json: $(RUN)/%.jsonl $(RUN)/comparisons.jsonl
@@ -166,9 +176,9 @@ $(RUN)/start-answers.jsonl: $(RUN)/held-out.jsonl $(STARTED)
 $(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json
 	$(CAI) sample $< -m $(RUN)/$* $(LOCAL) $(SAMPLE) -o $@
 $(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(JUDGE)/manifest.json
-	$(CAI) score $< -m $(JUDGE) -o $@
+	$(CAI) score $< -m $(JUDGE) $(if $(REPLICAS),--replicas $(REPLICAS)) -o $@
 $(RUN)/revised-scores.jsonl: $(RUN)/revisions-$(LAST).jsonl $(JUDGE)/manifest.json
-	$(CAI) score $< -m $(JUDGE) -o $@
+	$(CAI) score $< -m $(JUDGE) $(if $(REPLICAS),--replicas $(REPLICAS)) -o $@
 $(RUN)/%-graded.jsonl: $(RUN)/%-scores.jsonl
 	$(CAI) grade $< $(ASK) -r refusal -o $@
 # In another prompt format than that of the labels.

@@ -90,6 +90,7 @@ def test_a_file_of_its_own_size_changes_what_is_made_of_it(small: Path) -> None:
     rows = planned(small, all=1000, helpful=40)
     assert rows["revisions.jsonl"].records_out == 1000
     assert rows["sft"].records_in == 1000 + 40
+    assert planned(small, rounds=4, all=1000, helpful=40)["sft"].records_out == pytest.approx(4040)  # an example per revision
     assert planned(small, helpful=40)["revisions.jsonl"].records_out == 10
 
 

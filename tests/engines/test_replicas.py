@@ -60,7 +60,7 @@ def test_the_records_are_those_of_one_process_when_a_replica_is_killed(
     assert "replica 1 of 2 was lost (killed by signal 9); the other 1 continue with its requests" in said
     assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
     made, alone = (manifest.read(tmp_path / f"{name}.manifest.json") for name in ("two", "one"))
-    assert made["processes"] == 2
+    assert "processes" not in made  # one machine, whose hours `cai plan run` counts once
     assert made["fingerprint"] == alone["fingerprint"]
 
 
