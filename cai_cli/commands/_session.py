@@ -202,8 +202,7 @@ class Session:
 
 def _named(constitution: Constitution) -> tuple[Record, list[str]]:
     """A constitution as a manifest names it, and the ids of its principles."""
-    about = {"name": constitution.name, "version": constitution.version, "sha256": constitution.sha256}
-    return about, list(constitution.by_id)
+    return constitution.named(), list(constitution.by_id)
 
 
 def _placing(workers: Workers, engine: str, model: str) -> Record:

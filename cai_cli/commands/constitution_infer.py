@@ -187,11 +187,13 @@ def _finish(where: Path, rows: list[Record], groups: list[tuple[str, str, int]],
     outputs.write_text(str(where / "principles.jsonl"), b"".join(map(encode, found)).decode())
     streams.print_table(table(found), stderr=True)
     if not kept:
+        (where / "constitution.yaml").unlink(missing_ok=True)  # of an earlier run
         raise CaiError(f"{where}/principles.jsonl: no rule predicts the choices better than chance; give more pairs")
     both = together(rows, kept, seed)
     said = "right on {accuracy:.3f} ({low:.3f} to {high:.3f}) of {pairs} held-out pairs".format(**both.record()) if both else ""
-    shares = ", ".join(f"{row['id']} {row['held_out']['accuracy']:.2f}" for row in found if row["kept"] and row["held_out"])
-    notes = f"Inferred from {len(rows)} preferences; together {said}. Each alone: {shares}."
+    held = {row["id"]: row["held_out"] for row in found if row["kept"] and row["held_out"]}
+    shares = ", ".join(f"{name} {on['accuracy']:.2f} ({on['support']:.2f})" for name, on in held.items())
+    notes = f"Inferred from {len(rows)} preferences; together {said}. Each alone, with its support in brackets: {shares}."
     outputs.write_text(str(where / "constitution.yaml"), written({name: rules[name] for name in kept}, where.name, notes))
     streams.say(
         f"cai constitution: {streams.plural(len(kept), 'principle')}, together {said} -> {where}/constitution.yaml", quiet

@@ -81,13 +81,15 @@ class Judged:
     """Collects the probability that the judge gives to the right answer of each pair. See `observers.Observer`."""
 
     def __init__(self) -> None:
-        self.name, self.values, self.per_byte, self._rows = "", list[float](), list[float](), list[Record]()
+        self.name, self._rows = "", list[Record]()
+        self.values, self.per_byte = list[eval_judges.Verdict](), list[eval_judges.Verdict]()
 
     def count(self, record: Record) -> None:
         """Collect the probability of a record."""
-        self.values.append(record["judged"]["p_correct"])
-        if "p_correct_per_byte" in record["judged"]:
-            self.per_byte.append(record["judged"]["p_correct_per_byte"])
+        found = record["judged"]
+        self.values.append(eval_judges.verdict(found))
+        if "p_correct_per_byte" in found:
+            self.per_byte.append((found["p_correct_per_byte"], found["longer"]))
 
     def summary(self) -> Record:
         """The measures, for the manifest."""
@@ -115,9 +117,11 @@ def logistic(difference: float) -> float:
 
 
 def judged(record: Record, asked: KnownPair, p_first: float, more: Mapping[str, Any]) -> Record:
-    """The record with `judged`: which answer is right, the judge's probability of it, and `more`."""
+    """The record with `judged`: which answer is right, the judge's probability of it, how many words longer it is, and `more`."""
     p = p_first if asked.correct == 0 else 1 - p_first
-    return {**record, "judged": {"correct": asked.correct, "p_correct": p, **more}}
+    words = [len(text.split()) for text in asked.responses]
+    longer = words[asked.correct] - words[1 - asked.correct]
+    return {**record, "judged": {"correct": asked.correct, "p_correct": p, "longer": longer, **more}}
 
 
 @dataclass

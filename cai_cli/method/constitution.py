@@ -114,6 +114,10 @@ class Constitution:
         """A principle drawn by weight (section 3.1) from (seed, step, id, number). `number`: of the round or the example."""
         return _weighted(list(self.principles), draw_uniform(seed, step, identity, number))
 
+    def named(self) -> dict[str, Any]:
+        """As a manifest names it: `name`, `version`, `sha256`."""
+        return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
     def draw_several(self, seed: int, step: str, identity: str, count: int) -> list[Principle]:
         """`count` different principles, drawn by weight without replacement. The draws depend only on (seed, step, id)."""
         left, drawn = list(self.principles), list[Principle]()

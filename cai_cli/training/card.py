@@ -24,7 +24,7 @@ _KINDS = {
         "cai train-pm --target score",
         "text-classification",
     ),
-    "rl": ("A language model, trained by reinforcement learning against a preference model", "cai rl", "text-generation"),
+    "rl": ("A language model, trained by reinforcement learning from AI feedback", "cai rl", "text-generation"),
 }
 _PANELS = {"loss": "loss", "reward": "reward", "kl": "KL to the starting model per token", "accuracy": "accuracy"}
 """The metrics of `metrics.jsonl` that are drawn, and their axis labels: a panel per metric, with its held-out values."""
@@ -54,18 +54,23 @@ def _history(path: Path) -> list[tuple[Path, manifest.Manifest]]:
 
 
 def constitutions(content: manifest.Manifest) -> list[str]:
-    """A line for each constitution by which the training data, and those of the preference models, were made."""
+    """A line for each constitution: of the reward, and of the data that this model and its preference models were trained on."""
     found: dict[str, str] = {}
+
+    def add(made: Record, name: str) -> None:
+        if isinstance(used := made.get("constitution"), dict):
+            about = f"- {literal(used.get('name'))}, version {literal(used.get('version'))}"
+            sha = literal(str(used.get("sha256"))[:16])
+            found.setdefault(f"{about}, SHA-256 {sha} ({literal(made.get('step'))})", name)
+
+    add(content, "the reward")
     paths = [str(entry["path"]) for entry in content["inputs"]]
     for entry in content.get("pm") or []:
         made = lineage.beside(Path(entry["name"]))
         paths += [str(lineage.find(str(each["path"]), Path(entry["name"]))) for each in made.get("inputs", [])]
     for path in paths:
         for output, made in _history(Path(path)):
-            if isinstance(used := made.get("constitution"), dict):
-                about = f"- {literal(used.get('name'))}, version {literal(used.get('version'))}"
-                sha = literal(str(used.get("sha256"))[:16])
-                found.setdefault(f"{about}, SHA-256 {sha} ({literal(made.get('step'))})", output.name)
+            add(made, output.name)
     return [f"{line}: {literal(name)}" for line, name in found.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -178,6 +179,7 @@ class RewardModel:
     """How many tokens it takes."""
     weight: float
     """The factor of its score in the reward."""
+    name: str
     principles: tuple[Principle, ...] = ()
     """Those that it reads, if it reads any; its score is the mean over them, by their weights."""
 
@@ -225,7 +227,7 @@ class Sample(TypedDict, total=False):
     scores: list[float | None]
     """Each model's score, if there are several."""
     principles: dict[str, float]
-    """The feedback models' score by each principle; the last model's, if several were asked by the same one."""
+    """The scores by each principle, under its id; under MODEL/ID if several models read principles."""
     tokens: int
     finished: bool
     """Whether it ended before --max-tokens."""
@@ -313,10 +315,12 @@ class Reward:
                 sample["reasoning"] = reason
             if len(found) > 1:
                 sample["scores"] = found
+            by_principle = {model.name: each.by_principle for each, model in zip(scored, self.models, strict=True) if each}
+            several = sum(map(bool, by_principle.values())) > 1
             if principles := {
-                name: value
-                for each, model in zip(scored, self.models, strict=True)
-                for name, value in (each.by_principle if each else {}).items()
+                f"{Path(model).name}/{name}" if several else name: value
+                for model, each in by_principle.items()
+                for name, value in each.items()
             }:
                 sample["principles"] = principles
             sample["tokens"], sample["finished"] = len(ids), finished

@@ -323,6 +323,8 @@ def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: li
         options["feedback_how"] = rollout.feedback.options() | {"served": [judge.served() for judge in judges]}
     todo = run.open(**options)
     run.about |= about
+    if judged_by_it := rollout.feedback.constitution if rollout.feedback else rollout.principles:
+        run.about["constitution"] = judged_by_it.named()
     return todo
 
 
@@ -354,7 +356,7 @@ def _reward(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: 
     for pm in pms:
         model = PreferenceModel(pm.folder, run.fingerprint["pm_dtype"], trust_remote_code=pm.settings.trust_remote_code)
         by = rollout.principles.principles if rollout.principles and pm.reads else ()
-        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight, by))
+        reward_models.append(RewardModel(model, pm.renderer, pm.renderer.format(format), pm.context, pm.weight, pm.name, by))
     stops = () if run.format == "chat" else STOPS
     ends = {*turn_end(run.renderer, run.format)[-1:], run.renderer.tokenizer.eos_token_id}
     for judge in judges:

@@ -99,7 +99,7 @@ def test_likelihoods_equal_those_of_transformers(here: Here, tiny: str, tmp_path
         assert found["p_correct_per_byte"] == pytest.approx(1 / (1 + math.exp(-sign * per_byte)), abs=1e-3)
     lines = [line.split() for line in done.out.splitlines()[1:]]
     share = [sum(row["judged"][name] > 0.5 for row in rows) / len(rows) for name in ("p_correct", "p_correct_per_byte")]
-    assert [line[:-15] for line in lines] == [
+    assert [line[:-20] for line in lines] == [
         ["likelihood", "9", f"{share[0]:.3f}"],
         ["likelihood", "per", "byte", "9", f"{share[1]:.3f}"],
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -88,6 +89,20 @@ def test_a_preference_model_and_a_feedback_model_are_summed(tiny: str, tiny_pm: 
     for sample in read_jsonl(out / "samples.jsonl"):
         assert sample["score"] == pytest.approx(3 * sample["scores"][0] - 2 * sample["scores"][1])
         assert sample["scores"][1] == pytest.approx(fmean(sample["principles"].values()))
+    assert "- `default`, version `1`" in (out / "README.md").read_text()  # the constitution of the reward
+
+
+def test_the_scores_of_two_feedback_models_by_the_same_principle_are_both_logged(tiny: str, tmp_path: Path) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(tiny, other)
+    files = [write_jsonl(tmp_path / "in.jsonl", rl_prompts(2))]
+    judge = Feedback([tiny, f"{other}=2"], constitution.load("default"), few_shot=0)
+    rl.train(settings("rl", files, tiny, out, steps=1), rl.Rollout([], feedback=judge, max_tokens=6))
+    for sample in read_jsonl(out / "samples.jsonl"):
+        [[first, one], [second, two]] = sample["principles"].items()
+        assert (first.partition("/")[0], second.partition("/")[0]) == (Path(tiny).name, "other")
+        assert first.partition("/")[2] == second.partition("/")[2]
+        assert sample["scores"] == pytest.approx([one, two])
 
 
 def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
