@@ -9,7 +9,6 @@ with back-off and jitter. This module chooses the least busy server and decides 
 - The server does not answer a small request either: it is down. Its requests go to the others, and it is asked again and again.
   If no server answers for `WAIT` seconds, the run ends, and the same command continues it.
 - The server answers: the request is the cause. After `TRIES` failures it gets a `Failure`, which skips its record.
-- `STREAK` requests in a row fail in this way: the run ends, because all records would be skipped.
 """
 
 from __future__ import annotations
@@ -39,8 +38,6 @@ WAIT = 600.0
 TRIES = 3
 """Failures of a request before its record is skipped. Each is the last of `RETRIES` + 1 attempts of the library."""
 RETRIES = 4
-STREAK = 16
-"""Failed requests in a row that end the run."""
 TIMEOUT, PER_TOKEN = 300.0, 0.5
 """Seconds that a request may take with all its attempts, and more for each token that it may generate."""
 PROBE = 60.0
@@ -180,7 +177,7 @@ class ServerEngine:
     def __init__(self, urls: Sequence[str], name: str, folder: Path, trust_remote_code: bool = False) -> None:
         """`name`: the model as -m gives it. Waits for a server that is starting. CaiError if none answers, or not as it must."""
         self.name, self.tokenizer = name, models.load_tokenizer(folder, trust_remote_code)
-        self.served, self.streak = "", 0
+        self.served = ""
         self.first: Server | None = None
         """The server that answered first. The others must be able to do the same."""
         self.ending: CaiError | None = None
@@ -237,9 +234,6 @@ class ServerEngine:
                 assert server.can
                 result = await server.post(request, server.can, self.tokenizer)
                 server.answered = self.loop.time()
-                if isinstance(result, Failure):
-                    return await self._failed(server, result.reason)
-                self.streak = 0
                 return result
             except CaiError:
                 raise
@@ -260,7 +254,7 @@ class ServerEngine:
             elif await self._works(server, failed):
                 tries += 1
                 if tries >= TRIES or code in REFUSED:
-                    return await self._failed(server, reason)
+                    return Failure(reason)
                 if not code:  # the library pauses only before it repeats a request itself
                     await asyncio.sleep(2**tries * random.uniform(0.25, 0.5))
 
@@ -276,15 +270,6 @@ class ServerEngine:
                     server.busy += 1
                     return server
                 await self.changed.wait()
-
-    async def _failed(self, server: Server, reason: str) -> Failure:
-        """A request's failure. CaiError after too many in a row."""
-        self.streak += 1
-        if self.streak >= STREAK:
-            await self._end(f"{server.url} failed {STREAK} requests in a row, the last one with: {reason}")
-        if self.ending:
-            raise self.ending
-        return Failure(reason)
 
     async def _end(self, message: str) -> None:
         """End the run: the requests that wait for a server raise the error."""

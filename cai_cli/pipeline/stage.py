@@ -24,7 +24,7 @@ from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines.answers import Answers
 from cai_cli.engines.base import Engine, Failure, Feed, Key, Request, Result, Steps
-from cai_cli.errors import InputError, Skipped
+from cai_cli.errors import CaiError, InputError, Skipped
 from cai_cli.pipeline import inputs, manifest, outputs, shards
 from cai_cli.pipeline.inputs import SKIP_BAD, WINDOW, Check, InputLines, is_pipe, line_error, preflight, skipped_entry
 from cai_cli.pipeline.observers import Filter, Observer
@@ -32,6 +32,8 @@ from cai_cli.pipeline.outputs import Counts, FileOutput, StreamOutput
 from cai_cli.pipeline.requests import require_context, shown_requests
 from cai_cli.pipeline.window import Item, Window
 
+STREAK = 16
+"""Records in a row that the engine fails, which end a run: all others would be skipped too."""
 Program = Callable[[Record], Steps[list[Record]]]
 """Makes output records from one checked input record. See `engines.base.Steps`."""
 
@@ -216,6 +218,7 @@ class _Run:
         self.queue: deque[tuple[Key, Request]] = deque()
         self.in_flight: dict[Key, tuple[Item, Request]] = {}
         self.due = 0  # requests that the engine has
+        self.lost, self.why = 0, ""  # records that it failed since its last result, and the last reason
         self.answers = Answers(job.decides)
         # A run that continues counts all records at its end: to read a million of them again would delay its first request.
         self.observer = None if output.done else job.observer
@@ -261,11 +264,13 @@ class _Run:
         while True:
             if errors.interrupted:  # the exception of the signal was lost
                 raise KeyboardInterrupt
-            if self.queue:
+            if self.lost >= STREAK and not self.due:  # not before all that it has have failed: failures are often quick
+                raise CaiError(f"{STREAK} records in a row failed, the last one with: {self.why}; the same command continues")
+            if self.queue and self.lost < STREAK:
                 self.due += 1
                 yield self.queue.popleft()
                 continue
-            if self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
+            if self.lost < STREAK and self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
                 continue
             if not self.due:
                 return
@@ -319,6 +324,7 @@ class _Run:
         item, request = self.in_flight.pop(key)
         self.answers.put(request, result)
         self.due -= 1
+        self.lost = self.lost if isinstance(result, Failure) else 0
         item.results[key[1]] = result  # type: ignore[index]
         item.count(result, cached=0)
         item.pending -= 1
@@ -334,6 +340,7 @@ class _Run:
         while item.program is not None and not item.pending:
             try:
                 failed = next((result for result in results or () if isinstance(result, Failure)), None)
+                self.lost, self.why = (self.lost + 1, failed.reason) if failed else (self.lost, self.why)
                 # A failure is raised inside the program, so that it can attach its work so far.
                 requests = item.program.throw(Skipped(failed.reason)) if failed else item.program.send(results)  # type: ignore[arg-type]
                 results = item.results = [self.answers.get(request) for request in requests]

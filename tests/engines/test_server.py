@@ -21,8 +21,9 @@ from cai_cli.errors import CaiError, InputError
 from cai_cli.method import prompts
 from cai_cli.method.constitution import Principle
 from cai_cli.method.tokens import Renderer
+from tests.conftest import Here
 from tests.engine_feed import by_number, feed
-from tests.rows import asks, pair
+from tests.rows import asks, pair, write_jsonl
 from tests.servers import Site, TinyApi, Trouble, free_port, site
 
 pytest.importorskip("openai", reason="needs the extra `server`")
@@ -225,13 +226,16 @@ def test_a_server_that_cuts_prompts_is_found_out(api: TinyApi, asking: Renderer,
         assert ask(one, requests, tiny)[2].reason == f"the server read 3 tokens of a prompt of {len(poison)}"
 
 
-def test_a_server_that_fails_every_request_ends_the_run(api: TinyApi, asking: Renderer, tiny: str) -> None:
+def test_a_server_that_fails_every_request_ends_the_run(
+    api: TinyApi, asking: Renderer, tiny: str, here: Here, tmp_path: Path
+) -> None:
     """It refuses each request and not the probes; or it answers nonsense to everything."""
-    with (
-        site(api, lambda n, path, body: (400, {}, b'{"error": {"message": "no seeds"}}') if "seed" in body else None) as one,
-        pytest.raises(CaiError, match=r"failed 16 requests in a row, the last one with: .*no seeds"),
-    ):
-        ask(one, texts(asking, 40), tiny)
+    source = write_jsonl(tmp_path / "in.jsonl", asks(40))
+    with site(api, lambda n, path, body: (400, {}, b'{"error": {"message": "no seeds"}}') if "seed" in body else None) as one:
+        flags = ("--engine", "server", "--base-url", one.url, "-m", tiny, "-o", tmp_path / "out")
+        said = here("sample", source, *flags, code=1).err
+    assert "16 records in a row failed, the last one with:" in said
+    assert "no seeds" in said
     with (
         site(api, lambda n, path, body: (200, {}, b"{}") if n > 4 else None) as one,
         pytest.raises(

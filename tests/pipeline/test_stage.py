@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
-from cai_cli.engines.base import Completion, Engine, Feed, Key, Request, Steps
+from cai_cli.engines.base import Completion, Engine, Failure, Feed, Key, Request, Steps
+from cai_cli.errors import CaiError
 from cai_cli.pipeline import inputs, outputs, stage
 from tests.conftest import Here
 from tests.resuming import count_requests, interrupt_after
@@ -131,6 +132,55 @@ def test_prompts_longer_than_the_engines_context_are_skipped(tmp_path: Path) -> 
     output.close()
     assert [row["id"] for row in read_jsonl(tmp_path / "out")] == ["bbb", "d"]
     assert ["context of 5" in row["error"] for row in read_jsonl(tmp_path / "out.skipped.jsonl")] == [True, False]
+
+
+class Refusing(Engine):
+    """Fails the requests whose `max_tokens` is 0: at once, as a server refuses what it does not like. Answers are slower."""
+
+    context = 100
+
+    def run(self, feed: Feed) -> Iterator[tuple[Key, Completion | Failure]]:
+        slow: list[Key] = []
+        for entry in feed:
+            if entry and entry[1].max_tokens == 0:
+                yield entry[0], Failure("not this")
+            elif entry:
+                slow.append(entry[0])
+            elif slow:
+                yield slow.pop(), Completion("text", "stop", 0, 1, 1)
+
+
+def refused(tmp_path: Path, bad: Callable[[int], int], count: int) -> list[str]:
+    """The ids that a run over `count` records writes. `bad`: how many requests of a record are refused; 0: its one is answered."""
+
+    def program(record: Record) -> Steps[list[Record]]:
+        number = int(record["id"])
+        yield [Request("generate", [number, i], "", max_tokens=int(not bad(number))) for i in range(bad(number) or 1)]
+        return [record]
+
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": str(i), "prompt": "x"} for i in range(count)])
+    output = outputs.FileOutput(str(tmp_path / "out"), {})
+    job = stage.Job("test", lambda record: None, program, Refusing, 100, {}, {})
+    try:
+        stage._Run(job, stage.RunOptions(source, quiet=True), output, {}).run()
+        output.finish({})
+    finally:
+        output.close()
+    return [row["id"] for row in read_jsonl(tmp_path / "out")]
+
+
+def test_a_record_whose_many_requests_all_fail_costs_itself(tmp_path: Path) -> None:
+    assert refused(tmp_path, lambda number: 40 if number == 3 else 0, 8) == [i for i in "01234567" if i != "3"]
+
+
+def test_quick_failures_before_slow_answers_do_not_end_a_run(tmp_path: Path) -> None:
+    assert refused(tmp_path, lambda number: int(number % 8 > 0), 80) == [str(i) for i in range(0, 80, 8)]
+
+
+def test_a_run_in_which_every_record_fails_ends(tmp_path: Path) -> None:
+    with pytest.raises(CaiError, match="16 records in a row failed, the last one with: not this; the same command continues"):
+        refused(tmp_path, lambda number: 2, 40)
+    assert len(read_jsonl(tmp_path / "out.skipped.jsonl.partial")) >= 16
 
 
 def test_a_prompt_too_long_is_skipped_named_and_never_truncated(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:
