@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -24,8 +24,8 @@ PATIENCE = 600.0
 """Seconds to wait for a worker when all are lost."""
 
 
-TOO_OFTEN = 5
-"""Workers that may be lost with a request before it is given up, where lost workers are replaced: it may be what ends them."""
+SUSPECT, TOO_OFTEN = 2, 5
+"""Workers that were lost with a request before it may be what ends them, and before it is given up, where others replace them."""
 
 
 class WorkerLost(Exception):
@@ -46,6 +46,31 @@ class Worker(Protocol):
     def submit(self, request: Request) -> Future[Result]:
         """Begin a request. The future raises `WorkerLost` if the worker ends before the request does."""
         ...
+
+
+class Losses:
+    """Which requests workers were lost with. Of those that may be what ends a worker, each worker gets only one at a time.
+
+    So if one of them ends every worker, the others are not given up with it.
+    """
+
+    def __init__(self, workers: Iterable[Worker]) -> None:
+        self.held: dict[Worker, set[Key]] = {worker: set() for worker in workers}
+        """The requests that each worker has."""
+        self.counts = Counter[Key]()
+
+    def suspect(self, key: Key) -> bool:
+        """Whether a request may be what ends workers."""
+        return self.counts[key] >= SUSPECT
+
+    def takes(self, worker: Worker, key: Key) -> bool:
+        """Whether a worker may get a request."""
+        return not self.suspect(key) or not any(map(self.suspect, self.held[worker]))
+
+    def blame(self, worker: Worker) -> None:
+        """Count the loss of a worker: for the suspect that it had, if there was one, else for all its requests."""
+        mine = self.held.pop(worker)
+        self.counts.update(set(filter(self.suspect, mine)) or mine)
 
 
 class Dispatcher:
@@ -72,19 +97,25 @@ class Dispatcher:
         """Yield each request's result as it finishes."""
         done: SimpleQueue[tuple[Worker, Key, Request, Future[Result]]] = SimpleQueue()
         again: deque[tuple[Key, Request]] = deque()  # requests of lost workers
-        losses: Counter[Key] = Counter()
         in_flight, ended = 0, False
         self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
+        losses = Losses(self.busy)
 
         def submit(key: Key, request: Request) -> None:
-            worker = min(self.busy, key=self.busy.__getitem__)
+            free = [worker for worker in self.busy if losses.takes(worker, key)]
+            if not free:  # only a suspect waits
+                again.append((key, request))
+                return
+            worker = min(free, key=self.busy.__getitem__)
             self.busy[worker] += 1
+            losses.held[worker].add(key)
             # `done` is the only thing that the callback touches: it runs in another thread
             worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
 
         while True:
-            self._welcome()
-            while again and self.busy:
+            for worker in self._welcome():
+                losses.held[worker] = set()
+            for _ in range(len(again)):
                 submit(*again.popleft())
             while not ended and in_flight < self.each * len(self.busy):
                 try:
@@ -109,31 +140,35 @@ class Dispatcher:
             try:
                 result = future.result()
             except WorkerLost as lost:
-                self._lose(worker, lost)
-                losses[key] += 1
-                if losses[key] < TOO_OFTEN:
+                if worker in self.busy:
+                    losses.blame(worker)
+                    self._lose(worker, lost)
+                if losses.counts[key] < TOO_OFTEN:
                     again.append((key, request))
                     continue
                 result = Failure(f"{TOO_OFTEN} workers were lost while they had it")
+            if worker in losses.held:
+                losses.held[worker].discard(key)
             in_flight -= 1
             yield key, result
 
-    def _welcome(self) -> None:
-        """Take the workers that have started. CaiError if there is none, and none to wait for."""
+    def _welcome(self) -> list[Worker]:
+        """Take the workers that have started, and return them. CaiError if there is none, and none to wait for."""
+        new = []
         for back in [future for future in self.away if future.done()]:
             self.away.remove(back)
             problem = back.exception()
             if problem is None:
                 self.busy[back.result()] = 0
+                new.append(back.result())
             elif not isinstance(problem, WorkerLost):  # that it was lost has been said
                 streams.warn(f"a worker could not be started: {problem}")
         if not self.busy and (not self.away or time.monotonic() - self.since > PATIENCE):
             raise CaiError("no worker is left; the same command continues")
+        return new
 
     def _lose(self, worker: Worker, lost: WorkerLost) -> None:
         """Give a worker no more requests, with one message."""
-        if worker not in self.busy:
-            return
         del self.busy[worker]
         self.away += [lost.replace()] if lost.replace else []
         self.since = time.monotonic()

@@ -63,19 +63,22 @@ async def _value(future: Future[Any]) -> Any:
 class RayWorker:
     """An actor, seen from the command. See `dispatch.Worker`."""
 
-    def __init__(self, name: str, actor: Any) -> None:
-        self.name, self.actor, self.context = name, actor, 0
+    def __init__(self, name: str, actor: Any, contexts: list[int]) -> None:
+        """`contexts`: that of the run, once it is known."""
+        self.name, self.actor, self.contexts, self.context = name, actor, contexts, 0
 
     def start(self) -> Future[Worker]:
         """This worker, once its engine is open; also after the actor was lost, once Ray has started it again."""
         started: Future[Worker] = Future()
-        again = RayWorker(self.name, self.actor)
+        again = RayWorker(self.name, self.actor, self.contexts)
 
         def done(answer: Future[Any]) -> None:
             try:
                 host, again.context = answer.result()
                 if isinstance(again.context, CaiError):
                     raise CaiError(f"{self.name}, on {host}: {again.context}")
+                if again.context < min(self.contexts, default=0):  # it would refuse what another one answers
+                    raise CaiError(f"{self.name}, on {host}: its context of {again.context} is smaller than the others'")
                 again.name = f"{self.name.partition(',')[0]}, on {host}"
                 started.set_result(again)
             except CaiError as problem:
@@ -141,6 +144,18 @@ def room(each: int, replicas: int | None) -> tuple[int, dict[str, float]]:
     return total, {"num_cpus": max(1, min(cpus) // ceil(total / len(cpus)))}
 
 
+def _first_ready(starting: list[Future[Worker]]) -> list[Any]:
+    """The workers that are ready first. The error of the last one if none can start; CaiError if an engine cannot be opened."""
+    left = set(starting)
+    while True:
+        done, left = wait(left, return_when=FIRST_COMPLETED)
+        failed = [problem for future in done if (problem := future.exception())]
+        if ready := [future.result() for future in done if not future.exception()]:
+            return ready
+        if not left or isinstance(failed[0], CaiError):
+            raise failed[0]
+
+
 def open_ray(opened: Callable[[], Engine], address: str, gpus: int, replicas: int | None, each: int, threads: int) -> Dispatcher:
     """Actors on a cluster, of which at least one is ready; the others join as there is room for them.
 
@@ -157,15 +172,17 @@ def open_ray(opened: Callable[[], Engine], address: str, gpus: int, replicas: in
         kind = ray.remote(Actor).options(
             max_restarts=RESTARTS, max_concurrency=2 * each, scheduling_strategy="SPREAD", **resources
         )  # fmt: skip
-        workers = [RayWorker(f"worker {i} of {total}", kind.remote(opened, environment)) for i in range(1, total + 1)]
+        contexts: list[int] = []
+        workers = [RayWorker(f"worker {i} of {total}", kind.remote(opened, environment), contexts) for i in range(1, total + 1)]
         starting = [worker.start() for worker in workers]
         if not wait(starting, 60, FIRST_COMPLETED).done:
             asked = ", ".join(f"{value:g} {name[4:].upper()}" for name, value in resources.items())
             streams.warn(f"no worker has started yet; each needs {asked} on one node (`ray status` shows what is there)")
-        ready: list[Any] = [future.result() for future in wait(starting, return_when=FIRST_COMPLETED).done]
-        found = Dispatcher(ready, min(worker.context for worker in ready), each, ray.shutdown)
+        ready = _first_ready(starting)
+        contexts.append(min(worker.context for worker in ready))
+        found = Dispatcher(ready, contexts[0], each, ray.shutdown)
         found.remote = True
-        found.away = [future for future in starting if not future.done() or future.result() not in ready]
+        found.away = [future for future in starting if not future.done() or future.exception() or future.result() not in ready]
         return found
     except WorkerLost as lost:
         ray.shutdown()

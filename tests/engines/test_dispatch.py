@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cai_cli.engines.base import Request, Result, Score
+from cai_cli.engines.base import Failure, Request, Result, Score
 from cai_cli.engines.dispatch import Dispatcher, WorkerLost
 from cai_cli.errors import CaiError
 from tests.engine_feed import by_number, feed
@@ -88,6 +88,41 @@ def test_a_worker_that_is_replaced_joins_again_and_the_run_waits_if_there_is_no_
     assert scores(engine.run(feed(asked(40)))) == list(range(40))
     assert second.done >= 35
     assert "first was lost (it broke); waiting until another has started" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_request_that_ends_every_worker_costs_itself_and_not_those_beside_it() -> None:
+    class Dying(Adder):
+        """Ends with all that it has when it begins request 7."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__(name, slow=0.2)
+            self.mine: list[Future[Result]] = []
+
+        def submit(self, request: Request) -> Future[Result]:
+            fatal = len(request.ids) == 7
+            future: Future[Result] = Future() if fatal else super().submit(request)
+            self.mine.append(future)
+            if fatal:
+                threading.Timer(0.02, self._end).start()
+            return future
+
+        def _end(self) -> None:
+            for future in self.mine:
+                if not future.done():
+                    future.set_exception(WorkerLost("it broke", replace))
+
+        def _answer(self, request: Request, future: Future[Result]) -> None:
+            if not future.done():
+                super()._answer(request, future)
+
+    def replace() -> Future[Any]:
+        coming: Future[Any] = Future()
+        coming.set_result(Dying("another"))
+        return coming
+
+    results = by_number(Dispatcher([Dying("a")], 100, each=8).run(feed(asked(40))))
+    assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [7]
+    assert results[7].reason == "5 workers were lost while they had it"
 
 
 def test_a_replacement_that_fails_is_named_and_ends_the_run_if_there_is_no_other(capfd: pytest.CaptureFixture[str]) -> None:
