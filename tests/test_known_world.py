@@ -209,6 +209,28 @@ def test_a_changed_constitution_differs_in_one_principle() -> None:
 
 
 @pytest.mark.soak
+def test_the_proof_runs_and_reports(tmp_path: Path) -> None:
+    """Every target of `make proof` in the harder world, with a base that has learned almost nothing."""
+    small = "SIZE=40 TOKENS=100000 WIDTH=32 LAYERS=1 RED=48 HARMLESS=48 TEST=80 RL_STEPS=1 PROOF_SEEDS=1"
+    command = [
+        "make",
+        "-o",
+        ".venv/installed",
+        "proof",
+        f"PROOF={tmp_path}",
+        f"BIN={Path(sys.executable).parent}",
+        *small.split(),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = (tmp_path / "report.txt").read_text()
+    for text in ("alarming, refused", "the judge is so confident after reasoning", "less rude than a direct one", "untold"):
+        assert text in told
+    assert sum(line.startswith(("holds", "FAILS")) for line in told.splitlines()) == 41
+    assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.soak
 def test_what_is_beside_the_paper_runs(tmp_path: Path) -> None:
     """Every target of `make known-more`, with a base that has learned almost nothing."""
     world, tools = tmp_path / "seed-1", Path(sys.executable).parent

@@ -35,6 +35,17 @@ from cai_cli.pipeline import lineage, manifest, outputs
 MESSAGES = ("prompt", "chosen", "rejected", "messages")
 ROUND = ("principle", "critique", "revision")
 """What a row holds of each round."""
+_LISTS = dict.fromkeys(MESSAGES, ("role", "content")) | {"rounds": ROUND}
+FIXED: dict[str, Record] = {
+    **{name: {"list": [{"name": key, "dtype": "string"} for key in keys]} for name, keys in _LISTS.items()},
+    "responses": {"list": "string"}, "flags": {"list": "string"}, "p_chosen": {"dtype": "float64"},
+}  # fmt: skip
+"""The types of the columns whose shape `column` makes, as the Hub's metadata write them."""
+SIMPLE: dict[frozenset[type], str] = {
+    frozenset({str}): "string", frozenset({int}): "int64", frozenset({float}): "float64", frozenset({bool}): "bool",
+    frozenset({int, float}): "float64", frozenset(): "string",
+}  # fmt: skip
+"""The type of a column by those of its values."""
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -54,24 +65,32 @@ def column(name: str, value: Any) -> Any:
     return value
 
 
-def kinds(records: Iterable[Record]) -> dict[str, str]:
-    """How each field is written, in the order of appearance: as it is ("plain"), or as "json" where its values differ in type."""
-    fixed = {*MESSAGES, "rounds", "responses", "flags", "p_chosen"}
+Columns = dict[str, str]
+"""How each field is written, in the order of appearance: "fixed" (`FIXED`), a type, or "json" where its values differ in type."""
+
+
+def kinds(records: Iterable[Record]) -> Columns:
+    """The columns of records."""
     found: dict[str, set[type]] = {}
     for record in records:
         for name, value in record.items():
             found.setdefault(name, set()).add(type(value))
-    simple: tuple[set[type], ...] = ({str}, {int}, {float}, {bool}, {int, float}, set())
-    return {name: "plain" if name in fixed or types - {type(None)} in simple else "json" for name, types in found.items()}
+    types = {name: frozenset(each - {type(None)}) for name, each in found.items()}
+    return {name: "fixed" if name in FIXED else SIMPLE.get(each, "json") for name, each in types.items()}
 
 
-def row(record: Record, how: dict[str, str]) -> Record:
-    """A record with the columns of `kinds`."""
+def feature(name: str, how: str) -> Record:
+    """A column's type as the card declares it: a reader that guesses from the first rows may fail at a later one."""
+    return {"name": name, **(FIXED[name] if how == "fixed" else {"dtype": "string" if how == "json" else how})}
+
+
+def row(record: Record, how: Columns) -> Record:
+    """A record with these columns."""
     values = {name: column(name, record.get(name)) for name in how}
     return {name: dumps(value) if how[name] == "json" and value is not None else value for name, value in values.items()}
 
 
-def write(source: Path, target: Path) -> int:
+def write(source: Path, target: Path) -> tuple[int, Columns]:
     """Write a file of records with one set of columns, under its name when it is complete; returns the number of rows."""
     how, count = kinds(read_with_ids(str(source))), 0
     beginning = target.with_name(f".{target.name}.partial")
@@ -83,7 +102,7 @@ def write(source: Path, target: Path) -> int:
         durable.replace(beginning, target)
     except OSError as problem:
         raise outputs.failed(str(target), problem) from None
-    return count
+    return count, how
 
 
 def steps_of(path: Path) -> list[str]:
@@ -102,16 +121,19 @@ def steps_of(path: Path) -> list[str]:
     return found
 
 
-def card(title: str, files: dict[str, Path], counts: dict[str, int], license: str | None) -> str:
+def card(title: str, files: dict[str, Path], made: dict[str, tuple[int, Columns]], license: str | None) -> str:
     """README.md, which begins with the Hub's metadata."""
     head: dict[str, Any] = {
         "configs": [{"config_name": name, "data_files": f"{name}.jsonl"} for name in files],
+        "dataset_info": [
+            {"config_name": name, "features": [feature(*each) for each in how.items()]} for name, (_, how) in made.items()
+        ],
         "tags": ["constitutional-ai", "cai"],
     } | ({"license": license} if license else {})
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "", f"# {title}", ""]
     lines += ["Made with `cai`, Constitutional AI on the command line (Bai et al. 2022, arXiv 2212.08073).", ""]
     for name, path in files.items():
-        about = f"{streams.plural(counts[name], 'row')}; SHA-256 of the records: `{manifest.hash_file(str(path))}`."
+        about = f"{streams.plural(made[name][0], 'row')}; SHA-256 of the records: `{manifest.hash_file(str(path))}`."
         lines += [f"## {name}", "", about, ""]
         lines += [*steps_of(path), ""]
     lines += ["Fields: `docs/records.md` of `cai`. Columns of JSON text hold what differs in shape from row to row.", ""]
@@ -159,10 +181,10 @@ def app(
     if folder.exists() and set(os.listdir(folder)) - {"README.md", *(f"{name}.jsonl" for name in found)}:
         raise InputError(f"{folder}: holds other files; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {name: write(path, folder / f"{name}.jsonl") for name, path in found.items()}
-    outputs.write_text(str(folder / "README.md"), card(folder.name, found, counts, license))
-    rest = f" ({', '.join(f'{name} {count:,}' for name, count in counts.items())})"
-    streams.say(f"cai export: {streams.plural(sum(counts.values()), 'row')}{rest} -> {folder}", quiet)
+    made = {name: write(path, folder / f"{name}.jsonl") for name, path in found.items()}
+    outputs.write_text(str(folder / "README.md"), card(folder.name, found, made, license))
+    rest = f" ({', '.join(f'{name} {count:,}' for name, (count, _) in made.items())})"
+    streams.say(f"cai export: {streams.plural(sum(count for count, _ in made.values()), 'row')}{rest} -> {folder}", quiet)
     if push:
         upload(folder, push, private)
         streams.say(f"cai export: uploaded to https://huggingface.co/datasets/{push}", quiet)

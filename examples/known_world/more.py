@@ -24,6 +24,7 @@ from cai_cli.method import constitution, inference
 HERE = Path(__file__).parent
 SHARES = {
     "harm": "harmful", "helpful": "helpful", "bare_harmful": "evasive", "refused_harmless": "over-refusal", "garbled": "garbled",
+    "untrue": "untrue",
 }  # fmt: skip
 FIELDS = {f"harm {field}": f"harmful: {field}" for field in ("making", "people", "ends")}
 REWARDS = {
@@ -125,6 +126,7 @@ def predictions(found: dict[str, Shares], rules: list[list[str]]) -> list[Claim]
     lines = [claim(f"{name} is less harmful than SL-CAI", change(name, "sft-4"), -1) for name in ("rl-judged", "rl-graded")]
     for name in ("rl-judged", "rl-graded"):
         lines.append(claim(f"{name} is less harmful than RL by a PM", change(name, "rl"), -1))
+        lines.append(claim(f"{name} has more untrue answers than RL by a PM", change(name, "rl", "untrue"), 1))
         for key, text, sign in (("garbled", "garbles", -1), ("helpful", "loses help", 1)):
             more = differences(change(f"{name}-long", name, key), change("rl-long", "rl", key))
             lines.append(claim(f"with 4 times the steps {name} {text} less than RL by a PM", more, sign))

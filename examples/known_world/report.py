@@ -36,7 +36,7 @@ MODELS = {
 }  # fmt: skip
 COLUMNS = {
     "harm": "harmful", "helpful": "helpful", "bare_harmful": "evasive", "refused_harmless": "over-refusal",
-    "garbled": "garbled", "untrue": "untrue", "rude": "rude",
+    "refused alarming": "alarming, refused", "garbled": "garbled", "untrue": "untrue", "rude": "rude",
 }  # fmt: skip
 BY_BELIEF = ("base", "sft-4", "rl", "rl-hard", "rl-evasive")
 """The models in the table of refusals by belief."""
@@ -85,14 +85,26 @@ class Results:
                 asked = w.read_request(world, row["prompt"])
                 yield f"{seed} {asked.entity.name}", world, asked, row
 
-    def first_revisions(self, name: str, own: bool) -> Values:
-        """Whether each first revision is harmful, for principles of the request's own field, or (not `own`) of another field."""
+    def first_revisions(self, name: str, own: bool, about: str | None = None) -> Values:
+        """Whether each first revision is harmful, for principles of the request's own field, or (not `own`) of another field.
+
+        `about`: only for one kind of entity (`world.kind_of`).
+        """
         found: Values = []
         for entity, world, asked, row in self.rows(name):
             first = row["rounds"][0]
-            if first["principle"] in w.REQUESTS and (first["principle"] == asked.entity.field) == own:
+            field = first["principle"] in w.REQUESTS and (first["principle"] == asked.entity.field) == own
+            if field and about in (None, w.kind_of(asked.entity)):
                 found.append((entity, float(w.assess(world, asked, first["revision"]).harmful)))
         return found
+
+    def rude_revisions(self, name: str) -> Values:
+        """Whether each first revision by the principle about manners is rude."""
+        return [
+            (entity, float(w.assess(world, asked, row["rounds"][0]["revision"]).rude))
+            for entity, world, asked, row in self.rows(name)
+            if row["rounds"][0]["principle"] == "manners"
+        ]
 
     def has(self, name: str) -> bool:
         """Whether every seed has this file."""
@@ -143,7 +155,8 @@ def table(results: Results) -> list[str]:
     for name, title in MODELS.items():
         if results.has(f"answers-{name}"):
             values = results.shares(f"answers-{name}")
-            lines.append(f"{title:24}" + "".join(f"{show(measure.interval(values[key])):>24}" for key in COLUMNS))
+            cells = [show(measure.interval(values[key])) if key in values else "" for key in COLUMNS]
+            lines.append(f"{title:24}" + "".join(f"{cell:>24}" for cell in cells))
     return lines
 
 
@@ -159,15 +172,20 @@ def by_belief(results: Results) -> list[str]:
 
 
 def by_steps(results: Results) -> list[str]:
-    """The table of harmful answers, by how the texts say that an entity is harmful. Below it, how often the judge is right."""
+    """The table of harmful answers, by how the texts say that an entity is harmful. Below it, how often the judge is right.
+
+    Its confidence is the mean probability of the answer that it prefers. After reasoning it is that before clamping.
+    """
     kinds = ("direct", "told", "untold")
     lines = [f"{'harmful answers, by what the texts say':40}" + "".join(f"{kind:>24}" for kind in kinds)]
     for name in BY_STEPS:
         values = results.shares(f"answers-{name}")
         lines.append(f"{MODELS[name]:40}" + "".join(f"{show(measure.interval(values[f'harm {kind}'])):>24}" for kind in kinds))
     for name, title in (("judged", "the judge is right"), ("reasoned", "the judge is right after reasoning")):
-        found = [measure.interval(right(results.correct(name, about=kind))) for kind in kinds]
-        lines.append(f"{title:40}" + "".join(f"{show(each):>24}" for each in found))
+        values_of = [results.correct(name, about=kind) for kind in kinds]
+        sure = [[(entity, max(p, 1 - p)) for entity, p in values] for values in values_of]
+        for text, rows in ((title, map(right, values_of)), (title.replace("is right", "is so confident"), sure)):
+            lines.append(f"{text:40}" + "".join(f"{show(measure.interval(each)):>24}" for each in rows))
     return lines
 
 
@@ -232,6 +250,13 @@ def claims(results: Results) -> list[Claim]:
     ):
         critiqued, direct = (results.first_revisions(name, own) for name in ("revisions-4", "direct"))
         found.append(claim(text, differences(critiqued, direct), sign))
+    critiqued, direct = (results.first_revisions(name, True, "untold") for name in ("revisions-4", "direct"))
+    text = "if the principle applies and no text tells the harm, a revision after a critique is less harmful than a direct one"
+    found.append(claim(text, differences(critiqued, direct), -1))
+    critiqued, direct = (results.rude_revisions(name) for name in ("revisions-4", "direct"))
+    found.append(
+        claim("a revision after a critique of manners is less rude than a direct one", differences(critiqued, direct), -1)
+    )
     higher("RL on soft labels gives more good answers (harmless or helpful) than RL on hard labels", "rl", "rl-hard", "good")
     text = "RL on clamped reasoned labels gives more good answers than RL on unclamped ones"
     higher(text, "rl-reasoned", "rl-unclamped", "good")

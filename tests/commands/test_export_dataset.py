@@ -47,6 +47,18 @@ def test_datasets_reads_every_file_with_one_set_of_columns(here: Here, files: li
     here("export", "dataset", out, *files)  # once more, over the same folder
 
 
+def test_rows_far_from_the_first_may_have_what_those_did_not(here: Here, tmp_path: Path) -> None:
+    """A reader guesses types from the first ten megabytes."""
+    from datasets import load_dataset
+
+    rows: list[Any] = [{"id": str(i), "prompt": "x" * 1500, "kind": None, "rank": 1} for i in range(9000)]
+    rows.append({"id": "last", "prompt": "y", "kind": "red-team", "rank": 0.5, "rounds": [{"principle": "p", "revision": "z"}]})
+    here("export", "dataset", tmp_path / "hf", write_jsonl(tmp_path / "long.jsonl", rows))
+    found: Any = load_dataset(str(tmp_path / "hf"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert (found[-1]["kind"], found[-1]["rank"], found[0]["rank"], found[0]["rounds"]) == ("red-team", 0.5, 1.0, None)
+    assert found[-1]["rounds"] == [{"principle": "p", "critique": None, "revision": "z"}]
+
+
 def test_the_card_says_how_each_file_was_made(here: Here, tiny: str, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hello?"}])
     here("sample", path, "-m", tiny, "--max-tokens", 4, "-o", tmp_path / "answers.jsonl")
