@@ -195,7 +195,8 @@ class Model(Workers):
         Option(
             "--batch-size",
             min=1,
-            help="Requests computed at once (transformers engine). Default: as many as fit a GPU's memory; 32 on a CPU.",
+            help="Requests computed at once by transformers, or sent to each server at once. Default: as many as fit a GPU's "
+            "memory, 32 on a CPU, 64 for a server.",
             show_default=False,
         ),
     ] = None

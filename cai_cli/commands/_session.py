@@ -68,7 +68,7 @@ class Session:
         from cai_cli.engines.server import ServerEngine
 
         m = self.model
-        found = ServerEngine(m.base_url or [], m.model, self.folder, m.trust_remote_code)
+        found = ServerEngine(m.base_url or [], m.model, self.folder, m.trust_remote_code, m.batch_size)
         found.require_prompts(self.format, self.options["template_arg"])
         return found
 

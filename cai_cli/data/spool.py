@@ -6,6 +6,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cai_cli.errors import CaiError
 
@@ -14,6 +15,16 @@ def directory() -> str:
     """Where large temporary files go: TMPDIR, or /var/tmp, because /tmp is often in memory."""
     wanted = os.environ.get("TMPDIR") or "/var/tmp"
     return wanted if os.access(wanted, os.W_OK) else tempfile.gettempdir()
+
+
+@contextmanager
+def _full() -> Iterator[None]:
+    """CaiError if the disk is full."""
+    try:
+        yield
+    except OSError as problem:
+        why = (problem.strerror or "").lower()
+        raise CaiError(f"{directory()}: could not write a temporary file ({why}); TMPDIR names another folder") from None
 
 
 class Spool:
@@ -27,11 +38,8 @@ class Spool:
     def add(self, line: bytes) -> None:
         """Append a line, with its newline. CaiError if the disk is full."""
         self.places.append(self.end)
-        try:
+        with _full():
             self.end += self.file.write(line)
-        except OSError as problem:
-            why = (problem.strerror or "").lower()
-            raise CaiError(f"{directory()}: could not write a temporary file ({why}); TMPDIR names another folder") from None
 
     def __len__(self) -> int:
         """The number of lines."""
@@ -39,10 +47,12 @@ class Spool:
 
     def __getitem__(self, number: int) -> bytes:
         """A line. IndexError if there is none."""
-        self.file.seek(self.places[number])
+        with _full():
+            self.file.seek(self.places[number])  # writes what is buffered
         return self.file.readline()
 
     def __iter__(self) -> Iterator[bytes]:
         """Every line, in order."""
-        self.file.seek(0)
+        with _full():
+            self.file.seek(0)
         yield from self.file

@@ -32,7 +32,7 @@ from cai_cli.engines.http_api import LADDER, Abilities, Garbage
 from cai_cli.errors import CaiError, InputError
 
 EACH = 64
-"""The largest number of requests that a server has at a time."""
+"""The largest number of requests that a server has at a time, if --batch-size gives no other."""
 WAIT = 600.0
 """Seconds to wait until one of the servers answers."""
 TRIES = 3
@@ -174,10 +174,15 @@ def _listed(served: dict[str, Any]) -> str:
 class ServerEngine:
     """One or several servers of one model. See `engines.base.Engine`."""
 
-    def __init__(self, urls: Sequence[str], name: str, folder: Path, trust_remote_code: bool = False) -> None:
-        """`name`: the model as -m gives it. Waits for a server that is starting. CaiError if none answers, or not as it must."""
+    def __init__(
+        self, urls: Sequence[str], name: str, folder: Path, trust_remote_code: bool = False, each: int | None = None
+    ) -> None:
+        """Waits for a server that is starting. CaiError if none answers, or not as it must.
+
+        `name`: the model as -m gives it. `each`: how many requests a server has at a time; None: EACH.
+        """
         self.name, self.tokenizer = name, models.load_tokenizer(folder, trust_remote_code)
-        self.served = ""
+        self.served, self.each = "", each or EACH
         self.first: Server | None = None
         """The server that answered first. The others must be able to do the same."""
         self.ending: CaiError | None = None
@@ -213,7 +218,7 @@ class ServerEngine:
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
         try:
-            yield from Dispatcher([self], self.context, EACH * len(self.servers)).run(feed)
+            yield from Dispatcher([self], self.context, self.each * len(self.servers)).run(feed)
         finally:  # the caller may stop early: nothing needs what is still computed
             self.loop.call_soon_threadsafe(self._cancel)
 
@@ -264,7 +269,7 @@ class ServerEngine:
             while True:
                 if self.ending:
                     raise self.ending
-                free = [server for server in self.servers if server.can and server.busy < EACH]
+                free = [server for server in self.servers if server.can and server.busy < self.each]
                 if free:
                     server = min(free, key=lambda server: (server is avoid, server.busy))
                     server.busy += 1

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cai_cli.data import jsonl, spool
+from cai_cli.data import durable, jsonl, spool
 from cai_cli.pipeline.disk import failed
 
 AHEAD = 65_536
@@ -41,8 +41,15 @@ class Ahead:
         self.end = self.dead = 0  # bytes in the file, and how many of them belong to records that no longer wait
         self.serial = count()
         self.file: Any = None
+        if path:
+            self._new(path).unlink(missing_ok=True)
         if path and path.exists():
             self._recover(path)
+
+    @staticmethod
+    def _new(path: Path) -> Path:
+        """What takes the file's place when it is made smaller."""
+        return path.with_name(f"{path.name}.new")
 
     def _recover(self, path: Path) -> None:
         """Find the records of an earlier run. A torn line ends the file."""
@@ -50,12 +57,12 @@ class Ahead:
         found: dict[str, int] = {}
         for line in self.file:
             try:
-                digest = json.loads(line)[0]
-            except ValueError:
+                digest, *rest = json.loads(line)
+            except (ValueError, TypeError):
                 break
-            if not line.endswith(b"\n"):
+            if not isinstance(digest, str) or len(rest) != 3 or not line.endswith(b"\n"):
                 break
-            found.pop(digest, None)  # a kill in `_compact` leaves a record twice
+            found.pop(digest, None)  # the places must increase
             found[digest] = self.end
             self.end += len(line)
         self.file.truncate(self.end)
@@ -87,10 +94,10 @@ class Ahead:
 
     def take(self, number: int) -> Finished:
         """Read a record again, which then waits no longer. CaiError if the disk is full."""
-        self.file.seek(self.places.pop(number))
-        line = self.file.readline()
-        self.dead += len(line)
         try:
+            self.file.seek(self.places.pop(number))  # writes what is buffered
+            line = self.file.readline()
+            self.dead += len(line)
             if not self.places or self.dead > SLACK + self.end // 2:
                 self._compact()
         except OSError as problem:
@@ -99,15 +106,23 @@ class Ahead:
         return found
 
     def _compact(self) -> None:
-        """Move the records that wait to the front. What a kill destroys meanwhile is computed again."""
+        """Leave only the records that wait: in a new file, because a power loss must not leave halves of two records as one."""
         self.end = self.dead = 0
+        if not self.places:
+            self.file.truncate(0)
+            return
+        new = self._new(self.path) if self.path else None
+        # SIM115: as in `put`
+        file = new.open("wb+") if new else tempfile.TemporaryFile(dir=spool.directory())  # noqa: SIM115
         for number, place in self.places.items():
             self.file.seek(place)
-            line = self.file.readline()
-            self.file.seek(self.end)
             self.places[number] = self.end
-            self.end += self.file.write(line)
-        self.file.truncate(self.end)
+            self.end += file.write(self.file.readline())
+        if new and self.path:
+            file.flush()
+            durable.replace(new, self.path)
+        self.file.close()
+        self.file = file
 
     def flush(self) -> None:
         """Give what is buffered to the operating system."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
+from cai_cli.pipeline import shards
 from tests.conftest import Here
 from tests.rows import write_jsonl
 from tests.tiny import EXACT, TRANSFORMERS
@@ -118,3 +120,18 @@ def test_a_slurm_array_gives_the_shard(here: Here, tiny: str, tmp_path: Path, mo
         assert "shard 2/2, from SLURM_ARRAY_TASK_ID" in here("sample", source, "-m", tiny, *EXACT, "-o", out).err
         assert json.loads(Path(f"{out}.manifest.json").read_text())["shard"] == "2/2"
     assert "--shard 3/2: give I/N" in here("sample", source, "-m", tiny, "--shard", "3/2", code=2).err
+
+
+def test_more_shards_are_merged_than_files_may_be_open(tmp_path: Path) -> None:
+    """Two files of each are read at once. The soft limit of a shell is often 1,024."""
+    paths = []
+    for i in range(60):
+        (tmp_path / f"{i}.order").write_text(json.dumps([f"{60 - i}:x", 1, 0]) + "\n")
+        (tmp_path / str(i)).write_text(f"{60 - i}\n")
+        paths.append(str(tmp_path / str(i)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        assert [int(line) for line in shards.merge(paths)] == list(range(1, 61))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
