@@ -77,6 +77,7 @@ STEPS = {
     "prompts": Step({}, ("-n", 6, "--format", "hh", "--max-tokens", 24), shards=False),
     "eval choice": Step({side: [{"role": "assistant", "content": f"{side}."}] for side in ("chosen", "rejected")}, shards=False),
     "eval compare": Step({"response": "Hi."}, shards=False),
+    "constitution diff": Step({"response": "Hi."}, ("--few-shot", 0, *LENGTH), shards=False),
 }
 
 
@@ -111,7 +112,10 @@ ENGINES = {
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
     "replicas": Engine((*TRANSFORMERS, "--replicas", 2), (*ALONE, "--replicas", 2)),
     "server": Engine(("--engine", "server"), serve=server),
-    "ray": Engine(("--engine", "ray", "--deterministic", "--replicas", 2), serve=ray_cluster, mark="ray"),
+    "ray": Engine(
+        ("--engine", "ray", "--deterministic", "--replicas", 2),
+        ("--engine", "ray", "--dtype", "float32", "--batch-size", 1, "--replicas", 2), serve=ray_cluster, mark="ray",
+    ),
     "vllm": Engine(
         EAGER, EAGER, digits=3, modules=("vllm",),
         variables=(("VLLM_CPU_OMP_THREADS_BIND", "0"),), mark="vllm",
@@ -152,6 +156,11 @@ def commands(step: str, engine: str, source: str, model: str, pm: str, out: Path
     found, made = STEPS[step], ENGINES[engine]
     flags = (*((made.scoring or ()) if found.scores else made.flags), *more, *found.flags)
     inputs = [f"a={source}", f"b={source}"] if step == "eval compare" else [source]
+    if step == "constitution diff":
+        run = Path(source).with_name("run")
+        run.mkdir(exist_ok=True)
+        shutil.copy(source, run / "responses.jsonl")
+        inputs = ["default", "non-evasive", "--run", str(run)]
     name = [word for word in step.split() if not word.startswith("--")]
     base = [*name, *inputs, "-m", pm if found.scores else model, *map(str, flags)]
     if not made.shards:

@@ -22,7 +22,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.data.records import by_principle
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Steps
-from cai_cli.errors import Skipped
+from cai_cli.errors import CaiError, Skipped
 from cai_cli.method import rubrics
 from cai_cli.method.constitution import Constitution, Principle
 from cai_cli.method.grader import Grader
@@ -31,6 +31,7 @@ from cai_cli.method.prompts import Prompt
 from cai_cli.method.rubrics import Criterion
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.inline import drive
+from cai_cli.pipeline.stage import STREAK
 from cai_cli.training.examples import RLExample, require_length
 from cai_cli.training.settings import Settings
 
@@ -109,6 +110,8 @@ class FeedbackModel:
     """The type that it computes in, unless a server does."""
     group: int = 1
     """How many answers in a row are to one prompt."""
+    lost: int = 0
+    """Prompts in a row whose answers it could not judge."""
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -185,6 +188,11 @@ class FeedbackModel:
         programs = [self._program(examples[group[0]], [texts[i] for i in group], step) for group in groups]
         found: list[Scored | None] = [None] * len(texts)
         for group, scored in zip(groups, drive(self.engine, programs, self.engine.context), strict=True):
+            self.lost = self.lost + 1 if isinstance(scored, Skipped) else 0
+            if self.lost >= STREAK:
+                raise CaiError(
+                    f"{self.name}: judged the answers to none of {STREAK} prompts in a row, the last because: {scored}"
+                )
             if isinstance(scored, Skipped):
                 streams.warn(f"rl: no reward for the answers to {examples[group[0]]['id']}: {scored}")
                 continue

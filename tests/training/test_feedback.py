@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,8 @@ import pytest
 from cai_cli import grade, label
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
-from cai_cli.errors import Skipped
+from cai_cli.engines.base import Failure, Feed, Key, Result
+from cai_cli.errors import CaiError, Skipped
 from cai_cli.method import constitution
 from cai_cli.training import rl
 from cai_cli.training.feedback import Feedback, FeedbackModel
@@ -103,6 +105,25 @@ def test_the_scores_of_two_feedback_models_by_the_same_principle_are_both_logged
         assert (first.partition("/")[0], second.partition("/")[0]) == (Path(tiny).name, "other")
         assert first.partition("/")[2] == second.partition("/")[2]
         assert sample["scores"] == pytest.approx([one, two])
+
+
+def test_a_feedback_model_that_can_judge_nothing_ends_the_run(tiny: str, tmp_path: Path) -> None:
+    class Refusing:
+        context, tokens = 4096, 0
+
+        def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
+            for entry in feed:
+                if entry:
+                    yield entry[0], Failure("no such parameter")
+
+    judge = FeedbackModel(
+        tiny, Path(tiny), 1.0, settings("rl", [], tiny, tmp_path), Feedback([tiny], constitution.load("default"))
+    )
+    judge.__dict__["engine"] = Refusing()  # as if it had been opened
+    ask = [{"id": str(i), "messages": [{"role": "user", "content": "Why?"}], "ids": [], "text": ""} for i in range(15)]
+    assert judge.scores(ask, ["So."] * 15, 1) == [None] * 15  # type: ignore[arg-type]
+    with pytest.raises(CaiError, match="the answers to none of 16 prompts in a row: no such parameter"):
+        judge.scores(ask[:1], ["So."], 2)  # type: ignore[arg-type]
 
 
 def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
