@@ -195,8 +195,7 @@ class Model(Workers):
         Option(
             "--batch-size",
             min=1,
-            help="Requests computed at once by transformers, or sent to each server at once. Default: as many as fit a GPU's "
-            "memory, 32 on a CPU, 64 for a server.",
+            help="Requests at once (transformers, each server). Default: as many as fit a GPU's memory; CPU: 32; server: 64.",
             show_default=False,
         ),
     ] = None

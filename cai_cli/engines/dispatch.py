@@ -7,8 +7,8 @@ costs nothing but time: its requests go to the others.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -54,8 +54,8 @@ class Losses:
     So if one of them ends every worker, the others are not given up with it.
     """
 
-    def __init__(self, workers: Iterable[Worker]) -> None:
-        self.held: dict[Worker, set[Key]] = {worker: set() for worker in workers}
+    def __init__(self) -> None:
+        self.held: defaultdict[Worker, set[Key]] = defaultdict(set)
         """The requests that each worker has."""
         self.counts = Counter[Key]()
 
@@ -99,7 +99,7 @@ class Dispatcher:
         again: deque[tuple[Key, Request]] = deque()  # requests of lost workers
         in_flight, ended = 0, False
         self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
-        losses = Losses(self.busy)
+        losses = Losses()
 
         def submit(key: Key, request: Request) -> None:
             free = [worker for worker in self.busy if losses.takes(worker, key)]
@@ -113,8 +113,7 @@ class Dispatcher:
             worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
 
         while True:
-            for worker in self._welcome():
-                losses.held[worker] = set()
+            self._welcome()
             for _ in range(len(again)):
                 submit(*again.popleft())
             while not ended and in_flight < self.each * len(self.busy):
@@ -135,37 +134,39 @@ class Dispatcher:
                 if errors.interrupted:
                     raise KeyboardInterrupt from None
                 continue
-            if worker in self.busy:
-                self.busy[worker] -= 1
-            try:
-                result = future.result()
-            except WorkerLost as lost:
-                if worker in self.busy:
-                    losses.blame(worker)
-                    self._lose(worker, lost)
-                if losses.counts[key] < TOO_OFTEN:
-                    again.append((key, request))
-                    continue
-                result = Failure(f"{TOO_OFTEN} workers were lost while they had it")
-            if worker in losses.held:
-                losses.held[worker].discard(key)
+            result = self._settle(worker, key, future, losses)
+            if result is None:
+                again.append((key, request))
+                continue
             in_flight -= 1
             yield key, result
 
-    def _welcome(self) -> list[Worker]:
-        """Take the workers that have started, and return them. CaiError if there is none, and none to wait for."""
-        new = []
+    def _settle(self, worker: Worker, key: Key, future: Future[Result], losses: Losses) -> Result | None:
+        """The result of a request that has ended; None if its worker was lost, and another one must compute it."""
+        if worker in self.busy:
+            self.busy[worker] -= 1
+        try:
+            result = future.result()
+        except WorkerLost as lost:
+            if worker in self.busy:
+                losses.blame(worker)
+                self._lose(worker, lost)
+            again = losses.counts[key] < TOO_OFTEN
+            return None if again else Failure(f"{TOO_OFTEN} workers were lost while they had it")
+        losses.held[worker].discard(key)
+        return result
+
+    def _welcome(self) -> None:
+        """Take the workers that have started. CaiError if there is none, and none to wait for."""
         for back in [future for future in self.away if future.done()]:
             self.away.remove(back)
             problem = back.exception()
             if problem is None:
                 self.busy[back.result()] = 0
-                new.append(back.result())
             elif not isinstance(problem, WorkerLost):  # that it was lost has been said
                 streams.warn(f"a worker could not be started: {problem}")
         if not self.busy and (not self.away or time.monotonic() - self.since > PATIENCE):
             raise CaiError("no worker is left; the same command continues")
-        return new
 
     def _lose(self, worker: Worker, lost: WorkerLost) -> None:
         """Give a worker no more requests, with one message."""

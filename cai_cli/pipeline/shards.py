@@ -107,7 +107,7 @@ def _finished(path: str) -> Manifest:
 def merge(paths: list[str], skipped: bool = False) -> Iterator[bytes]:
     """The lines of the shards' outputs, or of their skipped records, in the order of the input."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * len(paths) + 64  # all are read at the same time
+    needed = 2 * len(paths) + 256  # all are read at the same time, besides what else is open
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
     for _, lines in heapq.merge(*(_groups(path, skipped) for path in paths), key=lambda group: group[0]):

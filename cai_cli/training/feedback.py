@@ -190,9 +190,7 @@ class FeedbackModel:
         for group, scored in zip(groups, drive(self.engine, programs, self.engine.context), strict=True):
             self.lost = self.lost + 1 if isinstance(scored, Skipped) else 0
             if self.lost >= STREAK:
-                raise CaiError(
-                    f"{self.name}: judged the answers to none of {STREAK} prompts in a row, the last because: {scored}"
-                )
+                raise CaiError(f"{self.name}: could judge the answers to none of {STREAK} prompts in a row: {scored}")
             if isinstance(scored, Skipped):
                 streams.warn(f"rl: no reward for the answers to {examples[group[0]]['id']}: {scored}")
                 continue
