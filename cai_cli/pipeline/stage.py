@@ -264,13 +264,14 @@ class _Run:
         while True:
             if errors.interrupted:  # the exception of the signal was lost
                 raise KeyboardInterrupt
-            if self.lost >= STREAK and not self.due:  # not before all that it has have failed: failures are often quick
+            failing = self.lost >= STREAK
+            if failing and not self.due:  # not before all that it has have failed: failures are often quick
                 raise CaiError(f"{STREAK} records in a row failed, the last one with: {self.why}; the same command continues")
-            if self.queue and self.lost < STREAK:
+            if self.queue and not failing:
                 self.due += 1
                 yield self.queue.popleft()
                 continue
-            if self.lost < STREAK and self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
+            if not failing and self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
                 continue
             if not self.due:
                 return

@@ -180,6 +180,7 @@ class RewardModel:
     weight: float
     """The factor of its score in the reward."""
     name: str
+    """As --pm gives it."""
     principles: tuple[Principle, ...] = ()
     """Those that it reads, if it reads any; its score is the mean over them, by their weights."""
 

@@ -37,7 +37,8 @@ def test_judges_are_compared_in_a_table_and_a_plot(here: Here, tiny: str, tiny_p
     assert [line.split()[0] for line in done.out.splitlines()] == ["judge", "direct", "pm"]
     for line, name in zip(done.out.splitlines()[1:], ("direct", "pm"), strict=True):  # the right answer is always the longer one
         p = [row["judged"]["p_correct"] for row in read_jsonl(tmp_path / f"{name}.jsonl")]
-        assert line.split()[-4:] == [f"{sum(each > 0.5 for each in p) / 20:.3f}", *line.split()[-3:-1], "1.000"]
+        *_, share, _, _, _, right = line.split()
+        assert (share, right) == (f"{sum(each > 0.5 for each in p) / 20:.3f}", "1.000")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     here("score", source, "-m", tiny_pm, "-o", tmp_path / "scored.jsonl")
     for row, scored in zip(read_jsonl(tmp_path / "pm.jsonl"), read_jsonl(tmp_path / "scored.jsonl"), strict=True):
