@@ -16,10 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cai_cli.errors import InputError
 from cai_cli.pipeline.memory import Memory, Record, current
+
+if TYPE_CHECKING:
+    from cai_cli.library_flags import CritiqueFlags, GradeFlags, LabelFlags, ReviseFlags, SampleFlags, ScoreFlags
 
 __all__ = ["Records", "critique", "grade", "label", "release", "revise", "sample", "score"]
 
@@ -40,7 +43,7 @@ class Records(list[Record]):
         """A mapping with `error` and `record` for each record that gave no output."""
 
 
-def sample(records: Iterable[Record | str], model: str | PathLike[str], *, n: int = 1, **flags: Flag) -> Records:
+def sample(records: Iterable[Record | str], model: str | PathLike[str], *, n: int = 1, **flags: Unpack[SampleFlags]) -> Records:
     """Answer prompts. See `cai sample`.
 
     `records` have a `prompt`, a text or chat messages; a text alone is a record's prompt. With `n` 1 each gets a `response`, with
@@ -50,7 +53,7 @@ def sample(records: Iterable[Record | str], model: str | PathLike[str], *, n: in
     return _call("sample", given, model, {"n": n, **flags})
 
 
-def critique(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) -> Records:
+def critique(records: Iterable[Record], model: str | PathLike[str], **flags: Unpack[CritiqueFlags]) -> Records:
     """Criticise each record's answer by a drawn principle, which opens a round in its `rounds` (paper, section 3.1).
 
     See `cai critique`. InputError for a bad record, flag, constitution or model.
@@ -58,17 +61,19 @@ def critique(records: Iterable[Record], model: str | PathLike[str], **flags: Fla
     return _call("critique", records, model, flags)
 
 
-def revise(records: Iterable[Record], model: str | PathLike[str], *, rounds: int | None = None, **flags: Flag) -> Records:
+def revise(
+    records: Iterable[Record], model: str | PathLike[str], *, rounds: int | None = None, **flags: Unpack[ReviseFlags]
+) -> Records:
     """Rewrite each record's answer after its critique, or make whole `rounds` of critique and revision (paper, section 3.1).
 
     See `cai revise`; `rounds` implies `from_response`, unless `direct` is true. InputError for a bad record, flag or model.
     """
     if rounds is not None:
-        flags = {"rounds": rounds, "from_response": not flags.get("direct"), **flags}
+        return _call("revise", records, model, {"rounds": rounds, "from_response": not flags.get("direct"), **flags})
     return _call("revise", records, model, flags)
 
 
-def label(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) -> Records:
+def label(records: Iterable[Record], model: str | PathLike[str], **flags: Unpack[LabelFlags]) -> Records:
     """Ask a feedback model which of each record's `responses` is better, by a drawn principle (paper, section 4.1).
 
     One record per pair, with `chosen`, `rejected` and the probability `p_chosen`. See `cai label`. InputError for a bad record,
@@ -77,7 +82,7 @@ def label(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) 
     return _call("label", records, model, flags)
 
 
-def grade(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) -> Records:
+def grade(records: Iterable[Record], model: str | PathLike[str], **flags: Unpack[GradeFlags]) -> Records:
     """Grade each answer by the criteria of a rubric or a constitution: `grades`, the probability of each class.
 
     See `cai grade`. InputError for a bad record, flag, rubric or model.
@@ -85,7 +90,7 @@ def grade(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) 
     return _call("grade", records, model, flags)
 
 
-def score(records: Iterable[Record], model: str | PathLike[str], **flags: Flag) -> Records:
+def score(records: Iterable[Record], model: str | PathLike[str], **flags: Unpack[ScoreFlags]) -> Records:
     """Score every text of each record with a preference model: `scores`, its raw outputs.
 
     See `cai score`. InputError for a bad record, flag or model.
@@ -103,7 +108,7 @@ def release() -> None:
     adapters.release()
 
 
-def _call(name: str, records: Iterable[Record] | str, model: str | PathLike[str], flags: dict[str, Flag]) -> Records:
+def _call(name: str, records: Iterable[Record] | str, model: str | PathLike[str], flags: Mapping[str, Any]) -> Records:
     """Run a command in memory."""
     import typer
 

@@ -15,10 +15,11 @@ from tests.tiny import ROOT
 DOCS = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 
 
-def test_the_commands_page_is_generated_from_the_program() -> None:
-    code = "import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.page())"
-    page = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert page == DOCS["commands.md"], "run `python docs/generate.py`"
+@pytest.mark.parametrize(("page", "file"), [("page", "docs/commands.md"), ("flags_page", "cai_cli/library_flags.py")])
+def test_what_is_written_about_flags_is_generated_from_the_program(page: str, file: str) -> None:
+    code = f"import sys; sys.path.insert(0, 'docs'); import generate; sys.stdout.write(generate.{page}())"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert made == (ROOT / file).read_text(), "run `python docs/generate.py`"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -88,10 +88,10 @@ def test_a_record_that_gives_nothing_is_named(tiny: str) -> None:
     [
         (lambda m: cai_cli.sample([{"prompt": 3}], m), "record 1: "),
         (lambda m: cai_cli.sample([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], m), "record 2: duplicate id"),
-        (lambda m: cai_cli.sample(["Hello?"], m, max_token=3), "Did you mean --max-tokens"),
+        (lambda m: cai_cli.sample(["Hello?"], m, max_token=3), "Did you mean --max-tokens"),  # type: ignore[call-arg]
         (lambda m: cai_cli.sample(["Hello?"], m, max_tokens=0), "max-tokens"),
-        (lambda m: cai_cli.sample(["Hello?"], m, output="x.jsonl"), "output is a flag about files"),
-        (lambda m: cai_cli.sample(["Hello?"], m, o="x.jsonl"), "o is a flag about files"),
+        (lambda m: cai_cli.sample(["Hello?"], m, output="x.jsonl"), "output is a flag about files"),  # type: ignore[call-arg]
+        (lambda m: cai_cli.sample(["Hello?"], m, o="x.jsonl"), "o is a flag about files"),  # type: ignore[call-arg]
         (lambda m: cai_cli.sample("Hello?", m), "give a list of records"),
         (lambda m: cai_cli.label(cast(Any, ["Hello?"]), m), "give a list of records"),
         (lambda m: cai_cli.label([{"prompt": "Hello?"}], m), "responses"),

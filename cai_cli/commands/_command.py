@@ -53,7 +53,7 @@ _PANELS = {
 """The panel in the help of each dataclass of flags, and of those derived from it."""
 _OWN_PANELS = (
     dict.fromkeys(("output", "restart", "manifest", "dry_run", "quiet"), "Output")
-    | dict.fromkeys(("replicas", "tensor_parallel", "pipeline_parallel", "vllm", "address"), "Many GPUs")
+    | dict.fromkeys(("replicas", "tensor_parallel", "pipeline_parallel", "vllm", "address", "resource"), "Many GPUs")
     | {"model": "Model", "debug": None}
 )
 """Fields that have another panel than their dataclass. None: the panel of the command's own flags."""

@@ -207,14 +207,15 @@ def _named(constitution: Constitution) -> tuple[Record, list[str]]:
 
 def _placing(workers: Workers, engine: str, model: str) -> Record:
     """The fields of a setup that say where it runs. `engine`: --engine, `model`: --model. InputError for a bad flag."""
-    if workers.address and engine != "ray":
-        raise InputError(f"--address {workers.address}: only --engine ray uses a cluster")
+    if engine != "ray" and (given := "--address" if workers.address else "--resource" if workers.resource else None):
+        raise InputError(f"{given}: only --engine ray uses a cluster")
     return {
         "tensor_parallel": workers.tensor_parallel,
         "pipeline_parallel": workers.pipeline_parallel,
         "replicas": workers.replicas,
         "vllm": select.vllm_arguments(workers.vllm or []),
         "ray": workers.address or "local" if engine == "ray" else None,
+        "resources": select.resources(workers.resource or []),
         "name": model,
     }
 

@@ -29,7 +29,8 @@ from typer import Option
 from cai_cli import streams
 from cai_cli.commands import eval_judges
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import IO, AnswerPrompting, Judging, Model, Principles, Sampling
+from cai_cli.commands._flags import IO, AnswerPrompting, Model, Principles, Sampling
+from cai_cli.commands._judging import Judging
 from cai_cli.commands._session import ScoringSession, Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.preferences import sides

@@ -29,7 +29,8 @@ from typer import Argument, Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Sampling
+from cai_cli.commands._flags import AnswerPrompting, Model, Sampling
+from cai_cli.commands._judging import Judging
 from cai_cli.commands._session import Session
 from cai_cli.commands.eval_choice import ChoiceIO
 from cai_cli.commands.eval_scores import has_ratings, in_all, named

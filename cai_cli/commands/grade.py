@@ -22,7 +22,8 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Grading, Model, Principles, Sampling, ShardIO
+from cai_cli.commands._flags import AnswerPrompting, Model, Principles, Sampling, ShardIO
+from cai_cli.commands._judging import Grading
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import rounds_error, texts_error

@@ -24,7 +24,8 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Judging, Model, Principles, Sampling, ShardIO
+from cai_cli.commands._flags import AnswerPrompting, Model, Principles, Sampling, ShardIO
+from cai_cli.commands._judging import Judging
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import pair_error

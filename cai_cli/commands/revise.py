@@ -21,7 +21,8 @@ from typing import Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, FewShot, Model, Principles, Retry, Sampling, ShardIO
+from cai_cli.commands._flags import AnswerPrompting, Model, Principles, Retry, Sampling, ShardIO
+from cai_cli.commands._judging import FewShot
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
 from cai_cli.data.records import critique_input_error, revise_input_error

@@ -39,7 +39,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, FewShot, LocalEngine, Principles, per_item
+from cai_cli.commands._flags import AnswerPrompting, LocalEngine, Principles, per_item
+from cai_cli.commands._judging import FewShot
 from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
 from cai_cli.errors import InputError
 

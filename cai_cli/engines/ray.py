@@ -125,23 +125,36 @@ def connect(address: str) -> None:
         signal.signal(signal.SIGTERM, handler)  # Ray sets its own
 
 
-def room(each: int, replicas: int | None) -> tuple[int, dict[str, float]]:
-    """(workers, the resources of each) for engines of `each` GPUs. Without GPUs one per node, unless `replicas` says otherwise.
+def room(each: int, replicas: int | None, asked: dict[str, float]) -> tuple[int, dict[str, float]]:
+    """(workers, what each reserves) for engines of `each` GPUs. Without GPUs one per node, unless `replicas` says otherwise.
 
-    InputError if no node has so many GPUs.
+    `asked`: what each reserves besides its GPUs. InputError if no node has that.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if gpus := [int(node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1]:
-        if max(gpus) < each:
-            raise InputError(f"no node of the Ray cluster has {each} GPUs; a worker's GPUs must be on one node")
-        return replicas or sum(count // each for count in gpus), {"num_gpus": each, "num_cpus": 1}
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    if any(node.get("GPU", 0) >= 1 for node in nodes):
+        needed = {"CPU": 1.0, **asked, "GPU": float(each)}
+        fit = [min(int(node.get(name, 0) // amount) for name, amount in needed.items() if amount) for node in nodes]
+        if not any(fit):
+            raise InputError(f"no node of the Ray cluster has what a worker needs: {_listed(needed)}")
+        return replicas or sum(fit), needed
+    cpus = [int(node["CPU"]) for node in nodes if all(node.get(name, 0) >= n for name, n in ({"CPU": 1.0} | asked).items())]
     if not cpus:
-        raise CaiError("no node of the Ray cluster has a CPU or a GPU for a worker")
+        raise InputError(f"no node of the Ray cluster has what a worker needs: {_listed({'CPU': 1.0} | asked)}")
     total = replicas or len(cpus)
-    return total, {"num_cpus": max(1, min(cpus) // ceil(total / len(cpus)))}
+    return total, {"CPU": float(max(1, min(cpus) // ceil(total / len(cpus)))), **asked}
+
+
+def _listed(resources: dict[str, float]) -> str:
+    return ", ".join(f"{value:g} {name}" for name, value in resources.items())
+
+
+def _options(resources: dict[str, float]) -> dict[str, Any]:
+    """Resources as the options of an actor."""
+    own = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    others = {name: amount for name, amount in resources.items() if name not in own}
+    return {own[name]: amount for name, amount in resources.items() if name in own} | {"resources": others}
 
 
 def _first_ready(starting: list[Future[Worker]]) -> list[Any]:
@@ -156,28 +169,36 @@ def _first_ready(starting: list[Future[Worker]]) -> list[Any]:
             raise failed[0]
 
 
-def open_ray(opened: Callable[[], Engine], address: str, gpus: int, replicas: int | None, each: int, threads: int) -> Dispatcher:
+def open_ray(
+    opened: Callable[[], Engine],
+    address: str,
+    gpus: int,
+    replicas: int | None,
+    each: int,
+    threads: int,
+    asked: dict[str, float] | None = None,
+) -> Dispatcher:
     """Actors on a cluster, of which at least one is ready; the others join as there is room for them.
 
     `gpus`: of an actor. `each`: how many requests one has at a time. `threads`: of an actor on a CPU; 0: as many as it has CPUs.
-    CaiError if the first actors cannot start.
+    `asked`: what an actor reserves besides its GPUs. CaiError if the first actors cannot start.
     """
     connect(address)
     import ray
 
     try:
-        total, resources = room(gpus, replicas)
+        total, resources = room(gpus, replicas, asked or {})
         environment = {name: os.environ[name] for name in SENT if name in os.environ}
         environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         kind = ray.remote(Actor).options(
-            max_restarts=RESTARTS, max_concurrency=2 * each, scheduling_strategy="SPREAD", **resources
+            max_restarts=RESTARTS, max_concurrency=2 * each, scheduling_strategy="SPREAD", **_options(resources)
         )  # fmt: skip
         contexts: list[int] = []
         workers = [RayWorker(f"worker {i} of {total}", kind.remote(opened, environment), contexts) for i in range(1, total + 1)]
         starting = [worker.start() for worker in workers]
         if not wait(starting, 60, FIRST_COMPLETED).done:
-            asked = ", ".join(f"{value:g} {name[4:].upper()}" for name, value in resources.items())
-            streams.warn(f"no worker has started yet; each needs {asked} on one node (`ray status` shows what is there)")
+            needed = _listed(resources)
+            streams.warn(f"no worker has started yet; each needs {needed} on one node (`ray status` shows what is there)")
         ready = _first_ready(starting)
         contexts.append(min(worker.context for worker in ready))
         found = Dispatcher(ready, contexts[0], each, ray.shutdown)

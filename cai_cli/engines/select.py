@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -127,6 +128,19 @@ def vllm_arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def resources(given: Sequence[str]) -> dict[str, float]:
+    """The amounts of --resource NAME=N. InputError if one is malformed, or another flag's."""
+    found: dict[str, float] = {}
+    for entry in given:
+        name, _, value = entry.rpartition("=")  # a name may hold one itself
+        if name == "GPU":
+            raise InputError(f"--resource {entry}: --tensor-parallel says how many GPUs a worker has")
+        if not name or not re.fullmatch(r"\d{1,18}(\.\d{1,4})?", value) or not float(value):
+            raise InputError(f"--resource {entry}: write NAME=N, such as CPU=8 or accelerator_type:A100=0.01")
+        found[name] = float(value)
+    return found
+
+
 def _sizes(folder: Path) -> dict[str, int]:
     """The bytes of a model's configuration and weights."""
     return {path.name: path.stat().st_size for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]}
@@ -161,6 +175,8 @@ class Setup:
     """Further arguments of vLLM's engine, from `vllm_arguments`."""
     ray: str | None = None
     """The address of the Ray cluster that runs it; "local" starts one. None: this machine, without Ray."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What a Ray worker reserves besides its GPUs, from `resources`."""
     name: str = ""
     """The model as the user names it, for a machine that does not have `folder`."""
 
@@ -219,7 +235,7 @@ class Setup:
 
             threads = torch.get_num_threads() if self.deterministic else 0  # it decides the last digits of sums
             opened = partial(self.open_on_node, _sizes(self.folder))
-            return open_ray(opened, self.ray, self.gpus_each, self.replicas, EACH, threads)
+            return open_ray(opened, self.ray, self.gpus_each, self.replicas, EACH, threads, self.resources)
         if self.count() > 1:
             from cai_cli.engines.replicas import open_replicas
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cai_cli.engines import ray as rays
-from cai_cli.engines.select import Setup, _sizes, pick
+from cai_cli.engines.select import Setup, _sizes, pick, resources
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from tests.conftest import Here
@@ -64,7 +64,7 @@ def test_an_actor_that_is_lost_is_started_again_and_a_cluster_of_the_command_end
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
     command = ("sample", prompts, "-m", tiny, "--max-tokens", 16)
     here(*command, *EXACT, "--max-tokens", 16, "-o", tmp_path / "one")
-    many = (*command, *RAY, "--replicas", 1, "-o", tmp_path / "two")
+    many = (*command, *RAY, "--replicas", 1, "--resource", "CPU=1", "--resource", "memory=1000000", "-o", tmp_path / "two")
     first = start(*many)
     wait_for_lines(tmp_path / "two.partial", 5, first, seconds=300)
     assert processes("raylet/raylet")
@@ -100,14 +100,31 @@ def test_a_worker_takes_its_gpus_from_one_node_or_shares_the_cpus(monkeypatch: p
 
     nodes: list[dict[str, float]] = [{"CPU": 8}, {"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 3}]
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    assert rays.room(1, None) == (11, {"num_gpus": 1, "num_cpus": 1})
-    assert rays.room(2, None) == (5, {"num_gpus": 2, "num_cpus": 1})
-    assert rays.room(4, 1) == (1, {"num_gpus": 4, "num_cpus": 1})
-    with pytest.raises(InputError, match="no node of the Ray cluster has 16 GPUs"):
-        rays.room(16, None)
+    assert rays.room(1, None, {}) == (11, {"CPU": 1, "GPU": 1})
+    assert rays.room(2, None, {}) == (5, {"CPU": 1, "GPU": 2})
+    assert rays.room(4, 1, {}) == (1, {"CPU": 1, "GPU": 4})
+    assert rays.room(1, None, {"CPU": 32}) == (4, {"CPU": 32, "GPU": 1})
+    with pytest.raises(InputError, match="no node of the Ray cluster has what a worker needs: 1 CPU, 16 GPU"):
+        rays.room(16, None, {})
+    with pytest.raises(InputError, match="needs: 1 CPU, 1 TPU, 1 GPU"):
+        rays.room(1, None, {"TPU": 1})
     nodes = [{"CPU": 8}, {"CPU": 4}, {"CPU": 0}]
-    assert rays.room(1, None) == (2, {"num_cpus": 4})
-    assert rays.room(1, 4) == (4, {"num_cpus": 2})
+    assert rays.room(1, None, {}) == (2, {"CPU": 4})
+    assert rays.room(1, 4, {}) == (4, {"CPU": 2})
+    assert rays.room(1, None, {"CPU": 6}) == (1, {"CPU": 6})
+
+
+def test_what_a_worker_reserves(here: Here, tiny: str, prompts: str) -> None:
+    assert resources(["CPU=8", "memory=16000000000", "accelerator_type:A100=0.01"]) == {
+        "CPU": 8, "memory": 16e9, "accelerator_type:A100": 0.01,
+    }  # fmt: skip
+    for wrong in ("CPU", "CPU=", "=1", "CPU=0", "CPU=-1", "CPU=many", "CPU=1e999"):
+        with pytest.raises(InputError, match="write NAME=N"):
+            resources([wrong])
+    with pytest.raises(InputError, match="--tensor-parallel"):
+        resources(["GPU=1"])
+    said = here("sample", prompts, "-m", tiny, "--resource", "CPU=1", "--max-tokens", 4, code=2).err
+    assert "--resource: only --engine ray uses a cluster" in said
 
 
 def test_a_node_without_the_commands_model_is_refused(tiny: str, tmp_path: Path) -> None:
