@@ -73,7 +73,8 @@ def filled(run: Killer, disk: Disk, commands: list[list[str]], pages: int, log: 
 
 def files(folder: Path) -> dict[str, bytes]:
     """The files of a folder but the manifests, which hold times, and what their journals say without the seconds."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "filler" and "manifest" not in path.name}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "filler" and "manifest" not in path.name]
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     return {name: b"\n".join(line.rpartition(b",")[0] for line in data.splitlines()) if name.endswith(".order") else data
             for name, data in found.items()}  # fmt: skip
 
@@ -103,6 +104,51 @@ def test_a_step_whose_disk_fills_up_at_any_page_continues(
         pages, failures = pages + 1, failures + 1
     print(f"\n{step}: full at each of {failures} pages")
     assert failures > 6
+
+
+WITHOUT_A_MODEL = [
+    "split LABELS --fraction 0.5 -o OUT --rest OUT.rest",
+    "combine a=GRADES b=GRADES -o OUT",
+    "import preferences LABELS -o OUT",
+    "import text TEXT -o OUT",
+    "export preferences LABELS -o OUT",
+    "export sft REVISED -o OUT",
+    "export dataset OUT LABELS --license mit",
+    "constitution convert default -o OUT",
+    "eval refusal a=REVISED -o OUT",
+    "report REVISED -o OUT",
+]
+
+
+@pytest.mark.parametrize(
+    "command", ["mix LABELS -o OUT", *(pytest.param(each, marks=pytest.mark.soak) for each in WITHOUT_A_MODEL)]
+)
+def test_a_command_without_a_model_whose_disk_fills_up_at_any_page_runs_again(
+    command: str, kill: Killer, disk: Disk, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("".join(f"How do I do {i}?\n" for i in range(80)))
+    paths = {
+        "LABELS": write_jsonl(tmp_path / "labels.jsonl", preferences(60)),
+        "GRADES": write_jsonl(
+            tmp_path / "grades.jsonl", [{**row, "grades": {"good": {"yes": 0.9, "no": 0.1}}} for row in revisions(30)]
+        ),
+        "REVISED": write_jsonl(tmp_path / "revised.jsonl", revisions(60)),
+        "TEXT": str(tmp_path / "text"),
+        "OUT": str(disk.folder / "out"),
+    }
+    for name, path in paths.items():
+        command = command.replace(name, path)
+    assert not filled(kill, disk, [command.split()], 16_000, tmp_path / "log")
+    expected, failures = files(disk.folder), 0
+    assert expected
+    while True:
+        disk.empty()
+        full = filled(kill, disk, [command.split()], failures, tmp_path / "log")
+        assert files(disk.folder) == expected
+        if not full:
+            break
+        failures += 1
+    assert failures
 
 
 def test_a_full_device_is_one_sentence(here: Here, prompts: str, tmp_path: Path) -> None:

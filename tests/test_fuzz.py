@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cai_cli.engines import models
+from cai_cli.errors import InputError
 from tests import fuzz
 from tests.processes import CAI, environment
 from tests.tiny import ROOT
@@ -169,6 +171,25 @@ def test_a_journal_that_claims_more_than_its_output_has_is_cut_back(tmp_path: Pa
     output.close()
     assert (output.done, output.last) == (1, "a")
     assert (tmp_path / "out.partial").read_bytes() == b"{}\n"
+
+
+def test_a_line_without_an_end_in_a_journal_is_not_read_whole(tmp_path: Path) -> None:
+    from cai_cli.pipeline import journal, shards
+
+    entry = b'["1:0011223344556677",1,0,3,4,0,0,0.1]\n'
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n")
+    for name in ("journal", "a.jsonl.order"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.write(entry)
+            stream.truncate(2**30)  # zeros that take no space
+    tracemalloc.start()
+    try:
+        assert list(journal.digests(tmp_path / "journal")) == ["1:0011223344556677"]
+        with pytest.raises(InputError, match=r"a\.jsonl\.order:2: not an entry of a shard's order"):
+            list(shards.merge([str(tmp_path / "a.jsonl")]))
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_array_is_read_entry_by_entry() -> None:

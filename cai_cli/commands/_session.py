@@ -76,7 +76,17 @@ class Session:
         """What a manifest's `model` says about servers: URLs may change, what they serve may not. Empty without them."""
         if not self.model.base_url or self.files.dry_run is not None:
             return {}
-        return {"engine": "server", **self.server.abilities()}
+        return {"engine": "server", **(self._recorded() or self.server.abilities())}
+
+    def _recorded(self) -> Record:
+        """What a finished output's manifest says about its servers, if none listens now: "already done" does not need one."""
+        from cai_cli.engines.server import ABILITIES, listens
+
+        beside = Path(f"{self.files.output}.manifest.json")
+        if self.files.restart or not beside.is_file() or any(map(listens, self.model.base_url or [])):
+            return {}
+        made = manifest.read(beside).get("model")
+        return {name: made[name] for name in ABILITIES} if isinstance(made, dict) and made.keys() >= set(ABILITIES) else {}
 
     @cached_property
     def format(self) -> str:
@@ -196,6 +206,7 @@ class Session:
             name, check, program, self.open, context, options, about, shown, lines, observer, only, loads,
             # what a server computes with is not known, so its answers are not kept
             _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
+            (lambda: self.server) if served else (lambda: None),
         )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
 

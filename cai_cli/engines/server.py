@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -48,6 +49,18 @@ REFUSED = (400, 403, 404, 405, 413, 415, 422, 501)
 """Status codes of a server that works and refuses the request."""
 LATER = (429, 502, 503, 504)
 """Status codes of a server that is busy, or of a proxy whose server is starting."""
+ABILITIES = ("served", "prompts", "letters", "draws")
+"""The attributes of a `ServerEngine` that decide its answers."""
+
+
+def listens(url: str) -> bool:
+    """Whether anything accepts a connection there."""
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), 5):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def check_urls(urls: Sequence[str]) -> list[str]:
@@ -196,8 +209,8 @@ class ServerEngine:
         self.context = min([models.context_length(folder), *lengths])
         assert self.first is not None
         can = self.first.known or Abilities()
-        self.chat_only: bool = not can.tokens
-        """Whether they apply their own chat template, because they take no token ids."""
+        self.prompts: str = "tokens" if can.tokens else "messages"
+        """What they take. To messages they apply their own chat template."""
         self.letters: str = "exact" if can.exact else f"top {can.top}"
         """Of which tokens they give the probability."""
         self.draws: str = "cai" if can.draws else "server"
@@ -205,15 +218,14 @@ class ServerEngine:
 
     def require_prompts(self, format: str, template_args: Mapping[str, object]) -> None:
         """InputError if the servers cannot be given the prompts of this format."""
-        if self.chat_only and (format != "chat" or template_args):
+        if self.prompts == "messages" and (format != "chat" or template_args):
             raise InputError(
                 "the server takes no token ids and applies its own template, so it needs --format chat and no --template-arg"
             )
 
     def abilities(self) -> dict[str, Any]:
         """What decides the answers: what is served, and what the servers can do. URLs may change."""
-        prompts = "messages" if self.chat_only else "tokens"
-        return {"served": self.served, "prompts": prompts, "letters": self.letters, "draws": self.draws}
+        return {name: getattr(self, name) for name in ABILITIES}
 
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""

@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -25,13 +26,13 @@ def failed(path: str | Path, problem: OSError) -> CaiError:
     return CaiError(f"{path}: could not be written ({(problem.strerror or str(problem)).lower()})")
 
 
-def complete_lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file, up to a torn one.
+def complete_lines(path: Path, longest: int = -1) -> Iterator[bytes]:
+    """The complete lines of a file, up to a torn one, or one of more than `longest` bytes.
 
     A machine that crashes may leave zeros where data was not yet on the disk. No line of ours holds a zero byte.
     """
     with suppress(FileNotFoundError), path.open("rb") as stream:
-        for line in stream:
+        for line in iter(partial(stream.readline, longest), b""):
             if not line.endswith(b"\n") or b"\0" in line:
                 return
             yield line

@@ -18,6 +18,8 @@ from cai_cli.pipeline.streamed import Counts
 
 LINES = 4096
 """How many lines are read at a time."""
+LONGEST = 1024
+"""Bytes of a line. What is longer is none of a journal."""
 _NUMBER = rb"(\d{1,18}), ?"
 ENTRY = re.compile(rb'^\["((?:\d{1,18}:)?[0-9a-z]{1,16})", ?' + 6 * _NUMBER + rb"(\d{1,18}\.\d{1,18})\]\n", re.MULTILINE)
 
@@ -35,7 +37,7 @@ class Found:
 
 def batches(journal: Path) -> Iterator[tuple[list[bytes], list[tuple[bytes, ...]]]]:
     """(lines, what `ENTRY` finds in each), up to a torn line, which a crash of the machine may leave anywhere."""
-    source = complete_lines(journal)
+    source = complete_lines(journal, LONGEST)
     while lines := list(islice(source, LINES)):
         entries = ENTRY.findall(b"".join(lines))
         if len(entries) < len(lines):

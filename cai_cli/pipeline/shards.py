@@ -11,6 +11,7 @@ import heapq
 import os
 import resource
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
 from cai_cli.data.jsonl import Line
 from cai_cli.errors import InputError
-from cai_cli.pipeline import manifest
+from cai_cli.pipeline import journal, manifest
 from cai_cli.pipeline.inputs import Check, line_error
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.pipeline.seeds import draw
@@ -118,19 +119,17 @@ def _groups(path: str, skipped: bool) -> Iterator[tuple[int, list[bytes]]]:
     """Per input line: (its number, the lines of the file that it gave)."""
     held = Path(f"{path}.skipped.jsonl" if skipped else path)
     with open(f"{path}.order", "rb") as order, open(held if held.exists() else os.devnull, "rb") as stream:
-        for line, entry in enumerate(order, 1):
-            try:
-                name, *counts = jsonl.loads(entry)
-                number, wanted = int(name.partition(":")[0]), counts[skipped]
-                if type(wanted) is not int or not 0 <= wanted < 2**63:
-                    raise ValueError(wanted)
-            except (ValueError, TypeError, AttributeError, IndexError):
+        for line, entry in enumerate(iter(partial(order.readline, journal.LONGEST), b""), 1):
+            found = journal.ENTRY.fullmatch(entry)
+            number, colon, _ = found[1].partition(b":") if found else (b"", b"", b"")
+            if not found or not colon:
                 remedy = "; make the shard again with --restart"
-                raise jsonl.bad_line(f"{path}.order", line, "not an entry of a shard's order", remedy) from None
+                raise jsonl.bad_line(f"{path}.order", line, "not an entry of a shard's order", remedy)
+            wanted = int(found[3 if skipped else 2])
             lines = list(islice(stream, wanted))
             if len(lines) != wanted:
                 raise _damaged(path, held)
-            yield number, lines
+            yield int(number), lines
         if next(stream, None):
             raise _damaged(path, held)
 

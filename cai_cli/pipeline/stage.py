@@ -64,6 +64,8 @@ class Job:
     """What decides what `open_engine` loads, and how: a program that calls steps keeps it for the next one."""
     decides: object = None
     """What decides the model's answers besides the request. None: they are not kept for other runs. See `engines.answers`."""
+    ready: Callable[[], object] = lambda: None
+    """Called before the output is opened, unless it is finished: raises what keeps the model from answering."""
 
 
 @dataclass
@@ -102,6 +104,7 @@ def run(job: Job, files: RunOptions) -> Counts:
         source = preflight(files.input, job.check, files.limit, files.skip_bad)
     if files.dry_run is not None:
         return _dry_run(job, files)
+    job.ready()
     output = outputs.open_output(files.output, fingerprint, files.restart, files.manifest, source)
     runner = _Run(job, files, output, source)
     try:

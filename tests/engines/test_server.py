@@ -112,7 +112,7 @@ def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
     exact = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
     with site(api) as one:
         engine = ServerEngine([one.url], tiny, Path(tiny))
-        assert not engine.chat_only
+        assert engine.prompts == "tokens"
         assert "it shows the 5 most likely tokens" in capfd.readouterr().err
         found = by_number(engine.run(feed(asked)))
         assert [r.text for r in by_number(engine.run(feed(texts(asking))))] == [r.text for r in ask(one, texts(asking), tiny)]
@@ -133,7 +133,7 @@ def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
 def test_chat_servers_get_messages(tiny: str, asking: Renderer, style: str) -> None:
     with site(TinyApi(tiny, style)) as one:
         engine = ServerEngine([one.url], tiny, Path(tiny))
-        assert engine.chat_only
+        assert engine.prompts == "messages"
         [done] = by_number(engine.run(feed(texts(asking, 1, 0.0))))
         here = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(texts(asking, 1, 0.0))))
         assert (done.text, done.prompt_tokens) == (here[0].text, here[0].prompt_tokens)

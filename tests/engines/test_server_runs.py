@@ -92,6 +92,8 @@ def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here,
     with site(TinyApi(tiny, name="another")) as other:
         flags = "--engine", "server", "--base-url", other.url, "--max-tokens", "8"
         assert "changed: served" in here("sample", source, "-m", folder, *flags, "-o", out).err
+    # the server is gone: the finished output is recognised without it, and nothing else is touched
+    assert "already done" in here("sample", source, "-m", folder, *flags, "-o", out).err
     done = here("sample", source, "-m", folder, "-o", tmp_path / "x.jsonl", code=2)
     assert "no *.safetensors in it" in done.err
 

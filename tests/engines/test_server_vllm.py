@@ -65,7 +65,7 @@ def test_texts_letters_and_likelihoods_agree_with_the_transformers_engine(
     requests = asked(real_renderer)
     ours: list[Any] = by_number(TransformersEngine(real, real_renderer.tokenizer, torch.float32, 8).run(feed(requests)))
     engine = ServerEngine([vllm.url], str(real), real)
-    assert (engine.chat_only, engine.context) == (False, 4096)
+    assert (engine.prompts, engine.context) == ("tokens", 4096)
     assert all(server.can and server.can.exact and server.can.echo and server.can.draws for server in engine.servers)
     theirs: list[Any] = by_number(engine.run(feed(requests)))
     assert [r.tokens for r in theirs[:24]] == [r.tokens for r in ours[:24]]
