@@ -90,6 +90,15 @@ class Rewards:
         list[str] | None,
         Option("--feedback-url", metavar="URL", help="An OpenAI-compatible server that runs the --feedback model; repeatable."),
     ] = None
+    feedback_replicas: Annotated[
+        int,
+        Option(
+            "--feedback-replicas",
+            min=0,
+            metavar="N",
+            help="Run the --feedback model in N processes, each on a GPU that is then not trained on; 0: where training runs.",
+        ),
+    ] = 0
     principles_per_prompt: Annotated[
         str,
         Option("--principles-per-prompt", metavar="K|all", help="Judge by K principles drawn for a prompt and step, or all."),
@@ -115,14 +124,22 @@ class Rewards:
 
         if not self.pm and not self.feedback:
             raise InputError("give a reward: --pm PM, or --feedback MODEL")
-        if not self.feedback and (self.feedback_url or self.few_shot is not None or self.principles_per_prompt != "1"):
-            raise InputError("--feedback-url, --principles-per-prompt and --few-shot are for --feedback; give that too")
+        if not self.feedback and (
+            self.feedback_url or self.feedback_replicas or self.few_shot is not None or self.principles_per_prompt != "1"
+        ):
+            raise InputError(
+                "--feedback-url, --feedback-replicas, --principles-per-prompt and --few-shot are for --feedback; give that too"
+            )
         if self.feedback_how is How.grade and self.few_shot is not None:
             raise InputError("--few-shot shows examples of comparisons: it needs --feedback-how compare")
+        if self.feedback_url and self.feedback_replicas:
+            raise InputError("--feedback-url or --feedback-replicas: give one of them")
         if not self.feedback or not found:
             return None
         count = per_item("--principles-per-prompt", self.principles_per_prompt, found)
-        return Feedback(self.feedback, found, self.feedback_how.value, count, self.few_shot, self.feedback_url or [])
+        return Feedback(
+            self.feedback, found, self.feedback_how.value, count, self.few_shot, self.feedback_url or [], self.feedback_replicas
+        )
 
 
 @command(
@@ -162,11 +179,12 @@ def app(
     grad_accum: GradAccum = 8,
 ) -> None:
     """Train."""
-    from cai_cli.training import rl
+    from cai_cli.training import ranks, rl
 
     given = principles.load() if rewards.feedback or principles != Principles() else None
     judges = rewards.judges(given)
     read = given if principles != Principles() else None  # a preference model reads only what is asked for
+    ranks.spare(rewards.feedback_replicas, "--feedback-replicas")
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         rewards.pm or [], algo.value, kl_coef, num_generations, max_tokens, temperature, rewards.shaping(), gpu_memory,

@@ -9,8 +9,9 @@ Nothing is generated or parsed. All answers to a prompt are judged by the same p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +23,7 @@ from cai_cli.data.jsonl import Record
 from cai_cli.data.records import by_principle
 from cai_cli.engines import models
 from cai_cli.engines.base import Engine, Feed, Key, Request, Result, Steps
+from cai_cli.engines.dispatch import Dispatcher
 from cai_cli.errors import CaiError, Skipped
 from cai_cli.method import rubrics
 from cai_cli.method.constitution import Constitution, Principle
@@ -32,10 +34,12 @@ from cai_cli.method.rubrics import Criterion
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.inline import drive
 from cai_cli.pipeline.stage import STREAK
+from cai_cli.training import ranks
 from cai_cli.training.examples import RLExample, require_length
 from cai_cli.training.settings import Settings
 
 if TYPE_CHECKING:
+    from cai_cli.engines.select import Setup
     from cai_cli.engines.server import ServerEngine
 
 
@@ -54,6 +58,8 @@ class Feedback:
     """How many of the constitution's examples a comparison shows; None for all."""
     urls: list[str] = field(default_factory=list)
     """Servers that run the model; without any it is loaded here."""
+    replicas: int = 0
+    """Engines of the model in processes of their own, for all training processes together; 0: one in each of these."""
 
     def options(self) -> dict[str, Any]:
         """What the fingerprint holds of it besides the models."""
@@ -154,12 +160,29 @@ class FeedbackModel:
     @cached_property
     def engine(self) -> _Counted:
         """The model, loaded here or on servers. CaiError if that fails."""
-        from cai_cli.engines.select import Setup
+        from cai_cli.engines.select import Setup, pick
 
         if self.feedback.urls:
             return _Counted(self._server)
-        setup = Setup("transformers", self.folder, self.dtype, trust_remote_code=self.settings.trust_remote_code)
-        return _Counted(setup.open_one())
+        # vLLM would read the variables of a launcher that started this process
+        name = pick("auto") if ranks.spared() and ranks.world_size() == 1 else "transformers"
+        setup = Setup(name, self.folder, self.dtype, trust_remote_code=self.settings.trust_remote_code)
+        return _Counted(self._replicas(setup) if self.feedback.replicas else setup.open_one())
+
+    def _replicas(self, setup: Setup) -> Dispatcher:
+        """This process's share of the engines, each with a GPU that no process trains on. CaiError if one cannot start."""
+        from cai_cli.engines.replicas import open_replicas
+        from cai_cli.engines.select import EACH
+
+        mine = slice(ranks.rank(), None, ranks.world_size())
+        count = len(range(self.feedback.replicas)[mine])
+        gpus = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ranks.spared()[mine]]
+        return open_replicas(setup.open_one, gpus or replace(setup, replicas=count).environments(), EACH, fork=False)
+
+    def close(self) -> None:
+        """End its replicas."""
+        if (opened := self.__dict__.pop("engine", None)) and isinstance(opened.engine, Dispatcher):
+            opened.engine.close()
 
     @cached_property
     def _judge(self) -> Judge:
@@ -232,3 +255,13 @@ class FeedbackModel:
         total = sum(p.weight for p in principles)
         means = [{name: fmean(values) for name, values in each.items()} for each in won]
         return [Scored(sum(p.weight * each[p.id] for p in principles) / total, each) for each in means]
+
+
+@contextmanager
+def ending(judges: Sequence[FeedbackModel]) -> Iterator[None]:
+    """Ends the replicas of the feedback models with the block."""
+    try:
+        yield
+    finally:
+        for judge in judges:
+            judge.close()

@@ -26,11 +26,11 @@ from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import judged_by
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
-from cai_cli.training import order
+from cai_cli.training import order, ranks
 from cai_cli.training.conditioned import TARGET, require_principles
 from cai_cli.training.data import Data, split_weight
 from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
-from cai_cli.training.feedback import Feedback, FeedbackModel, reader
+from cai_cli.training.feedback import Feedback, FeedbackModel, ending, reader
 from cai_cli.training.memory import Load
 from cai_cli.training.run import Run
 from cai_cli.training.settings import Settings
@@ -136,8 +136,10 @@ def feedback_models(feedback: Feedback | None, settings: Settings) -> list[Feedb
         folder = models.resolve(name, weights=not settings.plan and not feedback.urls)
         models.require_language_model(folder)
         found.append(FeedbackModel(name, folder, 1.0 if weight is None else weight, settings, feedback))
-    if len(found) > 1 and feedback.urls:
-        raise InputError("--feedback-url: serves one model; give one --feedback, or none of the URLs")
+    if len(found) > 1 and (feedback.urls or feedback.replicas):
+        raise InputError("--feedback-url and --feedback-replicas are for one model; give one --feedback, or neither of them")
+    if 0 < feedback.replicas < ranks.world_size():
+        raise InputError(f"--feedback-replicas {feedback.replicas}: give at least one per training process")
     return found
 
 
@@ -228,11 +230,10 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     steps = settings.steps or math.ceil(settings.epochs * len(training) / settings.per_step())
     drawn = order.passes(len(training), steps * settings.per_step(), settings.seed)
     last = range(len(training), len(training) + len(held_out))
-    config = _config(run, rollout, generation, steps)
     reward = _reward(run, rollout, pms, judges, numbered)
     trainer = run.build(
         getattr(policy, _TRAINERS[rollout.algo][0]),
-        config,
+        _config(run, rollout, generation, steps),
         Dataset.from_dict({"prompt": [str(number) for number in drawn]}),
         Dataset.from_dict({"prompt": [str(number) for number in last]}) if held_out else None,
         reward_funcs=reward,
@@ -243,7 +244,8 @@ def train(settings: Settings, rollout: Rollout) -> Any:
         longest=run.data.longest() + rollout.max_tokens,
     )
     reward.ends |= set(trainer.eos_token_ids)
-    run.train(trainer, rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl)
+    with ending(judges):
+        run.train(trainer, rows=len(training), max_kl=rollout.max_kl, stop_on_kl=rollout.stop_on_kl)
     return trainer
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +17,9 @@ from cai_cli import grade, label
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
 from cai_cli.engines.base import Failure, Feed, Key, Result
-from cai_cli.errors import CaiError, Skipped
+from cai_cli.errors import CaiError, InputError, Skipped
 from cai_cli.method import constitution
-from cai_cli.training import rl
+from cai_cli.training import ranks, rl
 from cai_cli.training.feedback import Feedback, FeedbackModel
 from tests.conftest import Here
 from tests.rows import read_jsonl, rl_prompts, write_jsonl
@@ -126,6 +128,32 @@ def test_a_feedback_model_that_can_judge_nothing_ends_the_run(tiny: str, tmp_pat
         judge.scores(ask[:1], ["So."], 2)  # type: ignore[arg-type]
 
 
+def test_replicas_judge_as_the_trainer_does_and_end_with_it(tiny: str, tmp_path: Path) -> None:
+    files = [write_jsonl(tmp_path / "in.jsonl", rl_prompts(4))]
+    made = []
+    for count in (0, 2):
+        out = tmp_path / str(count)
+        judge = Feedback([tiny], constitution.load("default"), few_shot=0, replicas=count)
+        rl.train(settings("rl", files, tiny, out, steps=1), rl.Rollout([], feedback=judge, max_tokens=6))
+        made.append([sample["reward"] for sample in read_jsonl(out / "samples.jsonl")])
+    assert made[1] == pytest.approx(made[0], rel=1e-4)
+    left = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "cai_cli.engines.replicas"], capture_output=True, text=True)
+    assert not left.stdout
+
+
+def test_gpus_that_are_spared_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "visible_gpus", lambda: 4)
+    monkeypatch.setattr(models, "gpus", lambda: ["4", "5", "6", "7"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.setenv("_CAI_SPARED", "")
+    monkeypatch.delenv("_CAI_SPARED")
+    with pytest.raises(InputError, match="--feedback-replicas 4: each needs a GPU besides those of training, and 4 GPUs here"):
+        ranks.spare(4, "--feedback-replicas")
+    for _ in range(2):  # the second time as a process that the first one has launched
+        ranks.spare(2, "--feedback-replicas")
+        assert (os.environ["CUDA_VISIBLE_DEVICES"], ranks.spared()) == ("4,5", ["6", "7"])
+
+
 def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", rl_prompts(2))
     common = ("rl", path, "-m", tiny, "-o", tmp_path / "out", "--steps", 1, "--num-generations", 2, "--max-tokens", 4)
@@ -136,6 +164,10 @@ def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     assert "--principles-per-prompt 99" in here(*common, "--feedback", tiny, "--principles-per-prompt", 99, code=2).err
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"prompt": "Hello?", "rubric": "short"}])
     assert "'criteria' must be a non-empty list" in here("rl", bad, *common[2:], "--feedback", tiny, code=2).err
+    urls = ("--feedback-url", "http://127.0.0.1:1/v1", "--feedback-replicas", 1)
+    assert "give one of them" in here(*common, "--feedback", tiny, *urls, code=2).err
+    two = ("--feedback", tiny, "--feedback", f"{tiny}=2", "--feedback-replicas", 2)
+    assert "are for one model" in here(*common, *two, code=2).err
     with tiny_server(tiny) as server:
         here(*common, "--feedback", tiny, "--feedback-url", server.url, "--feedback-how", "compare", "--few-shot", 0)
     [*_, last] = read_jsonl(tmp_path / "out" / "samples.jsonl")
