@@ -60,6 +60,8 @@ class Engine:
     """Starts what the engine needs, for a model; gives further flags."""
     shards: int = 0
     """How many shards a run has, which `cai join` then joins."""
+    steps: tuple[str, ...] = ()
+    """The steps that it is tested with; all of them if there are none."""
     mark: str | None = None
     """The marker of its tests; there is a fixture `needs_MARK`, which skips them where the engine cannot run."""
 
@@ -68,6 +70,7 @@ TWO = {"responses": ["Yes.", "No."]}
 LENGTH = ("--max-tokens", 8)
 STEPS = {
     "sample": Step({}, ("-n", 2, *LENGTH)),
+    "sample --turns": Step({}, ("--turns", *LENGTH)),
     "critique": Step({"response": "Hi."}, ("--few-shot", 0, *LENGTH)),
     "revise": Step({"response": "Hi."}, ("--few-shot", 0, "--from-response", "--rounds", 2, *LENGTH)),
     "label": Step(TWO, ("--few-shot", 0)),
@@ -110,6 +113,7 @@ EAGER = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true
 ENGINES = {
     "transformers": Engine(TRANSFORMERS, ALONE),
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
+    "little window": Engine(TRANSFORMERS, variables=(("TEST_WINDOW", "2"),), steps=("sample --turns",)),
     "replicas": Engine((*TRANSFORMERS, "--replicas", 2), (*ALONE, "--replicas", 2)),
     "server": Engine(("--engine", "server"), serve=server),
     "ray": Engine(
@@ -127,9 +131,16 @@ def cases(*short_steps: str) -> Iterator[Any]:
     """Every step on every engine. The short form has these steps, on the transformers engine, and one that is sharded."""
     for engine, made in ENGINES.items():
         for step, found in STEPS.items():
-            if (made.shards and not found.shards) or (found.scores and made.scoring is None):
+            if (
+                (made.steps and step not in made.steps)
+                or (made.shards and not found.shards)
+                or (found.scores and made.scoring is None)
+            ):
                 continue
-            short = (engine == "transformers" and step in short_steps) or (engine, step) == ("shards", "label")
+            short = (engine == "transformers" and step in short_steps) or (engine, step) in (
+                ("shards", "label"),
+                ("little window", "sample --turns"),
+            )
             names = [*([made.mark] if made.mark else []), *([] if short else ["soak"])]
             yield pytest.param(step, engine, marks=[getattr(pytest.mark, name) for name in names])
 
@@ -149,6 +160,14 @@ def killers() -> Iterator[Callable[[str], Killer]]:
     yield of
     for manager, _ in open_.values():
         manager.__exit__(None, None, None)
+
+
+def records(step: str, rows: list[Record]) -> list[Record]:
+    """The records of a step with these prompts. One with many turns takes long, so that others wait for it."""
+    turns = [{"turns": [row["prompt"], *["And then?"] * (16 if i == 1 else 1)]} for i, row in enumerate(rows)]
+    return [
+        {**row, **STEPS[step].row, **(each if step == "sample --turns" else {})} for row, each in zip(rows, turns, strict=True)
+    ]
 
 
 def commands(step: str, engine: str, source: str, model: str, pm: str, out: Path, more: tuple[object, ...]) -> list[list[str]]:
@@ -203,15 +222,16 @@ def compared(path: Path, digits: int | None) -> tuple[Any, ...]:
     return rounded([read_jsonl(path), len(files[1].splitlines())]), counts, made["fingerprint"]
 
 
-def killed_until_done(kill: Killer, command: list[str], seconds: float, draw: random.Random, log: str) -> int:
-    """Run a command again after each kill until it completes; the number of kills."""
-    kills, out = 0, command[-1]
+def killed_until_done(kill: Killer, command: list[str], seconds: float, draw: random.Random, log: str) -> tuple[int, int]:
+    """Run a command again after each kill until it completes; (kills, those that left records which waited on disk)."""
+    kills, waited, out = 0, 0, command[-1]
     while (end := kill(Order(command, log, **moment(draw, out, seconds)))).code != 0:
         assert end.code == -signal.SIGKILL, f"{command}\n{Path(log).read_text()}"
         assert not end.left, f"left processes {end.left} after a kill: {command}"
-        kills += 1
+        ahead = Path(f"{out}.partial.ahead")
+        kills, waited = kills + 1, waited + (ahead.exists() and ahead.stat().st_size > 0)
         assert kills < 200, "it does not get on"
-    return kills
+    return kills, waited
 
 
 @pytest.mark.parametrize(("step", "engine"), cases(*(step for step in STEPS if " " not in step)))
@@ -228,24 +248,23 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(
         request.getfixturevalue(f"needs_{mark}")
     wanted = int(os.environ.get("CAI_KILLS", 3))
     kill, made, log = killers(engine), ENGINES[engine], str(tmp_path / "log")
-    rows = [{**row, **STEPS[step].row} for row in [*asks(RECORDS - 1), LONG]]
-    if step == "prompts":
-        rows.pop()
+    rows = records(step, [*asks(RECORDS - 1), *([] if step == "prompts" else [LONG])])
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     out, whole = tmp_path / "killed" / "out.jsonl", tmp_path / "whole" / "out.jsonl"
-    kills, draw = 0, random.Random(f"{step} {engine}")
+    kills, waited, draw = 0, 0, random.Random(f"{step} {engine}")
     with made.serve(tiny) as more:
         plain = commands(step, "transformers" if made.shards else engine, source, tiny, tiny_pm, whole, more)
         end = kill(Order(plain[0], log))
         assert end.code == 0, Path(log).read_text()
         expected = compared(whole, made.digits)
-        while kills < wanted:
+        while kills < wanted or (made.steps and not waited):
             shutil.rmtree(out.parent, ignore_errors=True)
             for command in commands(step, engine, source, tiny, tiny_pm, out, more):
-                kills += killed_until_done(kill, command, end.seconds, draw, log)
+                some, there = killed_until_done(kill, command, end.seconds, draw, log)
+                kills, waited = kills + some, waited + there
             assert compared(out, made.digits) == expected
             assert not [path for path in out.parent.iterdir() if path.name.startswith(".") or ".partial" in path.name]
-    print(f"\n{step}, {engine}: {kills} kills")
+    print(f"\n{step}, {engine}: {kills} kills" + (f", {waited} with records that waited on disk" if waited else ""))
     assert count_lines(out) == count_lines(whole) > 0
 
 
@@ -258,7 +277,7 @@ def test_a_signal_ends_a_run_with_130_and_the_same_command_continues(
     if mark := ENGINES[engine].mark:
         request.getfixturevalue(f"needs_{mark}")
     kill, log, out = killers(engine), str(tmp_path / "log"), tmp_path / "out.jsonl"
-    source = write_jsonl(tmp_path / "in.jsonl", [{**row, **STEPS[step].row} for row in asks(40)])
+    source = write_jsonl(tmp_path / "in.jsonl", records(step, asks(40)))
     with ENGINES[engine].serve(tiny) as more:
         command = commands(step, engine, source, tiny, tiny_pm, out, more)[0]
         for when in ({"after": 0.05}, {"lines": (f"{command[-1]}.partial.journal", 2), "after": 0.0}):
