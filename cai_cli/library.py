@@ -16,13 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from cai_cli.errors import InputError
+from cai_cli.library_flags import CritiqueFlags, GradeFlags, LabelFlags, ReviseFlags, SampleFlags, ScoreFlags
 from cai_cli.pipeline.memory import Memory, Record, current
-
-if TYPE_CHECKING:
-    from cai_cli.library_flags import CritiqueFlags, GradeFlags, LabelFlags, ReviseFlags, SampleFlags, ScoreFlags
 
 __all__ = ["Records", "critique", "grade", "label", "release", "revise", "sample", "score"]
 

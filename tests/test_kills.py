@@ -254,16 +254,17 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(
     kills, waited, draw = 0, 0, random.Random(f"{step} {engine}")
     with made.serve(tiny) as more:
         plain = commands(step, "transformers" if made.shards else engine, source, tiny, tiny_pm, whole, more)
-        end = kill(Order(plain[0], log))
+        end = (killers("transformers") if made.steps else kill)(Order(plain[0], log))
         assert end.code == 0, Path(log).read_text()
         expected = compared(whole, made.digits)
-        while kills < wanted or (made.steps and not waited):
+        while kills < wanted or (made.steps and not waited and kills < 300):
             shutil.rmtree(out.parent, ignore_errors=True)
             for command in commands(step, engine, source, tiny, tiny_pm, out, more):
                 some, there = killed_until_done(kill, command, end.seconds, draw, log)
                 kills, waited = kills + some, waited + there
             assert compared(out, made.digits) == expected
             assert not [path for path in out.parent.iterdir() if path.name.startswith(".") or ".partial" in path.name]
+    assert waited or not made.steps
     print(f"\n{step}, {engine}: {kills} kills" + (f", {waited} with records that waited on disk" if waited else ""))
     assert count_lines(out) == count_lines(whole) > 0
 

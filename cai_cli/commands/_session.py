@@ -82,11 +82,17 @@ class Session:
         """What a finished output's manifest says about its servers, if none listens now: "already done" does not need one."""
         from cai_cli.engines.server import ABILITIES, listens
 
-        beside = Path(f"{self.files.output}.manifest.json")
-        if self.files.restart or not beside.is_file() or any(map(listens, self.model.base_url or [])):
+        out, beside = Path(self.files.output), Path(f"{self.files.output}.manifest.json")
+        finished = out.is_file() and beside.is_file() and not Path(f"{out}.partial").exists()
+        if self.files.restart or not finished or any(map(listens, self.model.base_url or [])):
             return {}
         made = manifest.read(beside).get("model")
         return {name: made[name] for name in ABILITIES} if isinstance(made, dict) and made.keys() >= set(ABILITIES) else {}
+
+    def _require_served(self, served: Record) -> None:
+        """CaiError if the servers, if there are any, are not those of `served`: one may have started since."""
+        if served and served != {"engine": "server", **self.server.abilities()}:
+            raise CaiError("the server has started since this command began; run the command again")
 
     @cached_property
     def format(self) -> str:
@@ -206,7 +212,7 @@ class Session:
             name, check, program, self.open, context, options, about, shown, lines, observer, only, loads,
             # what a server computes with is not known, so its answers are not kept
             _decides(options, self.setup, self.state) if self.exact and model_hash and not served else None,
-            (lambda: self.server) if served else (lambda: None),
+            lambda: self._require_served(served),
         )  # fmt: skip
         _run(job, stage.RunOptions(**asdict(self.files), window=window or stage.WINDOW), self.model)
 

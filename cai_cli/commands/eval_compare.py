@@ -7,7 +7,8 @@ Each file holds one model's answers to the same prompts. The judge compares two 
 orders, by a principle drawn for the pair. With up to four models every two of them are compared on each prompt; with more,
 each prompt draws a circle of the models and compares neighbours. Ratings are Bradley-Terry strengths by maximum likelihood on
 the judge's probabilities, with intervals of a bootstrap over prompts, and the same at equal lengths of answers. If `cai score`
-has scored all the files, the preference model's scores are rated too, as a second opinion.
+has scored all the files, the preference model's scores are rated too, as a second opinion. A last line says how far the criteria
+agree: a judge that cannot tell them apart rates one quality under several names.
 
 Departures from the paper: its comparisons are made by crowdworkers, in conversation (figures 2, 3 and 8; section 4.4).
 """
@@ -17,11 +18,11 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import combinations
-from statistics import fmean
-from typing import IO, Annotated, Any
+from itertools import combinations, product
+from statistics import correlation, fmean
+from typing import IO, Annotated
 
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +54,8 @@ ALL_PAIRS = 4
 """Up to so many models, every two are compared on each prompt."""
 DEFAULT = ["harmless=default", "helpful=helpful"]
 PM = "PM score"
+ALIKE = 0.75
+"""The correlation of two criteria's probabilities from which on they are hardly two criteria."""
 
 
 @dataclass
@@ -92,15 +95,17 @@ def pairs(answers: dict[str, dict[str, Record]], seed: int) -> Iterator[Record]:
                 "id": f"{identity}/{a}-{b}", "source_id": identity, "prompt": first["prompt"], "models": [a, b],
                 "responses": [current_answer(first), current_answer(second)],
                 **({"pm": last} if None not in last else {}),
+                **({"kind": first["kind"]} if isinstance(first.get("kind"), str) else {}),
             }  # fmt: skip
 
 
 class Compared:
     """Collects the comparisons by the criterion's name. See `observers.Observer`."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Callable[[Record], str] = lambda record: "") -> None:
+        """`group`: the group of a record's prompt."""
         self.found: dict[str, list[Comparison]] = {}
-        self.labels = LabelSummary()
+        self.labels, self.group = LabelSummary(), group
 
     def count(self, record: Record) -> None:
         """Collect a record's comparisons."""
@@ -111,22 +116,42 @@ class Compared:
         if "pm" in record:
             wins[PM] = 1 / (1 + math.exp(max(-700, min(700, record["pm"][1] - record["pm"][0]))))
         for name, p in wins.items():
-            self.found.setdefault(name, []).append(Comparison(record["source_id"], first, second, p, (a, b)))
+            self.found.setdefault(name, []).append(Comparison(record["source_id"], first, second, p, (a, b), self.group(record)))
 
     def summary(self) -> Record:
         """How many comparisons there are, by their criterion, and what they say about the judge."""
-        return {"comparisons": {name: len(each) for name, each in self.found.items()}, **self.labels.summary()}
+        counts = {name: len(each) for name, each in self.found.items()}
+        return {"comparisons": counts, "correlations": self.correlations(), **self.labels.summary()}
+
+    def correlations(self) -> dict[str, float]:
+        """Of every two criteria: the correlation of their probabilities. Without those that are all equal."""
+        values = {name: [each.p_first for each in found] for name, found in self.found.items() if name != PM}
+        vary = [name for name, each in values.items() if len(set(each)) > 1]
+        return {f"{a} and {b}": correlation(values[a], values[b]) for a, b in combinations(vary, 2)}
+
+    def report(self, quiet: bool) -> None:
+        """Print what the comparisons say about the judge on standard error."""
+        self.labels.report("eval compare", quiet)
+        for names, value in self.correlations().items():
+            meaning = "this judge hardly tells them apart" if value >= ALIKE else "the judge tells them apart"
+            streams.say(f"cai eval compare: the choices by {names} have a correlation of {value:.2f}: {meaning}", quiet)
 
 
 def rows(found: dict[str, list[Comparison]], models: list[str], seed: int) -> list[Record]:
-    """A row per criterion and model: its rating, also at equal lengths, and the mean length of its answers in words."""
+    """A row per criterion and model: its rating, also at equal lengths, and the mean length of its answers in words.
+
+    For all prompts, and if there are groups, for those of each.
+    """
     made = []
-    for criterion, comparisons in found.items():
+    groups = sorted({each.group for comparisons in found.values() for each in comparisons} - {""})
+    for (criterion, every), group in product(found.items(), ["", *groups]):
+        comparisons = [each for each in every if group in ("", each.group)]
         plain, equal = (elo.ratings(comparisons, models, length, seed) for length in (False, True))
         for model in models:
             words = [each.lengths[i] for each in comparisons for i, name in enumerate((each.first, each.second)) if name == model]
             made.append({
-                "criterion": criterion, "model": model, "comparisons": len(words), "elo": vars(plain[model]),
+                "criterion": criterion, **({"prompts": group or "all"} if groups else {}), "model": model,
+                "comparisons": len(words), "elo": vars(plain[model]),
                 "elo_at_equal_length": vars(equal[model]), "words": fmean(words),
             })  # fmt: skip
     return made
@@ -135,14 +160,15 @@ def rows(found: dict[str, list[Comparison]], models: list[str], seed: int) -> li
 def table(found: list[Record]) -> Table:
     """The rows as a table for the terminal."""
     columns = ("comparisons", "Elo", "95% interval", "at equal length", "95% interval", "words")
-    shown = streams.plain_table("criterion", "model", *columns, left=2)
+    names = ("criterion", "prompts", "model") if "prompts" in found[0] else ("criterion", "model")
+    shown = streams.plain_table(*names, *columns, left=len(names))
     for row in found:
         cells = [
             cell
             for rating in (row["elo"], row["elo_at_equal_length"])
             for cell in (f"{rating['value']:+.0f}", f"{rating['low']:+.0f} to {rating['high']:+.0f}")
         ]
-        shown.add_row(row["criterion"], Text(row["model"]), str(row["comparisons"]), *cells, f"{row['words']:.0f}")
+        shown.add_row(*(Text(row[name]) for name in names), str(row["comparisons"]), *cells, f"{row['words']:.0f}")
     return shown
 
 
@@ -170,23 +196,23 @@ def app(
             help="A criterion's name and its constitution; by default harmless=default and helpful=helpful; repeatable.",
         ),
     ] = None,
+    by: Annotated[str | None, Option("--by", help="Also group by the values of this field.", metavar="FIELD")] = None,
     table_to: Annotated[str | None, Option("--table", metavar="FILE", help="Also write the table's rows as JSONL.")] = None,
 ) -> None:  # fmt: skip
     """Compare models."""
     paths = named(files.input)
     if len(paths) < 2:
         raise InputError("give the answers of at least two models")
-    answers = read_answers(paths, files.limit)
+    answers, one = read_answers(paths, files.limit), next(iter(paths))
     out = streams.claim_stdout() if files.output != "-" and files.dry_run is None else None
-    one_input: Any = next(iter(paths.values()))  # the fingerprint has the hashes of all of them
-    files.input, files.output, files.limit = one_input, files.output or os.devnull, None
+    files.input = paths[one]  # type: ignore[assignment]  # the fingerprint has the hashes of all of them
+    files.output, files.limit = files.output or os.devnull, None
     session = Session(files, model, sampling, prompting, exact=True)
     constitutions = {name: constitution.load(path) for name, path in named(criteria or DEFAULT).items()}
     judges = {name: Judge(session, found, judging.settings(found, sampling)) for name, found in constitutions.items()}
 
     def lines() -> Iterator[Line]:
-        for number, record in enumerate(pairs(answers, sampling.seed), 1):
-            yield Line(number, jsonl.encode(record), record)
+        return (Line(i, jsonl.encode(record), record) for i, record in enumerate(pairs(answers, sampling.seed), 1))
 
     def program(record: Record) -> Steps[list[Record]]:
         labels = {}
@@ -196,7 +222,7 @@ def app(
             raise Skipped("the judge's reasoning was cut by --max-tokens, so there is no choice; raise it, or give --keep-cut")
         return [{**record, "comparisons": labels}]
 
-    seen = Compared()
+    seen = Compared(lambda record: str(answers[one][record["source_id"]].get(by, "none")) if by else "")
     session.run(
         "eval compare", lambda record: None, program, lines=lines, observer=seen, cot=judging.cot,
         compared={name: manifest.hash_file(path) for name, path in paths.items()},
@@ -204,6 +230,6 @@ def app(
     )  # fmt: skip
     if seen.found and files.dry_run is None:
         _report(rows(seen.found, list(paths), sampling.seed), out, table_to)
-        seen.labels.report("eval compare", files.quiet)
+        seen.report(files.quiet)
     if out:
         out.close()

@@ -46,7 +46,8 @@ from cai_cli.evaluation.intervals import mean_interval
 from cai_cli.pipeline import lineage
 from cai_cli.pipeline.outputs import source
 
-CRITERIA = ("helpful", "harmless")
+AIMS = {"helpful": "helpful", "harmless": "red-team"}
+"""The kind of prompts that each criterion is about."""
 STEP = re.compile(r"(.+?)[-_.]?step[-_]?(\d+)")
 """The name of a model or of a file that says after how many steps of RL it was made."""
 FIGURES = {
@@ -89,7 +90,7 @@ def compared(path: Path, seed: int) -> list[Record]:
 
 @lru_cache(8)  # the bootstrap takes seconds
 def _compared(path: Path, changed: int, seed: int) -> list[Record]:
-    seen, models = eval_compare.Compared(), dict[str, None]()
+    seen, models = eval_compare.Compared(lambda record: str(record.get("kind", ""))), dict[str, None]()
     for number, record in enumerate(jsonl.read(str(path)), 1):
         try:
             seen.count(record)
@@ -100,12 +101,21 @@ def _compared(path: Path, changed: int, seed: int) -> list[Record]:
 
 
 def frontier(paths: Iterable[Path], seed: int) -> Iterator[Record]:
-    """The rows of `figures.frontier`, from the last file of comparisons, if it has both criteria."""
+    """The rows of `figures.frontier`, from the last file of comparisons, if it has both criteria.
+
+    If its prompts are red-team and helpfulness prompts, each criterion is rated on those that are about it.
+    """
     for path in list(paths)[-1:]:
-        rated = {(row["model"], row["criterion"]): row["elo"] for row in compared(path, seed)}
+        rows = compared(path, seed)
+        apart = AIMS.items() <= {(row["criterion"], row.get("prompts")) for row in rows}
+        rated = {
+            (row["model"], row["criterion"]): row["elo"]
+            for row in rows
+            if row.get("prompts", "all") == (AIMS.get(row["criterion"]) if apart else "all")
+        }
         for model in dict.fromkeys(model for model, _ in rated):
             if (model, "helpful") in rated and (model, "harmless") in rated:
-                yield {"model": model, "helpful": rated[model, "helpful"], "harmless": rated[model, "harmless"]}
+                yield {"model": model, "apart": apart, **{name: rated[model, name] for name in AIMS}}
 
 
 def step_of(name: str) -> tuple[str, int | None]:
@@ -116,7 +126,12 @@ def step_of(name: str) -> tuple[str, int | None]:
 
 def elo_by_step(paths: Iterable[Path], seed: int) -> list[Record]:
     """The rows of `figures.elo_by_step`, if some run has models of at least two steps. The first model, rated 0, has none."""
-    rated = [row for path in list(paths)[-1:] for row in compared(path, seed) if row["criterion"] in CRITERIA]
+    rated = [
+        row
+        for path in list(paths)[-1:]
+        for row in compared(path, seed)
+        if row["criterion"] in AIMS and row.get("prompts", "all") == "all"
+    ]
     steps = Counter(run for run, step in {step_of(row["model"]) for row in rated} if step is not None)
     if not steps or max(steps.values()) < 2:
         return []

@@ -41,7 +41,7 @@ from typer import Option
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import AnswerPrompting, LocalEngine, Principles, per_item
 from cai_cli.commands._judging import FewShot
-from cai_cli.commands._training import GradAccum, Run, learning_rate, settings
+from cai_cli.commands._training import GradAccum, Run, learning_rate, planning, settings
 from cai_cli.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Rewards:
             "--feedback-replicas",
             min=0,
             metavar="N",
-            help="Run the --feedback model in N processes, each on a GPU that is then not trained on; 0: where training runs.",
+            help="Run the --feedback model in N processes beside the training process, each on a GPU of its own; 0: inside it.",
         ),
     ] = 0
     principles_per_prompt: Annotated[
@@ -142,6 +142,28 @@ class Rewards:
         )
 
 
+def replica_gpus(run: Run, count: int) -> list[str]:
+    """The GPUs of --feedback-replicas: those after the first one, which is trained on. Empty without GPUs, and for a plan.
+
+    InputError if there are too few, or several training processes.
+    """
+    from cai_cli.engines import models
+    from cai_cli.training import ranks
+
+    if run.accelerate or (run.num_processes or ranks.world_size()) > 1:
+        raise InputError(
+            f"--feedback-replicas {count}: is for one training process; with several, each has the model inside, "
+            "or give servers (--feedback-url)"
+        )
+    run.num_processes = 1
+    if planning.get() or not ranks.visible_gpus():
+        return []
+    found = models.gpus()[1 : 1 + count]
+    if len(found) < count:
+        raise InputError(f"--feedback-replicas {count}: takes as many GPUs besides the one to train on; there are {len(found)}")
+    return found
+
+
 @command(
     "Train a model by reinforcement learning, with a preference model's score or a model's feedback as the reward (RL-CAI).",
     "cai rl prompts.jsonl -m runs/sl-cai --pm runs/pm -o runs/rl-cai --steps 100\n"
@@ -179,12 +201,13 @@ def app(
     grad_accum: GradAccum = 8,
 ) -> None:
     """Train."""
-    from cai_cli.training import ranks, rl
+    from cai_cli.training import rl
 
     given = principles.load() if rewards.feedback or principles != Principles() else None
     judges = rewards.judges(given)
     read = given if principles != Principles() else None  # a preference model reads only what is asked for
-    ranks.spare(rewards.feedback_replicas, "--feedback-replicas")
+    if judges and judges.replicas:
+        judges.gpus = replica_gpus(run, judges.replicas)
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         rewards.pm or [], algo.value, kl_coef, num_generations, max_tokens, temperature, rewards.shaping(), gpu_memory,

@@ -135,7 +135,7 @@ def room(each: int, replicas: int | None, asked: dict[str, float]) -> tuple[int,
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(node.get("GPU", 0) >= 1 for node in nodes):
         needed = {"CPU": 1.0, **asked, "GPU": float(each)}
-        fit = [min(int(node.get(name, 0) // amount) for name, amount in needed.items() if amount) for node in nodes]
+        fit = [min(int(node.get(name, 0) / amount + 1e-9) for name, amount in needed.items() if amount) for node in nodes]
         if not any(fit):
             raise InputError(f"no node of the Ray cluster has what a worker needs: {_listed(needed)}")
         return replicas or sum(fit), needed
@@ -147,7 +147,7 @@ def room(each: int, replicas: int | None, asked: dict[str, float]) -> tuple[int,
 
 
 def _listed(resources: dict[str, float]) -> str:
-    return ", ".join(f"{value:g} {name}" for name, value in resources.items())
+    return ", ".join(f"{value:,.10g} {name}" for name, value in resources.items())
 
 
 def _options(resources: dict[str, float]) -> dict[str, Any]:
@@ -205,6 +205,9 @@ def open_ray(
         found.remote = True
         found.away = [future for future in starting if not future.done() or future.exception() or future.result() not in ready]
         return found
+    except ValueError as problem:  # a resource that cannot be reserved so
+        ray.shutdown()
+        raise InputError(f"--resource: {_first(problem)}") from None
     except WorkerLost as lost:
         ray.shutdown()
         raise CaiError(f"a Ray worker could not start: {lost}") from None

@@ -37,6 +37,8 @@ class Comparison:
     """The probability that the first model's answer is better."""
     lengths: tuple[int, int]
     """Of the two answers, in any unit."""
+    group: str = ""
+    """The group of the prompt, if prompts have groups."""
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,8 @@ def _labels(axes: Any, points: Sequence[tuple[object, float, float, tuple[int, i
         taken.append(box)
 
 
-def tradeoff(axes: Any, rows: Sequence[Record], x: str, y: str, chain: Sequence[str]) -> None:
-    """A point per `model` with its two intervals, and a line through the models of `chain`, in this order.
+def tradeoff(axes: Any, rows: Sequence[Record], x: str, y: str, chain: Sequence[str] = ()) -> None:
+    """A point per `model` with its two intervals, and a line through the models of `chain`, in this order, if there are any.
 
     Rows: `model`, and in each of the fields `x` and `y` an object with `value`, `low` and `high`.
     """
@@ -77,18 +77,21 @@ def tradeoff(axes: Any, rows: Sequence[Record], x: str, y: str, chain: Sequence[
         place = row[x]["value"], row[y]["value"]
         axes.errorbar(*place, xerr=spread[0], yerr=spread[1], capsize=2, markersize=7, linewidth=1, **_style(number))
     at = {row["model"]: (row[x]["value"], row[y]["value"]) for row in rows}
-    axes.plot(*zip(*(at[model] for model in chain if model in at), strict=True), color="0.7", zorder=0)
+    if line := [at[model] for model in chain if model in at]:
+        axes.plot(*zip(*line, strict=True), color="0.7", zorder=0)
     axes.margins(0.1)
     _labels(axes, [(model, *place, ABOVE) for model, place in at.items()])
 
 
 def frontier(axes: Any, rows: Sequence[Record]) -> None:
-    """Helpfulness against harmlessness in Elo, a point per model with its intervals (figures 2 and 3), connected in order.
+    """Helpfulness against harmlessness in Elo, a point per model with its intervals (figures 2 and 3).
 
-    Rows: `model`, and for each of `helpful` and `harmless` `value`, `low` and `high`.
+    Rows: `model`, and for each of `helpful` and `harmless` `value`, `low` and `high`; `apart`: whether these are of helpfulness
+    and of red-team prompts.
     """
-    axes.set(xlabel=f"helpfulness (Elo, {plain(rows[0]['model'])} is 0)", ylabel="harmlessness (Elo)")
-    tradeoff(axes, rows, "helpful", "harmless", [row["model"] for row in rows])
+    of = (" on helpfulness prompts", " on red-team prompts") if rows[0]["apart"] else ("", "")
+    axes.set(xlabel=f"helpfulness{of[0]} (Elo, {plain(rows[0]['model'])} is 0)", ylabel=f"harmlessness{of[1]} (Elo)")
+    tradeoff(axes, rows, "helpful", "harmless")
 
 
 def _line(axes: Any, number: int, x: Sequence[float], rows: Sequence[Record]) -> None:

@@ -34,7 +34,6 @@ from cai_cli.method.rubrics import Criterion
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline.inline import drive
 from cai_cli.pipeline.stage import STREAK
-from cai_cli.training import ranks
 from cai_cli.training.examples import RLExample, require_length
 from cai_cli.training.settings import Settings
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from cai_cli.engines.server import ServerEngine
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feedback:
     """How the feedback models of a run judge, from the flags of `cai rl`."""
 
@@ -59,7 +58,9 @@ class Feedback:
     urls: list[str] = field(default_factory=list)
     """Servers that run the model; without any it is loaded here."""
     replicas: int = 0
-    """Engines of the model in processes of their own, for all training processes together; 0: one in each of these."""
+    """Engines of the model in processes of their own; 0: one in the training process, or in each of several."""
+    gpus: list[str] = field(default_factory=list)
+    """Those of the replicas, as CUDA_VISIBLE_DEVICES names them. Empty without GPUs."""
 
     def options(self) -> dict[str, Any]:
         """What the fingerprint holds of it besides the models."""
@@ -127,6 +128,11 @@ class FeedbackModel:
         return found
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether its weights take no memory of the device that trains."""
+        return bool(self.feedback.urls or (self.feedback.replicas and models.device() != "cpu"))
+
+    @property
     def format(self) -> str:
         """The prompt format that it reads, "chat" or "hh"."""
         return self.renderer.format(self.settings.format)
@@ -164,20 +170,18 @@ class FeedbackModel:
 
         if self.feedback.urls:
             return _Counted(self._server)
-        # vLLM would read the variables of a launcher that started this process
-        name = pick("auto") if ranks.spared() and ranks.world_size() == 1 else "transformers"
+        name = pick("auto") if self.feedback.gpus else "transformers"
         setup = Setup(name, self.folder, self.dtype, trust_remote_code=self.settings.trust_remote_code)
         return _Counted(self._replicas(setup) if self.feedback.replicas else setup.open_one())
 
     def _replicas(self, setup: Setup) -> Dispatcher:
-        """This process's share of the engines, each with a GPU that no process trains on. CaiError if one cannot start."""
-        from cai_cli.engines.replicas import open_replicas
+        """The engines in processes of their own. CaiError if one cannot start."""
+        from cai_cli.engines import replicas
         from cai_cli.engines.select import EACH
 
-        mine = slice(ranks.rank(), None, ranks.world_size())
-        count = len(range(self.feedback.replicas)[mine])
-        gpus = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ranks.spared()[mine]]
-        return open_replicas(setup.open_one, gpus or replace(setup, replicas=count).environments(), EACH, fork=False)
+        gpus = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in self.feedback.gpus]
+        environments = gpus or replace(setup, replicas=self.feedback.replicas).environments()
+        return replicas.open_replicas(setup.open_one, environments, EACH, fork=False)
 
     def close(self) -> None:
         """End its replicas."""

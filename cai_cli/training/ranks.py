@@ -48,8 +48,6 @@ class Layout:
 
 _LAUNCHED = "_CAI_LAUNCHED"
 """The environment variable that marks the processes that `launch` started."""
-_SPARED = "_CAI_SPARED"
-"""The environment variable with the GPUs of `spare`."""
 
 
 def visible_gpus() -> int:
@@ -67,28 +65,6 @@ def visible_gpus() -> int:
 def world_size() -> int:
     """The number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def rank() -> int:
-    """The number of this process in the run, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-def spare(count: int, flag: str) -> None:
-    """Keep the last `count` GPUs free of training, for `spared`. InputError, which names `flag`, if none would be left."""
-    if _SPARED in os.environ or not count or not visible_gpus():
-        return
-    there = models.gpus()
-    if count >= len(there):
-        raise InputError(
-            f"{flag} {count}: each needs a GPU besides those of training, and {streams.plural(len(there), 'GPU')} here"
-        )
-    os.environ["CUDA_VISIBLE_DEVICES"], os.environ[_SPARED] = ",".join(there[:-count]), ",".join(there[-count:])
-
-
-def spared() -> list[str]:
-    """The GPUs on which no process trains, as CUDA_VISIBLE_DEVICES names them."""
-    return [gpu for gpu in os.environ.get(_SPARED, "").split(",") if gpu]
 
 
 def is_first() -> bool:

@@ -26,7 +26,7 @@ from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import judged_by
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
-from cai_cli.training import order, ranks
+from cai_cli.training import order
 from cai_cli.training.conditioned import TARGET, require_principles
 from cai_cli.training.data import Data, split_weight
 from cai_cli.training.examples import RLExample, require_pm_length, rl_prompt, turn_end
@@ -138,8 +138,6 @@ def feedback_models(feedback: Feedback | None, settings: Settings) -> list[Feedb
         found.append(FeedbackModel(name, folder, 1.0 if weight is None else weight, settings, feedback))
     if len(found) > 1 and (feedback.urls or feedback.replicas):
         raise InputError("--feedback-url and --feedback-replicas are for one model; give one --feedback, or neither of them")
-    if 0 < feedback.replicas < ranks.world_size():
-        raise InputError(f"--feedback-replicas {feedback.replicas}: give at least one per training process")
     return found
 
 
@@ -217,7 +215,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     run.prepare(lambda record: [record], make, RLExample, lambda example: len(example["ids"]))
     generation = generator(rollout.engine, run.longest, rollout.gpu_memory)
     own = not generation and draws_itself(settings, run.trl)
-    here = [model for model in every if isinstance(model, RewardPM) or not model.feedback.urls]
+    here = [model for model in every if isinstance(model, RewardPM) or not model.elsewhere]
     dtype = models.exact_dtype(settings.dtype, *(model.folder for model in here))  # of all that are in memory together
     if not run.fit(_load(run, rollout, here, dtype, bool(generation), own)) or not _open(run, rollout, pms, judges, dtype):
         return None
@@ -286,6 +284,11 @@ def _example_maker(
     return make
 
 
+def _copies(model: RewardPM | FeedbackModel) -> int:
+    """How often a model of the reward is in memory."""
+    return model.feedback.replicas or 1 if isinstance(model, FeedbackModel) else 1
+
+
 def _load(
     run: Run[RLExample], rollout: Rollout, here: Sequence[RewardPM | FeedbackModel], dtype: str, vllm: bool, own: bool
 ) -> Load:
@@ -296,7 +299,7 @@ def _load(
         settings.batch_size * rollout.num_generations,
         run.data.longest() + rollout.max_tokens,
         reference=rollout.kl_coef > 0 and not settings.lora,
-        scorers=sum(size * models.parameters(model.folder) for model in here),
+        scorers=sum(size * models.parameters(model.folder) * _copies(model) for model in here),
         sampler=4 * models.parameters(run.folder) if own else 0,  # the weights, and their packed form
         vllm=int(rollout.gpu_memory * models.memory()) if vllm else 0,
         generates=True,
@@ -317,7 +320,7 @@ def _open(run: Run[RLExample], rollout: Rollout, pms: list[RewardPM], judges: li
             for sha, model in zip(hashes, found, strict=True)
         ]
     for judge, entry in zip(judges, about.get("feedback", []), strict=True):
-        judge.dtype = dtype
+        judge.dtype = models.exact_dtype(run.settings.dtype, judge.folder) if judge.elsewhere else dtype
         entry |= judge.served()
     if rollout.principles:
         options["principles"] = {p.id: [p.compare, p.weight] for p in rollout.principles.principles}

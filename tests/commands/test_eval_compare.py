@@ -16,7 +16,9 @@ from tests.tiny import TRANSFORMERS
 
 
 def answers(tmp_path: Path, name: str, text: str, score: float | None = None) -> str:
-    rows = [{"id": f"q{i}", "prompt": f"What is {i}?", "response": f"{text} {i}"} for i in range(4)]
+    rows = [
+        {"id": f"q{i}", "prompt": f"What is {i}?", "response": f"{text} {i}", "topic": ["even", "odd"][i % 2]} for i in range(4)
+    ]
     scored = [{**row, "scores": {"response": score + i}} for i, row in enumerate(rows)] if score is not None else rows
     return write_jsonl(tmp_path / f"{name}.jsonl", scored)
 
@@ -44,6 +46,12 @@ def test_answers_are_compared_under_each_criterion_and_rated(
         again = here(*command)
         assert not requests
     assert again.out == done.out
+    assert "the choices by harmless and helpful have a correlation of" in again.err
+    grouped = here(*command, "--by", "topic", "--table", tmp_path / "rows.jsonl")
+    by_group = {(row["prompts"], row["criterion"], row["model"]): row for row in read_jsonl(tmp_path / "rows.jsonl")}
+    assert len(by_group) == 3 * 3 * 2
+    assert [by_group[group, "helpful", "new"]["comparisons"] for group in ("all", "even", "odd")] == [4, 2, 2]
+    assert "all      new" in grouped.out
     assert "give the answers of at least two models" in here("eval", "compare", base, "-m", tiny, code=2).err
 
 

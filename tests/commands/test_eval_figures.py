@@ -112,6 +112,21 @@ def test_every_figure_has_its_numbers_beside_it(here: Here, run: Path) -> None:
     assert (run / "figures" / "frontier.svg").read_text() == svg
 
 
+def test_each_criterion_is_drawn_for_the_prompts_that_are_about_it(here: Here, run: Path) -> None:
+    compared = run / "evaluation" / "compared.jsonl"
+    rows = read_jsonl(compared)
+    for row in rows:
+        row["kind"], other = ("helpful", "harmless") if int(row["source_id"]) % 2 else ("red-team", "helpful")
+        row["comparisons"][other]["p_first"] = 0.5  # as if the answers to these prompts did not differ in it
+    write_jsonl(compared, rows)
+    here("eval", "figures", run)
+    found = {row["model"]: row for row in read_jsonl(run / "figures" / "frontier.jsonl")}
+    assert all(row["apart"] for row in found.values())
+    assert found["rl"]["harmless"]["value"] == pytest.approx(1.6 * 400 / 2.302585, abs=40)
+    assert found["rl"]["helpful"]["value"] == pytest.approx(0.3 * 400 / 2.302585, abs=40)
+    assert "harmlessness on red-team prompts" in (run / "figures" / "frontier.svg").read_text()
+
+
 def test_elo_is_drawn_by_the_step_that_a_name_ends_in(here: Here, run: Path) -> None:
     compared = run / "evaluation" / "compared.jsonl"
     names = {"base": "base", "sft": "rl-step50", "rl": "rl-step100"}

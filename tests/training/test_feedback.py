@@ -15,9 +15,10 @@ import pytest
 
 from cai_cli import grade, label
 from cai_cli.data.jsonl import Record
-from cai_cli.engines import models
+from cai_cli.engines import models, replicas
 from cai_cli.engines.base import Failure, Feed, Key, Result
-from cai_cli.errors import CaiError, InputError, Skipped
+from cai_cli.engines.select import Setup
+from cai_cli.errors import CaiError, Skipped
 from cai_cli.method import constitution
 from cai_cli.training import ranks, rl
 from cai_cli.training.feedback import Feedback, FeedbackModel
@@ -128,30 +129,43 @@ def test_a_feedback_model_that_can_judge_nothing_ends_the_run(tiny: str, tmp_pat
         judge.scores(ask[:1], ["So."], 2)  # type: ignore[arg-type]
 
 
-def test_replicas_judge_as_the_trainer_does_and_end_with_it(tiny: str, tmp_path: Path) -> None:
+def test_replicas_judge_as_the_trainer_does_and_end_with_it(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [write_jsonl(tmp_path / "in.jsonl", rl_prompts(4))]
-    made = []
+    made, opened = [], []
+    start = replicas.spawned
+
+    def spawned(environment: dict[str, str]) -> Any:
+        opened.append(environment)
+        return start(environment)
+
+    monkeypatch.setattr(replicas, "spawned", spawned)
     for count in (0, 2):
         out = tmp_path / str(count)
         judge = Feedback([tiny], constitution.load("default"), few_shot=0, replicas=count)
         rl.train(settings("rl", files, tiny, out, steps=1), rl.Rollout([], feedback=judge, max_tokens=6))
         made.append([sample["reward"] for sample in read_jsonl(out / "samples.jsonl")])
     assert made[1] == pytest.approx(made[0], rel=1e-4)
+    assert len(opened) == 2
     left = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "cai_cli.engines.replicas"], capture_output=True, text=True)
     assert not left.stdout
 
 
-def test_gpus_that_are_spared_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranks, "visible_gpus", lambda: 4)
-    monkeypatch.setattr(models, "gpus", lambda: ["4", "5", "6", "7"])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    monkeypatch.setenv("_CAI_SPARED", "")
-    monkeypatch.delenv("_CAI_SPARED")
-    with pytest.raises(InputError, match="--feedback-replicas 4: each needs a GPU besides those of training, and 4 GPUs here"):
-        ranks.spare(4, "--feedback-replicas")
-    for _ in range(2):  # the second time as a process that the first one has launched
-        ranks.spare(2, "--feedback-replicas")
-        assert (os.environ["CUDA_VISIBLE_DEVICES"], ranks.spared()) == ("4,5", ["6", "7"])
+def test_replicas_have_the_gpus_after_the_one_that_is_trained_on(
+    here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(replicas, "open_replicas", lambda opened_one, environments, *_, **__: opened.extend(environments))
+    judge = Feedback([tiny], constitution.load("default"), replicas=2, gpus=["6", "7"])
+    _ = FeedbackModel(tiny, Path(tiny), 1.0, settings("rl", [], tiny, tmp_path), judge)._replicas(
+        Setup("transformers", Path(tiny), "float32")
+    )
+    assert opened == [{"CUDA_VISIBLE_DEVICES": "6"}, {"CUDA_VISIBLE_DEVICES": "7"}]
+    monkeypatch.setattr(ranks, "visible_gpus", lambda: 3)
+    monkeypatch.setattr(models, "gpus", lambda: ["4", "5", "6"])
+    path = write_jsonl(tmp_path / "in.jsonl", rl_prompts(2))
+    asked = ("rl", path, "-m", tiny, "-o", tmp_path / "out", "--feedback", tiny, "--feedback-replicas")
+    assert "besides the one to train on; there are 2" in here(*asked, 3, code=2).err
+    assert "is for one training process" in here(*asked, 2, "--num-processes", 2, code=2).err
 
 
 def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
