@@ -55,7 +55,8 @@ def test_the_command_streams_records_and_nothing_else_on_stdout(here: Here, tiny
     assert pick("auto") == "vllm"
     source = write_jsonl(tmp_path / "p.jsonl", asks(20))
     done = here("sample", source, "-m", tiny, "--engine", "vllm", "--dtype", "float32", "--max-tokens", 8,
-                "--vllm", "enforce_eager=true")  # fmt: skip
+                "--vllm", "enforce_eager=true", "--manifest", tmp_path / "made.json")  # fmt: skip
+    assert json.loads((tmp_path / "made.json").read_text())["fingerprint"]["vllm"] == {"enforce_eager": True}
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [row["id"] for row in rows] == [f"q{i}" for i in range(20)]
     assert all(row["meta"]["response"]["completion_tokens"] <= 8 for row in rows)
