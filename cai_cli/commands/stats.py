@@ -29,6 +29,9 @@ from cai_cli.method.label_summary import LabelSummary
 from cai_cli.pipeline import lineage
 from cai_cli.streams import plain_table, print_table
 
+OFTEN = 0.05
+"""Share of texts with the same first two words from which on it is shown."""
+
 
 @dataclass
 class Stats:
@@ -40,6 +43,8 @@ class Stats:
     """The length in words of every text, by its name."""
     cut: Counter[str] = field(default_factory=Counter)
     """Texts that ran to --max-tokens, and reasoning that it cut, by name."""
+    beginnings: dict[str, Counter[str]] = field(default_factory=dict)
+    """The first two words of texts, by name."""
     principles: dict[str, Counter[int]] = field(default_factory=dict)
     """Rounds by each principle, by the number of the round."""
     flags: dict[str, Counter[int]] = field(default_factory=dict)
@@ -98,7 +103,8 @@ def collect(records: Iterable[Record]) -> Stats:
 
 
 def count_text(stats: Stats, name: str, text: str, meta: Record) -> None:
-    """Count one text: its words, its tokens, and whether it was truncated."""
+    """Count one text: its words, the first two of them, its tokens, and whether it was truncated."""
+    stats.beginnings.setdefault(name, Counter())[" ".join(text.split(maxsplit=2)[:2])] += 1
     stats.texts.setdefault(name, []).append(len(clean.words(text)))
     stats.cut[name] += meta.get("finish") == "length"
     tokens = meta.get("completion_tokens")
@@ -106,14 +112,19 @@ def count_text(stats: Stats, name: str, text: str, meta: Record) -> None:
 
 
 def lengths(stats: Stats) -> Table:
-    """One row per name of a text: how many, words (10th, 50th and 90th percentile, maximum), tokens, share cut off."""
-    table = plain_table("text", "texts", "words: 10%", "median", "90%", "max", "tokens", "cut off")
+    """One row per name of a text: how many, words (10th, 50th and 90th percentile, maximum), tokens, share cut off, first words.
+
+    Those begin at least `OFTEN` of the texts: a model that begins everything alike has learned a phrase.
+    """
+    table = plain_table("text", "texts", "words: 10%", "median", "90%", "max", "tokens", "cut off", "often begins with")
     for name, words in stats.texts.items():
         tenth, *_, ninetieth = quantiles(words * 2 if len(words) == 1 else words, n=10, method="inclusive")
         cut = f"{stats.cut[name] / len(words):.0%}" if name in stats.cut else ""
         tokens = f"{stats.tokens[name]:,}" if stats.tokens[name] else ""
         numbers = (str(len(words)), f"{tenth:.0f}", f"{median(words):.0f}", f"{ninetieth:.0f}", str(max(words)))
-        table.add_row(name, *numbers, tokens, cut)
+        [(start, times)] = stats.beginnings.get(name, Counter({"": 0})).most_common(1)
+        often = f"{start[:40]} ({times / len(words):.0%})" if start and times >= OFTEN * len(words) and times > 1 else ""
+        table.add_row(name, *numbers, tokens, cut, Text(often))
     return table
 
 

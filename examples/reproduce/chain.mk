@@ -4,7 +4,7 @@
 #   make reproduce-cost SIZE=paper RUN=runs/mine RATE=5000      what a size takes, from a run of a smaller one
 #
 # Models: start; sl-1 ... (SL-CAI after so many rounds) and sl-direct (no critiques); rl-LABELS (RL-CAI) for each kind of labels;
-# dpo; with HH also rl-human, the baseline. All of RL begins with SL-CAI, so that only the labels differ. SIZE=paper needs prompts and comparisons of your own, as many as the table says.
+# dpo; with HH also rl-human, the baseline. All of RL begins with SL-CAI, so that only the preference models differ. SIZE=paper needs prompts and comparisons of your own, as many as the table says.
 
 SIZE ?= smoke
 count = $(word $(or $(SIZE_$(SIZE)),$(error SIZE is smoke, small or paper)),$(1))
@@ -185,7 +185,7 @@ $(RUN)/%-graded.jsonl: $(RUN)/%-scores.jsonl
 	$(CAI) grade $< $(ASK) -r refusal -o $@
 # In another prompt format than that of the labels.
 $(RUN)/compared.jsonl: $(CHOSEN:%=$(RUN)/%-graded.jsonl)
-	$(CAI) eval compare $(call NAMED,graded,$(CHOSEN)) $(ASK) --format hh -c harmless=$(CONSTITUTION) -c helpful=helpful --few-shot 0 -o $@ > $(RUN)/compared.txt
+	$(CAI) eval compare $(call NAMED,graded,$(CHOSEN)) $(ASK) --format hh -c harmless=$(CONSTITUTION) -c helpful=helpful --few-shot 0 --by kind -o $@ > $(RUN)/compared.txt
 $(RUN)/judged.jsonl: $(RUN)/hh-test.jsonl $(STARTED)
 	$(CAI) eval choice $< $(ASK) -c $(CONSTITUTION) -o $@ > $(RUN)/judged.txt
 $(RUN)/scores.jsonl: $(SCORED:%=$(RUN)/%-graded.jsonl)

@@ -25,6 +25,14 @@ def test_statistics_count_records_flags_and_tokens(here: Here, tmp_path: Path) -
     assert next(line.split()[1:6] for line in out.splitlines() if line.startswith("response")) == ["2", "11", "50", "90", "100"]
 
 
+def test_a_phrase_that_many_answers_begin_with_is_shown(here: Here, tmp_path: Path) -> None:
+    texts = ["I understand that.", "I understand you.", *(f"No. {i} is it" for i in range(30))]
+    rows = [{"id": str(i), "prompt": "x", "response": text} for i, text in enumerate(texts)]
+    assert "I understand (6%)" in here("stats", write_jsonl(tmp_path / "in.jsonl", rows)).out
+    more = [*rows, *({"id": f"n{i}", "prompt": "x", "response": f"It {i}"} for i in range(20))]
+    assert "I understand" not in here("stats", write_jsonl(tmp_path / "more.jsonl", more)).out
+
+
 ODD = [
     {"meta": None},
     {"prompt": 5},
