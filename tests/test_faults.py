@@ -37,10 +37,7 @@ FAULTS = {
         "method/feedback.py",
         "best, worst = (i, j) if p >= 0.5 else (j, i)",
         "best, worst = (j, i) if p >= 0.5 else (i, j)",
-        {
-            "method/test_feedback.py": "test_a_label_is_the_mean_of_both_orders",
-            "method/test_judge.py": "test_a_label_is_the_mean_of_both_orders",
-        },
+        {"method/test_feedback.py": "test_the_answer_that_is_more_likely_the_better_one_is_chosen"},
     ),
     "soft target dropped": Fault(
         "training/losses.py",
@@ -55,7 +52,7 @@ FAULTS = {
         "method/tokens.py",
         "options = dict(zip(letters, tokens, strict=True))",
         "options = dict(zip(letters, reversed(tokens), strict=True))",
-        {"method/test_judge.py": "test_a_label_is_the_mean_of_both_orders"},
+        {"method/test_tokens.py": "test_the_option_tokens_are_those_that_follow_the_prompt"},
     ),
     "the critic shown the first answer": Fault(
         "data/records.py",
@@ -97,7 +94,7 @@ FAULTS = {
         "method/feedback.py",
         '["A" if self.order == "ab" else "B"]',
         '["A"]',
-        {"method/test_judge.py": "test_a_label_is_the_mean_of_both_orders"},
+        {"method/test_feedback.py": "test_in_the_other_order_the_first_answer_is_b"},
     ),
     "clamping after the mean": Fault(
         "method/judge.py",
@@ -112,7 +109,7 @@ FAULTS = {
         "training/policy.py",
         "groups.log_probabilities(model, self.accelerator.unwrap_model(model), rows, kept)",
         "groups.log_probabilities(self.model, self.accelerator.unwrap_model(self.model), rows, kept)",
-        {"training/test_rl.py": "test_the_kl_term_holds_the_policy_to_its_start"},
+        {"training/test_rl.py": "test_the_kl_grows_with_the_distance_from_the_starting_model"},
     ),
     "a PM that reads only the prompt": Fault(
         "method/prompts.py",

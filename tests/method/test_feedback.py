@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cai_cli.data import records
+from cai_cli.engines.base import Choice
 from cai_cli.method import constitution, feedback, prompts
 from cai_cli.method.constitution import Principle
 from cai_cli.method.feedback import Query
@@ -46,6 +49,19 @@ def test_a_label_is_the_mean_of_both_orders(ab: float, ba: float) -> None:
     assert got["label"]["orders"] == {"ab": ab, "ba": ba}
     assert (got["id"], got["source_id"], got["extra"]) == ("a/0-1", "a", 1)
     assert records.preference_error(got) is None
+
+
+@pytest.mark.parametrize(("p", "better"), [(0.8, "first"), (0.2, "second")])
+def test_the_answer_that_is_more_likely_the_better_one_is_chosen(p: float, better: str) -> None:
+    pair = {"id": "a", "prompt": "Hello?", "responses": ["first", "second"]}
+    label = feedback.label([Query((0, 1), Principle("kind", compare="x"), "ab", p_first=p)])
+    assert feedback.preference(pair, (0, 1), label, {})["chosen"][0]["content"] == better
+
+
+def test_in_the_other_order_the_first_answer_is_b() -> None:
+    choice = Choice({"A": math.log(0.9), "B": math.log(0.1)}, 1)
+    for order, p in (("ab", 0.9), ("ba", 0.1)):
+        assert Query((0, 1), Principle("kind", compare="x"), order).answered(choice, None).p_first == pytest.approx(p)
 
 
 def test_probabilities_of_options_are_renormalised_and_survive_extremes() -> None:

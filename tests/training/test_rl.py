@@ -76,6 +76,13 @@ def test_the_kl_term_holds_the_policy_to_its_start(tiny: str, tiny_pm: str, tmp_
     assert far[10.0] < far[0.001] / 2
 
 
+def test_the_kl_grows_with_the_distance_from_the_starting_model(tiny: str, tiny_pm: str, tmp_path: Path) -> None:
+    good = write_jsonl(tmp_path / "in.jsonl", rl_prompts(4))
+    rl.train(settings("rl", [good], tiny, tmp_path / "out", steps=8), rl.Rollout([tiny_pm], kl_coef=0.001, max_tokens=6))
+    first, *_, last = [line["kl"] for line in read_jsonl(tmp_path / "out" / "metrics.jsonl")]
+    assert abs(first) < 1e-6 < 1e-4 < last
+
+
 def test_a_resumed_run_draws_what_it_would_have_drawn(
     tiny: str, tiny_pm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
