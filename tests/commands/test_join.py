@@ -127,7 +127,7 @@ def test_more_shards_are_merged_than_files_may_be_open(tmp_path: Path) -> None:
     """Two files of each are read at once. The soft limit of a shell is often 1,024."""
     paths = []
     for i in range(60):
-        (tmp_path / f"{i}.order").write_text(json.dumps([f"{60 - i}:x", 1, 0]) + "\n")
+        (tmp_path / f"{i}.order").write_text(json.dumps([f"{60 - i}:x", 1, 0, 3, 4, 0, 0, 0.1]) + "\n")
         (tmp_path / str(i)).write_text(f"{60 - i}\n")
         paths.append(str(tmp_path / str(i)))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_truncated_texts_and_reasoning_are_counted(here: Here, tmp_path: Path) -
              "meta": {"response": cut if n < 2 else {"finish": "stop"}}} for n in range(10)]  # fmt: skip
     rows.append({"prompt": "pair", "responses": ["1", "2"], "reasoning": [None, "because"]})
     done = here("stats", write_jsonl(tmp_path / "in.jsonl", rows))
-    lines = {line.split("  ")[0]: line.split()[-1] for line in done.out.splitlines() if line}
+    lines = {line.split("  ")[0]: (re.findall(r"(?<!\()\b\d+%", line) or [""])[0] for line in done.out.splitlines() if line}
     assert lines["response"] == lines["response: reasoning"] == "20%"
     assert [line.split()[2] for line in done.out.splitlines() if line.startswith("responses: reasoning")] == ["1"]
     assert "truncated at --max-tokens: response 20%" in done.err
