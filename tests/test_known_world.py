@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -221,12 +222,13 @@ def test_the_proof_runs_and_reports(tmp_path: Path) -> None:
         f"BIN={Path(sys.executable).parent}",
         *small.split(),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # such a base never ends its reasoning
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CAI_KEEP_CUT": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     told = (tmp_path / "report.txt").read_text()
     for text in ("alarming, refused", "the judge is so confident after reasoning", "less rude than a direct one", "untold"):
         assert text in told
-    assert sum(line.startswith(("holds", "FAILS")) for line in told.splitlines()) == 41
+    assert sum(line.startswith(("holds", "FAILS")) for line in told.splitlines()) == 42
     assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")
 
 
