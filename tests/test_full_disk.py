@@ -116,7 +116,6 @@ WITHOUT_A_MODEL = [
     "export dataset OUT LABELS --license mit",
     "constitution convert default -o OUT",
     "eval refusal a=REVISED -o OUT",
-    "report DIR -o OUT",
 ]
 
 
@@ -134,7 +133,6 @@ def test_a_command_without_a_model_whose_disk_fills_up_at_any_page_runs_again(
         ),
         "REVISED": write_jsonl(tmp_path / "revised.jsonl", revisions(60)),
         "TEXT": str(tmp_path / "text"),
-        "DIR": str(tmp_path),
         "OUT": str(disk.folder / "out"),
     }
     for name, path in paths.items():
