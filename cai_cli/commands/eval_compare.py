@@ -133,8 +133,8 @@ class Compared:
         """Print what the comparisons say about the judge on standard error."""
         self.labels.report("eval compare", quiet)
         for names, value in self.correlations().items():
-            meaning = "this judge hardly tells them apart" if value >= ALIKE else "the judge tells them apart"
-            streams.say(f"cai eval compare: the choices by {names} have a correlation of {value:.2f}: {meaning}", quiet)
+            meaning = ": this judge hardly tells them apart" if value >= ALIKE else ""
+            streams.say(f"cai eval compare: the choices by {names} have a correlation of {value:.2f}{meaning}", quiet)
 
 
 def rows(found: dict[str, list[Comparison]], models: list[str], seed: int) -> list[Record]:

@@ -4,7 +4,8 @@
 
 Draws what the folder has data for, and names what it has none for:
 
-    frontier       helpfulness against harmlessness (figures 2, 3): what `cai eval compare -o` wrote
+    frontier       helpfulness against harmlessness (figures 2, 3): what `cai eval compare -o` wrote; each on the prompts that are
+                   about it, if their `kind` says so
     elo-by-step    Elo of models named NAME-stepN, such as rl-step50 and rl-step100, by that step (figure 8), from the same file
     harmfulness    mean predicted rating (figure 10): what `cai score` wrote with a model of `cai train-pm --target score`; over
                    the steps of RL if the files are named NAME-stepN, or were the `samples.jsonl` of `cai rl`

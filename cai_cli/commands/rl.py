@@ -32,7 +32,7 @@ prompts whose answers all have the same reward, which train nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -207,7 +207,7 @@ def app(
     judges = rewards.judges(given)
     read = given if principles != Principles() else None  # a preference model reads only what is asked for
     if judges and judges.replicas:
-        judges.gpus = replica_gpus(run, judges.replicas)
+        judges = replace(judges, gpus=replica_gpus(run, judges.replicas))
     options = settings("rl", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     rollout = rl.Rollout(
         rewards.pm or [], algo.value, kl_coef, num_generations, max_tokens, temperature, rewards.shaping(), gpu_memory,

@@ -207,6 +207,8 @@ def open_ray(
         return found
     except ValueError as problem:  # a resource that cannot be reserved so
         ray.shutdown()
+        if not asked:
+            raise
         raise InputError(f"--resource: {_first(problem)}") from None
     except WorkerLost as lost:
         ray.shutdown()

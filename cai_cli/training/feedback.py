@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cai_cli.engines.server import ServerEngine
 
 
-@dataclass
+@dataclass(frozen=True)
 class Feedback:
     """How the feedback models of a run judge, from the flags of `cai rl`."""
 

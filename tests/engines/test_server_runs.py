@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cai_cli.engines import server
 from tests.conftest import Here
 from tests.processes import cai, shell, start, wait_for_lines, wait_for_words
 from tests.rows import asks, read_jsonl, write_jsonl
@@ -74,7 +75,9 @@ def test_the_key_is_nowhere(running: Process, tiny: str, tmp_path: Path, monkeyp
     assert "canary" not in cai("sample", source, "-m", tiny, *served(running), "--dry-run", 2, "--debug").stdout
 
 
-def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here, tiny: str, tmp_path: Path) -> None:
+def test_what_the_manifest_and_the_fingerprint_say(
+    running: Process, here: Here, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder without weights is enough; another URL continues the run, another served model does not."""
     folder = tmp_path / "without-weights"
     shutil.copytree(tiny, folder, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -92,8 +95,14 @@ def test_what_the_manifest_and_the_fingerprint_say(running: Process, here: Here,
     with site(TinyApi(tiny, name="another")) as other:
         flags = "--engine", "server", "--base-url", other.url, "--max-tokens", "8"
         assert "changed: served" in here("sample", source, "-m", folder, *flags, "-o", out).err
-    # the server is gone: the finished output is recognised without it, and nothing else is touched
+    # the server is gone: the finished output is recognised without it
     assert "already done" in here("sample", source, "-m", folder, *flags, "-o", out).err
+    # one that starts after the look at the finished output may be another: nothing is computed under the recorded name
+    monkeypatch.setattr(server, "listens", lambda url: False)
+    before = out.read_bytes()
+    said = here("sample", source, "-m", folder, *served(running), "--seed", 1, "-o", out, code=1).err
+    assert "has started since this command began" in said
+    assert (out.read_bytes(), Path(f"{out}.partial").exists()) == (before, False)
     done = here("sample", source, "-m", folder, "-o", tmp_path / "x.jsonl", code=2)
     assert "no *.safetensors in it" in done.err
 
