@@ -96,7 +96,9 @@ class IO:
     input: Input = "-"
     output: Output = "-"
     limit: Limit = None
-    skip_bad: Annotated[bool, Option("--skip-bad", help="Skip bad lines, write them to OUT.skipped.jsonl, and continue.")] = False
+    skip_bad: Annotated[
+        bool, Option("--skip-bad", help="Skip bad lines, and records that fail however many do, into OUT.skipped.jsonl.")
+    ] = False
     restart: Annotated[
         bool, Option("--restart", help="Start over: discard an unfinished OUT.partial, and replace a finished OUT.")
     ] = False

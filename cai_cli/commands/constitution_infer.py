@@ -4,10 +4,11 @@
     cai label pairs.jsonl -m MODEL -c inferred/constitution.yaml -o preferences.jsonl
 
 Half of the pairs, by a hash of the id, are held out. The model says of each other pair why one answer was preferred, as a rule
-(DIR/proposals.jsonl). Similar rules are one candidate (DIR/candidates.yaml). The model then judges every pair by every
-candidate, in both orders, as `cai label` does (DIR/votes.jsonl). Rules that choose better than chance on the pairs that were
-not held out are kept, the best first (DIR/constitution.yaml); DIR/principles.jsonl has each candidate's accuracy on both
-halves, and its support: the share of the pairs about which it says something. The same command continues an interrupted run.
+(DIR/proposals.jsonl). Similar rules are one candidate (DIR/candidates.jsonl, and as a constitution in candidates.yaml). The
+model then judges every pair by every candidate, in both orders, as `cai label` does (DIR/votes.jsonl). A rule is kept if it
+chooses better than chance on the pairs that were not held out, and right on more than half of the others (DIR/constitution.yaml,
+the best first, each with its accuracy and support). DIR/principles.jsonl has every candidate's accuracy on both halves, and its
+support: the share of the pairs about which it says something. The same command continues an interrupted run.
 
 Not in the paper, which writes its principles by hand (appendix C). The method is inverse constitutional AI (Findeis et al. 2024,
 arXiv 2406.06560).
@@ -91,12 +92,16 @@ def votes(session: Session, found: Constitution) -> Any:
     return program
 
 
-def written(rules: dict[str, str], name: str, notes: str) -> str:
-    """A constitution of rules, by their ids, as YAML."""
-    principles = [{"id": identity, **inference.texts(rule)} for identity, rule in rules.items()]
-    return yaml.safe_dump(
-        {"name": name, "notes": notes, "principles": principles}, sort_keys=False, allow_unicode=True, width=100
-    )
+def written(rules: dict[str, str], name: str, notes: str, remarks: dict[str, str]) -> str:
+    """A constitution of rules, by their ids, as YAML, with a comment above each."""
+
+    def dumped(value: Any) -> str:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+    lines = [dumped({"name": name, "notes": notes}), "principles:\n"]
+    for identity, rule in rules.items():
+        lines.append(f"# {remarks[identity]}\n{dumped([{'id': identity, **inference.texts(rule)}])}")
+    return "".join(lines)
 
 
 def results(rows: list[Record], rules: dict[str, str], sizes: dict[str, int], keep: int, seed: int) -> list[Record]:
@@ -106,7 +111,8 @@ def results(rows: list[Record], rules: dict[str, str], sizes: dict[str, int], ke
         halves = {half: [row["votes"][name] for row in rows if row["held_out"] is half] for half in (False, True)}
         on = {half: measured(values, seed) for half, values in halves.items() if values}
         found.append({
-            "id": name, "rule": rule, "proposals": sizes[name], "kept": on[False].low > 0.5,
+            "id": name, "rule": rule, "proposals": sizes[name],
+            "kept": on[False].low > 0.5 and (True not in on or on[True].accuracy > 0.5),
             "selection": on[False].record(), "held_out": on[True].record() if True in on else None,
         })  # fmt: skip
     found.sort(key=lambda row: (not row["kept"], -row["selection"]["accuracy"]))
@@ -163,23 +169,43 @@ def app(
         return
     every = [rule for row in jsonl.read(str(where / "proposals.jsonl")) for rule in row["rules"]]
     taken: set[str] = set()
-    groups = [(inference.identity(rule, taken), rule, size) for rule, size in inference.candidates(every, candidates)]
+    groups: list[Record] = [
+        {"id": inference.identity(rule, taken), "rule": rule, "proposals": alike.total(), "alike": dict(alike)}
+        for rule, alike in inference.candidates(every, candidates)
+    ]
     if not groups:
         raise CaiError(f"{where}/proposals.jsonl: the model proposed no rule; give a better model, or a higher -n")
-    rules = {name: rule for name, rule, _ in groups}
-    outputs.write_text(str(where / "candidates.yaml"), written(rules, "candidates", f"{len(every)} proposals, in groups."))
+    rules = {group["id"]: group["rule"] for group in groups}
+    sizes = {group["id"]: group["proposals"] for group in groups}
+    outputs.write_text(str(where / "candidates.jsonl"), b"".join(map(encode, groups)).decode())
+    remarks = {name: streams.plural(size, "proposal") for name, size in sizes.items()}
+    outputs.write_text(
+        str(where / "candidates.yaml"), written(rules, "candidates", f"{len(every)} proposals, in groups.", remarks)
+    )
     streams.say(
         f"cai constitution: {streams.plural(len(every), 'proposal')} in {streams.plural(len(rules), 'group')}", files.quiet
     )
     judging = Session(stage("votes"), model, sampling, prompting, exact=True)
     found = constitution.load(str(where / "candidates.yaml"))
     judging.run("infer votes", preference_error, votes(judging, found), found, cot=False)
-    _finish(where, list(jsonl.read(str(where / "votes.jsonl"))), groups, keep, sampling.seed, files.quiet)
+    _finish(where, list(jsonl.read(str(where / "votes.jsonl"))), rules, sizes, keep, sampling.seed, files.quiet)
 
 
-def _finish(where: Path, rows: list[Record], groups: list[tuple[str, str, int]], keep: int, seed: int, quiet: bool) -> None:
+def _remark(row: Record) -> str:
+    """A principle's accuracy on both halves and its support, in words."""
+    names = {"selection": "where it was proposed", "held_out": "held out"}
+    shown = [
+        "{accuracy:.3f} ({low:.3f} to {high:.3f}) of {pairs} pairs {name}".format(name=name, **row[half])
+        for half, name in names.items()
+        if row[half]
+    ]
+    return f"right on {', '.join(shown)}; support {(row['held_out'] or row['selection'])['support']:.2f}"
+
+
+def _finish(
+    where: Path, rows: list[Record], rules: dict[str, str], sizes: dict[str, int], keep: int, seed: int, quiet: bool
+) -> None:
     """Write the constitution and the table, and say how well it predicts."""
-    rules, sizes = {name: rule for name, rule, _ in groups}, {name: size for name, _, size in groups}
     if not any(not row["held_out"] for row in rows):
         raise InputError("all pairs are held out: give more preferences")
     found = results(rows, rules, sizes, keep, seed)
@@ -191,10 +217,11 @@ def _finish(where: Path, rows: list[Record], groups: list[tuple[str, str, int]],
         raise CaiError(f"{where}/principles.jsonl: no rule predicts the choices better than chance; give more pairs")
     both = together(rows, kept, seed)
     said = "right on {accuracy:.3f} ({low:.3f} to {high:.3f}) of {pairs} held-out pairs".format(**both.record()) if both else ""
-    held = {row["id"]: row["held_out"] for row in found if row["kept"] and row["held_out"]}
-    shares = ", ".join(f"{name} {on['accuracy']:.2f} ({on['support']:.2f})" for name, on in held.items())
-    notes = f"Inferred from {len(rows)} preferences; together {said}. Each alone, with its support in brackets: {shares}."
-    outputs.write_text(str(where / "constitution.yaml"), written({name: rules[name] for name in kept}, where.name, notes))
+    notes = f"Inferred from {len(rows)} preferences; together {said}."
+    remarks = {row["id"]: _remark(row) for row in found}
+    outputs.write_text(
+        str(where / "constitution.yaml"), written({name: rules[name] for name in kept}, where.name, notes, remarks)
+    )
     streams.say(
         f"cai constitution: {streams.plural(len(kept), 'principle')}, together {said} -> {where}/constitution.yaml", quiet
     )

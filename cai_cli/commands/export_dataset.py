@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,10 +26,11 @@ from typer import Argument, Option
 from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands._flags import Quiet
-from cai_cli.data import durable
+from cai_cli.data import durable, jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record, dumps, encode
-from cai_cli.data.records import as_messages, assistant
+from cai_cli.data.preferences import sides
+from cai_cli.data.records import assistant, preference_error, user
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import lineage, manifest, outputs
 
@@ -50,19 +52,30 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def column(name: str, value: Any) -> Any:
-    """A field's value in the shape that it has in every row."""
+    """A field's value in the shape that it has in every row. ValueError if it has another one."""
     if value is None:
         return None
     if name in MESSAGES:
-        messages = as_messages(value) if name == "prompt" or isinstance(value, list) else [assistant(str(value))]
-        return [{"role": m["role"], "content": m["content"]} for m in messages]
-    if name == "rounds":
-        return [{key: entry.get(key) for key in ROUND} for entry in value]
-    if name in ("responses", "flags"):
-        return [str(each) for each in value]
+        messages = value if isinstance(value, list) else [(user if name == "prompt" else assistant)(str(value))]
+        if any(not isinstance(m, dict) or not {"role", "content"} <= m.keys() for m in messages):
+            raise ValueError(f"'{name}' must be a text, or messages with 'role' and 'content'")
+        return [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
     if name == "p_chosen":
         return float(value)
-    return value
+    if name not in FIXED:
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"'{name}' must be a list")
+    return [{key: jsonl.as_object(each).get(key) for key in ROUND} if name == "rounds" else str(each) for each in value]
+
+
+def rows(source: Path) -> Iterator[Record]:
+    """A file's records; preferences whose prompt is in both sides, as in hh-rlhf, with a `prompt` of their own."""
+    for record in read_with_ids(str(source)):
+        if {"chosen", "rejected"} <= record.keys() and preference_error(record) is None:
+            with suppress(ValueError):
+                record |= sides(record)._asdict()
+        yield record
 
 
 Columns = dict[str, str]
@@ -92,12 +105,15 @@ def row(record: Record, how: Columns) -> Record:
 
 def write(source: Path, target: Path) -> tuple[int, Columns]:
     """Write a file of records with one set of columns, under its name when it is complete; returns the number of rows."""
-    how, count = kinds(read_with_ids(str(source))), 0
+    how, count = kinds(rows(source)), 0
     beginning = target.with_name(f".{target.name}.partial")
     try:
         with beginning.open("wb") as file:
-            for record in read_with_ids(str(source)):
-                file.write(encode(row(record, how)))
+            for record in rows(source):
+                try:
+                    file.write(encode(row(record, how)))
+                except ValueError as problem:
+                    raise InputError(f"{source}: record {record['id']}: {problem}; correct it, or leave the field out") from None
                 count += 1
         durable.replace(beginning, target)
     except OSError as problem:

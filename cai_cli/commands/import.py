@@ -116,7 +116,9 @@ def run(form: str, prefix: str, items: Iterator[Item], files: ImportFlags, what:
     counts = dict.fromkeys(("records_in", "records_out", "skipped", "repeated", "odd"), 0)
     about: Manifest = {"step": "import", "inputs": [outputs.source(files.input)], "counts": counts}
     skipped: list[Record] = []
-    outputs.write_file(files.output, map(jsonl.encode, take(form, prefix, items, files, counts, skipped)), about, skipped)
+    outputs.write_file(
+        files.output, map(jsonl.encode, take(form, prefix, items, files, counts, skipped)), about, map(jsonl.encode, skipped)
+    )
     notes = [f"{streams.plural(counts['repeated'], f'repeated {what}')} left out"] if counts["repeated"] else []
     notes += [f"{counts[key]} {text}" for key, text in (("skipped", "skipped"), ("odd", "odd but kept")) if counts[key]]
     summary = f"cai import: {streams.plural(counts['records_out'], what)} of {streams.plural(counts['records_in'], form)}"

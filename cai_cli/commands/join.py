@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument
@@ -42,23 +43,31 @@ def app(
     # a pattern such as out-*.jsonl also matches the skipped records
     found = shards.require_set([path for path in files if not path.endswith(".skipped.jsonl")] or files)
     paths = [path for path, _ in found]
-    if output in paths:
+    if any(Path(output).exists() and Path(output).samefile(path) for path in paths):
         raise InputError(f"-o {output}: is one of the shards; give another file")
     made = found[0][1]
-    counts = {name: round(sum(each["counts"].get(name, 0) for _, each in found), 3) for name in made["counts"]}
+    names = outputs.count_fields(outputs.Counts())
+    counts = {name: round(sum(each["counts"].get(name, 0) for _, each in found), 3) for name in names}
     about = {key: value for key, value in made.items() if key not in ("shard", "summary", "output")}
     about["fingerprint"] = {key: value for key, value in made["fingerprint"].items() if key != "shard"}
     about |= {"counts": counts, "joined": [outputs.source(path) for path in paths]}
-    skipped = [jsonl.loads(line) for line in shards.merge(paths, skipped=True)]
-    outputs.write_file(output, _lines(paths, about), about, skipped)
-    reasons = Counter(entry["error"] for entry in skipped)
+    reasons: Counter[str] = Counter()
+    outputs.write_file(output, _lines(paths, about), about, _skipped(paths, reasons))
     outputs.require_output("join", outputs.Counts(**counts), reasons, output)
     streams.say(f"cai join: {len(paths)} shards, {streams.plural(counts['records_out'], 'record')} -> {output}", quiet)
 
 
+def _skipped(paths: list[str], reasons: Counter[str]) -> Iterator[bytes]:
+    """The joined lines of skipped records, whose reasons are counted."""
+    for line in shards.merge(paths, skipped=True):
+        reasons[outputs.reason_of(line)] += 1
+        yield line
+
+
 def _lines(paths: list[str], about: Manifest) -> Iterator[bytes]:
     """The joined lines. At their end the step's summary of all records enters `about`, if the step has one."""
-    observer = SUMMARIES[about["step"]]() if about["step"] in SUMMARIES else None
+    make = SUMMARIES.get(about["step"])
+    observer = make() if make else None
     for line in shards.merge(paths):
         if observer:
             observer.count(jsonl.loads(line))

@@ -76,6 +76,8 @@ def app(
         raise InputError("--conditioned reads the principles of labels, which ratings do not have; leave one of the two out")
     if not conditioned and principles != Principles():
         raise InputError("-c, --principles and --tags are for --conditioned; give it, or leave them out")
+    if principles.principles or principles.tags:
+        raise InputError("a label's principles are all learned; choose among them in `cai score` and `cai rl`")
     constitution = principles.load() if conditioned else None
     options = settings("train-pm", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     if target is Target.score:

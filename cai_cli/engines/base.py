@@ -125,6 +125,8 @@ class Failure:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reused_tokens: int = 0
+    works: bool = False
+    """Whether it says that the engine works: it answered, and refused this request."""
 
 
 Result = Completion | Choice | Score | Failure

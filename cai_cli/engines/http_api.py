@@ -149,7 +149,7 @@ def _completion(request: Request, choice: Any, usage: Any, length: int, reused: 
     text = message.get("content") or "" if message else choice["text"]
     reasoning = message.get("reasoning") or message.get("reasoning_content")
     if finish == "content_filter":
-        return Failure("the server's filter ended the answer")
+        return Failure("the server's filter ended the answer", works=True)
     if finish not in ("stop", "length"):
         raise Garbage(f"finish reason {finish!r}")
     for part in (text, reasoning or ""):

@@ -7,6 +7,7 @@ every candidate, and those that predict the preferences are kept.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from cai_cli.data.records import Messages, user
@@ -20,7 +21,9 @@ REQUEST = (
     " that also fits other conversations. Do not mention (A), (B) or what this conversation is about."
 )
 SAME = 75.0
-"""Two rules are one candidate if their words agree by this percentage."""
+"""Two rules are one candidate if their letters agree by this percentage, in their order."""
+_DENIALS = re.compile(r"\b(?:not|no|never|without|less|fewer|least|avoid|refus|declin|reject|hid)|n't\b")
+"""What turns a rule into its opposite."""
 _MIN_WORDS, _MAX_WORDS = 2, 40
 
 
@@ -44,25 +47,36 @@ def rule(text: str) -> str | None:
     return f"{BEGINNING} {sentence}." if _MIN_WORDS <= len(sentence.split()) <= _MAX_WORDS else None
 
 
-def candidates(rules: Sequence[str], most: int) -> list[tuple[str, int]]:
-    """(rule, how many like it) of the `most` largest groups of similar rules. The rule is the one that most others are like."""
+def candidates(rules: Sequence[str], most: int) -> list[tuple[str, Counter[str]]]:
+    """(rule, the group's rules with how often each was proposed) of the `most` largest groups of similar rules.
+
+    The rule is the one that most others are like. Rules that deny different things are not alike, however similar their words
+    are.
+    """
     import numpy as np
     from rapidfuzz import fuzz, process
 
-    unique = list(dict.fromkeys(rules))
-    if not unique:
-        return []
-    counts = np.array([rules.count(each) for each in unique])
+    counts = Counter(rules)
+    unique = list(counts)
     bare = [each.removeprefix(BEGINNING).lower() for each in unique]
-    like = process.cdist(bare, bare, scorer=fuzz.token_sort_ratio, dtype=np.uint8) >= SAME
-    found: list[tuple[str, int]] = []
-    left = np.ones(len(unique), dtype=bool)
-    while left.any() and len(found) < most:
-        sizes = np.where(left, (like & left[None]) @ counts, -1)
-        leader = int(sizes.argmax())
-        found.append((unique[leader], int(sizes[leader])))
-        left &= ~like[leader]
-    return found
+    kinds: dict[tuple[str, ...], list[int]] = {}
+    for i, each in enumerate(bare):
+        kinds.setdefault(tuple(sorted(_DENIALS.findall(each))), []).append(i)
+    groups: list[tuple[str, Counter[str]]] = []
+    for members in kinds.values():
+        many = np.array([counts[unique[i]] for i in members], dtype=np.float32)
+        texts = [bare[i] for i in members]
+        like = process.cdist(texts, texts, scorer=fuzz.ratio, dtype=np.uint8) >= SAME
+        # by blocks: a product of the whole table would make it four times as large
+        sizes = np.concatenate([like[i : i + 1024] @ many for i in range(0, len(members), 1024)])
+        left = np.ones(len(members), dtype=bool)
+        while left.any():
+            leader = int(np.where(left, sizes, -1).argmax())
+            group = left & like[leader]
+            groups.append((unique[members[leader]], Counter({unique[members[i]]: int(many[i]) for i in np.flatnonzero(group)})))
+            left &= ~group
+            sizes -= like[:, group] @ many[group]
+    return sorted(groups, key=lambda group: -group[1].total())[:most]
 
 
 def texts(rule: str) -> dict[str, str]:

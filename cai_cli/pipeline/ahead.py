@@ -10,8 +10,10 @@ is killed finds them there again.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,23 @@ AHEAD = 65_536
 """The largest number of finished records that wait for one. Each takes some 200 bytes of memory."""
 SLACK = 2**26
 """How many bytes of records that no longer wait the file may hold, beyond as many as those of the others."""
+MAX_ENTRY = 2**30
+"""The most bytes of a line that is read again; what a run writes is far shorter."""
+_DIGEST = re.compile(r"\d{1,18}:[0-9a-f]+")
 Finished = tuple[str, list[jsonl.Record], list[jsonl.Record], Any]
 """What names an input line (`inputs.line_digest`), its output records, its skipped records, and its `outputs.Tokens`."""
+
+
+def _entry(line: bytes) -> Finished | None:
+    """A line of the file; None if it is torn, or none of this command's."""
+    try:
+        digest, made, skipped, tokens = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    named = isinstance(digest, str) and _DIGEST.fullmatch(digest) and line.endswith(b"\n")
+    records = isinstance(made, list) and isinstance(skipped, list) and all(isinstance(each, dict) for each in made + skipped)
+    counts = isinstance(tokens, list) and len(tokens) == 4 and all(isinstance(each, int) for each in tokens)
+    return (digest, made, skipped, tokens) if named and records and counts else None
 
 
 class Ahead:
@@ -55,13 +72,10 @@ class Ahead:
         """Find the records of an earlier run. A torn line ends the file."""
         self.file = path.open("rb+")
         found: dict[str, int] = {}
-        for line in self.file:
-            try:
-                digest, *rest = json.loads(line)
-            except (ValueError, TypeError):
+        for line in iter(partial(self.file.readline, MAX_ENTRY), b""):
+            if (entry := _entry(line)) is None:
                 break
-            if not isinstance(digest, str) or len(rest) != 3 or not line.endswith(b"\n"):
-                break
+            digest = entry[0]
             found.pop(digest, None)  # the places must increase
             found[digest] = self.end
             self.end += len(line)

@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -132,7 +133,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, *parts: bytes, more: Iterable[bytes] = ()) -> None:
     """Write a file so that no reader ever sees half of it: write a temporary file beside it, then rename that.
 
     A process that is killed meanwhile leaves the temporary file; see `remove_leftovers`.
@@ -141,7 +142,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            stream.writelines(parts)
+            stream.writelines(more)
         umask = os.umask(0)  # `mkstemp` makes a private file; give it the rights of an ordinary new file
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)

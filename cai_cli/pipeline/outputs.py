@@ -19,7 +19,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
@@ -238,7 +238,34 @@ def settle(path: str) -> None:
 
 def skip_reasons(path: str) -> Counter[str]:
     """How often each reason occurs among the skipped records of a finished output."""
-    return Counter(json.loads(line)["error"] for line in complete_lines(Path(f"{path}.skipped.jsonl")))
+    return Counter(map(reason_of, complete_lines(Path(f"{path}.skipped.jsonl"))))
+
+
+def reason_of(line: bytes) -> str:
+    """The reason in a line of skipped records; "unknown" if somebody edited it away."""
+    try:
+        return str(json.loads(line)["error"])  # not jsonl.loads: the entry is nested one deeper than its record
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "unknown"
+
+
+def say_summary(name: str, counts: Counts, output: str, quiet: bool) -> None:
+    """Say what a step has made."""
+    if counts.records_in == 0:
+        streams.warn(f"{name}: the input is empty, and so the output is empty too")
+    kept = Path(output).is_file()  # not standard output, nor a device
+    if counts.skipped:
+        where = f"; see {output}.skipped.jsonl" if kept else ""
+        streams.warn(f"{name}: skipped {streams.plural(counts.skipped, 'record')}{where}")
+    tokens = counts.prompt_tokens + counts.completion_tokens
+    target = f" -> {output}" if kept else ""
+    reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
+    cached = f", {streams.plural(counts.cached_calls, 'answer')} from the cache" if counts.cached_calls else ""
+    streams.say(
+        f"cai {name}: {streams.plural(counts.records_out, 'record')}, {streams.plural(tokens, 'token')} "
+        f"({counts.completion_tokens:,} generated{reused}){cached}, {counts.seconds:.1f} s{target}",
+        quiet,
+    )
 
 
 def require_output(name: str, counts: Counts, reasons: Counter[str], output: str, shard: str | None = None) -> None:
@@ -284,11 +311,11 @@ def write_text(path: str, text: str) -> None:
         raise failed(path, problem) from None
 
 
-def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequence[Record] = ()) -> None:
+def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Iterable[bytes] = ()) -> None:
     """Write whole lines to a file that appears only when complete, with a manifest beside it; or to stdout or a device.
 
-    For steps that need no model: they are quick, so they cannot resume. `skipped` goes to OUT.skipped.jsonl. `about` and
-    `skipped` are read after the last line, so the iterator of the lines may still fill them.
+    For steps that need no model: they are quick, so they cannot resume. The lines `skipped` go to OUT.skipped.jsonl. `about`
+    and `skipped` are read after the last line, so the iterator of the lines may still fill them.
     """
     if _written_to_stream(path, lines):
         return
@@ -307,8 +334,9 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Sequ
             content = {**about, **made, "output": {"path": path, "sha256": digest.hexdigest()}}
             manifest.write(f"{path}.manifest.json", content)
             beside.unlink(missing_ok=True)
-            if skipped:
-                manifest.write_atomic(beside, b"".join(map(jsonl.encode, skipped)))
+            left = iter(skipped)
+            if (first := next(left, None)) is not None:
+                manifest.write_atomic(beside, first, more=left)
             durable.replace(partial, path)
     except OSError as problem:
         raise failed(path, problem) from None

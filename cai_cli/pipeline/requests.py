@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 
-from cai_cli.data.jsonl import Record
+from cai_cli import streams
+from cai_cli.data import jsonl
+from cai_cli.data.ids import Ids
+from cai_cli.data.jsonl import Line, Record
 from cai_cli.engines.base import Completion, Request, Steps
 from cai_cli.errors import Skipped
+from cai_cli.pipeline.inputs import SKIP_BAD, Check, line_error
 
 
 def rehearse(program: Steps[list[Record]]) -> Iterator[tuple[list[Request], bool]]:
@@ -32,11 +36,27 @@ def require_context(requests: list[Request], context: int) -> None:
             raise Skipped(f"its prompt of {len(request.ids)} tokens and {room} more exceed the model's context of {context}")
 
 
-def shown_requests(identity: str, program: Steps[list[Record]], context: int) -> Iterator[Record]:
-    """A record's requests as --dry-run shows them. Raises Skipped where the run would skip the record."""
-    for requests, depends in rehearse(program):
-        require_context(requests, context)
-        yield from (request_record(identity, request, depends) for request in requests)
+def shown_requests(
+    step: str, lines: Iterable[Line], bad: str | None, check: Check, make: Callable[[Record], Steps[list[Record]]], context: int
+) -> Iterator[Record]:
+    """The requests of a step's input as --dry-run shows them, with a warning where the run would skip the record.
+
+    InputError at a bad line of the file `bad`; None skips them.
+    """
+    ids = Ids()
+    for line in lines:
+        if error := line_error(line, check, ids):
+            if bad is None:
+                continue
+            raise jsonl.bad_line(bad, line.number, error, SKIP_BAD)
+        assert line.record is not None
+        identity = line.record["id"]
+        try:
+            for requests, depends in rehearse(make(line.record)):
+                require_context(requests, context)
+                yield from (request_record(identity, request, depends) for request in requests)
+        except Skipped as reason:
+            streams.warn(f"{step}: would skip {identity}: {reason}")
 
 
 def request_record(identity: str, request: Request, depends: bool = False) -> Record:

@@ -25,6 +25,8 @@ from cai_cli.pipeline.inputs import Check, line_error
 from cai_cli.pipeline.manifest import Manifest
 from cai_cli.pipeline.seeds import draw
 
+NAMED = 20
+"""The most missing shards that a message names."""
 Shard = tuple[int, int]
 """(I, N): part I of N, from 1."""
 
@@ -85,9 +87,11 @@ def require_set(paths: list[str]) -> list[tuple[str, Manifest]]:
         if part in found:
             raise InputError(f"{path} and {found[part][0]} are both shard {made['shard']}; give each shard once")
         found[part] = path, made
-    missing = [str(part) for part in range(1, parts + 1) if part not in found]
-    if missing:
-        raise InputError(f"missing of {parts} shards: {', '.join(missing)}; run them with --shard I/{parts}, then join again")
+    if len(found) < parts:
+        first_missing = islice((str(part) for part in range(1, parts + 1) if part not in found), NAMED)
+        more = ", ..." if parts - len(found) > NAMED else ""
+        names = ", ".join(first_missing) + more
+        raise InputError(f"missing of {parts} shards: {names}; run them with --shard I/{parts}, then join again")
     return [found[part] for part in sorted(found)]
 
 
@@ -98,7 +102,7 @@ def _finished(path: str) -> Manifest:
         raise InputError(f"{path}: no such file; run the shard's command, then join again")
     beside = Path(f"{path}.manifest.json")
     made = manifest.read(beside) if beside.is_file() else {}
-    if not {"shard", "fingerprint", "counts", "output"} <= made.keys() or not Path(f"{path}.order").is_file():
+    if not {"step", "shard", "fingerprint", "counts", "output"} <= made.keys() or not Path(f"{path}.order").is_file():
         raise InputError(f"{path}: no shard, or without its .manifest.json and .order; give the files that --shard I/N made")
     if manifest.hash_file(path) != made["output"].get("sha256"):
         raise InputError(f"{path}: was edited after it was made; make it again with --restart, then join again")

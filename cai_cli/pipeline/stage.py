@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
-from pathlib import Path
 
 from cai_cli import errors, streams
 from cai_cli.data import jsonl
@@ -117,7 +116,7 @@ def run(job: Job, files: RunOptions) -> Counts:
         runner.progress.close()
         runner.answers.close()
         output.close()
-    _summary(job, files, output.counts)
+    outputs.say_summary(job.name, output.counts, files.output, files.quiet)
     outputs.require_output(job.name, output.counts, output.reasons(), files.output, files.shard)
     return output.counts
 
@@ -157,24 +156,6 @@ def _manifest(job: Job, files: RunOptions, fingerprint: Record, counts: Counts) 
     }
 
 
-def _summary(job: Job, files: RunOptions, counts: Counts) -> None:
-    if counts.records_in == 0:
-        streams.warn(f"{job.name}: the input is empty, and so the output is empty too")
-    kept = Path(files.output).is_file()  # not standard output, nor a device
-    if counts.skipped:
-        where = f"; see {files.output}.skipped.jsonl" if kept else ""
-        streams.warn(f"{job.name}: skipped {streams.plural(counts.skipped, 'record')}{where}")
-    tokens = counts.prompt_tokens + counts.completion_tokens
-    target = f" -> {files.output}" if kept else ""
-    reused = f", {counts.reused_tokens:,} reused" if counts.reused_tokens else ""
-    cached = f", {streams.plural(counts.cached_calls, 'answer')} from the cache" if counts.cached_calls else ""
-    streams.say(
-        f"cai {job.name}: {streams.plural(counts.records_out, 'record')}, {streams.plural(tokens, 'token')} "
-        f"({counts.completion_tokens:,} generated{reused}){cached}, {counts.seconds:.1f} s{target}",
-        files.quiet,
-    )
-
-
 def _lines(job: Job, files: RunOptions, after: tuple[int, int] = (0, 0)) -> Iterator[Line]:
     """The lines of the run. `after`: see `jsonl.parse`."""
     lines = job.lines() if job.lines else jsonl.read_lines(files.input, after)
@@ -184,23 +165,12 @@ def _lines(job: Job, files: RunOptions, after: tuple[int, int] = (0, 0)) -> Iter
 
 def _dry_run(job: Job, files: RunOptions) -> Counts:
     """Write the first requests of the input as the model would get them."""
-    output = streams.claim_stdout()  # never -o, which may hold a finished output
-    ids, left = Ids(), files.dry_run or 0
-    with output:
-        for line in _lines(job, files):
-            if left <= 0:
-                break
-            if error := line_error(line, job.check, ids):
-                if files.skip_bad:
-                    continue
-                raise jsonl.bad_line(files.input, line.number, error, SKIP_BAD)
-            assert line.record is not None
-            try:
-                for shown in islice(shown_requests(line.record["id"], job.program(line.record), job.context), left):
-                    output.write(jsonl.encode(shown))
-                    left -= 1
-            except Skipped as reason:
-                streams.warn(f"{job.name}: would skip {line.record['id']}: {reason}")
+    with streams.claim_stdout() as output:  # never -o, which may hold a finished output
+        bad = None if files.skip_bad else files.input
+        for shown in islice(
+            shown_requests(job.name, _lines(job, files), bad, job.check, job.program, job.context), files.dry_run
+        ):
+            output.write(jsonl.encode(shown))
     return Counts()
 
 
@@ -222,6 +192,7 @@ class _Run:
         self.in_flight: dict[Key, tuple[Item, Request]] = {}
         self.due = 0  # requests that the engine has
         self.lost, self.why = 0, ""  # records that it failed since its last result, and the last reason
+        self.held: list[tuple[Item, Skipped]] = []  # these records, which are skipped only if it still works
         self.answers = Answers(job.decides)
         # A run that continues counts all records at its end: to read a million of them again would delay its first request.
         self.observer = None if output.done else job.observer
@@ -245,6 +216,7 @@ class _Run:
                     self.place(key, result)
                     if self.full:
                         return
+                self.release()
         if self.left and not self.failure and not self.full:
             raise InputError(
                 f"the input ended before the {streams.plural(self.output.done, 'record')} that an earlier run finished; "
@@ -269,15 +241,19 @@ class _Run:
                 raise KeyboardInterrupt
             failing = self.lost >= STREAK
             if failing and not self.due:  # not before all that it has have failed: failures are often quick
-                raise CaiError(f"{STREAK} records in a row failed, the last one with: {self.why}; the same command continues")
+                said = f"{STREAK} records in a row failed, the last one with: {self.why}"
+                raise CaiError(f"{said}; the same command tries them again, and --skip-bad skips them")
             if self.queue and not failing:
                 self.due += 1
                 yield self.queue.popleft()
                 continue
             if not failing and self.admit(wait=not self.due):  # waits for a slow pipe only if there is nothing else to do
                 continue
-            if not self.due:
+            if not self.due and not self.held:
                 return
+            if not self.due:  # too few to say that the engine fails
+                self.release()
+                continue
             self.output.flush()
             yield None
 
@@ -328,7 +304,9 @@ class _Run:
         item, request = self.in_flight.pop(key)
         self.answers.put(request, result)
         self.due -= 1
-        self.lost = self.lost if isinstance(result, Failure) else 0
+        if not isinstance(result, Failure) or result.works:
+            self.lost = 0
+            self.release()
         item.results[key[1]] = result  # type: ignore[index]
         item.count(result, cached=0)
         item.pending -= 1
@@ -337,6 +315,13 @@ class _Run:
             self.advance(item, item.results)
             self.flush()
 
+    def release(self) -> None:
+        """Skip the records that were held back: the engine works."""
+        for item, reason in self.held:
+            self._skip(item, str(reason), reason.record)
+        self.held.clear()
+        self.flush()
+
     def advance(self, item: Item, results: list[Result | None] | None) -> None:
         """Run a record's program to its next requests or its end."""
         # A loop, because a program may yield an empty list (no query for identical answers). The engine gives no result for
@@ -344,7 +329,8 @@ class _Run:
         while item.program is not None and not item.pending:
             try:
                 failed = next((result for result in results or () if isinstance(result, Failure)), None)
-                self.lost, self.why = (self.lost + 1, failed.reason) if failed else (self.lost, self.why)
+                doubt = failed is not None and not failed.works and not self.files.skip_bad
+                self.lost, self.why = (self.lost + 1, failed.reason) if failed and doubt else (self.lost, self.why)
                 # A failure is raised inside the program, so that it can attach its work so far.
                 requests = item.program.throw(Skipped(failed.reason)) if failed else item.program.send(results)  # type: ignore[arg-type]
                 results = item.results = [self.answers.get(request) for request in requests]
@@ -362,7 +348,11 @@ class _Run:
             except StopIteration as stop:
                 self.window.finish(item, stop.value, [])
             except Skipped as reason:
-                self._skip(item, str(reason), reason.record)
+                if doubt:
+                    item.program = None
+                    self.held.append((item, reason))
+                else:
+                    self._skip(item, str(reason), reason.record)
             else:
                 self._ask(item, requests, results, len(missing))
 

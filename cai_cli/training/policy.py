@@ -342,8 +342,8 @@ class Reward:
             if found:
                 log_metric(name, sum(found) / len(found))
         judges = [model for model in self.models if isinstance(model, FeedbackModel)]
-        if judges:
-            log_metric("feedback_tokens", sum(judge.tokens() for judge in judges))
+        if judges:  # TRL takes the mean over the processes; the tokens are those of all
+            log_metric("feedback_tokens", ranks.world_size() * sum(judge.tokens() for judge in judges))
         log_metric("refusals", sum(map(is_refusal, texts)) / len(texts))
         log_metric("unfinished", sum(not sample["finished"] for sample in samples) / len(samples))
         log_metric("empty", sum(map(is_empty, texts)) / len(texts))

@@ -204,7 +204,7 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     if rollout.kl_coef == 0 and rollout.stop_on_kl:
         raise InputError("--stop-on-kl needs the KL, which --kl-coef 0 does not compute; give a small --kl-coef, such as 0.001")
     pms, judges = reward_pms(rollout.pms, settings), feedback_models(rollout.feedback, settings)
-    _require_principles(pms, rollout.principles)
+    _require_principles(pms, rollout.principles, judged=bool(judges))
     every: list[RewardPM | FeedbackModel] = [*pms, *judges]
     others = [model.folder for model in every]
     made: dict[str, Any] = {"feedback": rollout.feedback.options()} if rollout.feedback else {}
@@ -247,12 +247,15 @@ def train(settings: Settings, rollout: Rollout) -> Any:
     return trainer
 
 
-def _require_principles(pms: list[RewardPM], principles: Constitution | None) -> None:
-    """InputError if a preference model reads principles and there are none, or the reverse."""
-    for pm in pms:  # others may read them
-        given = principles is not None and (pm.reads or not any(other.reads for other in pms))
-        require_principles(pm.reads, given, pm.name)
-    if principles:
+def _require_principles(pms: list[RewardPM], principles: Constitution | None, judged: bool) -> None:
+    """InputError if a preference model reads principles and there are none, or if nothing in the reward reads them.
+
+    `judged`: there is a feedback model, which reads them too.
+    """
+    read = any(pm.reads for pm in pms)
+    for pm in pms:
+        require_principles(pm.reads, principles is not None and (pm.reads or not (read or judged)), pm.name)
+    if principles and read:
         principles.require("compare")
 
 

@@ -37,10 +37,23 @@ def test_similar_rules_are_one_candidate() -> None:
     other = ["refuses to help with crimes", "is short"]
     rules = [f"{inference.BEGINNING} {each}." for each in [*kind, other[0], other[0], other[1], kind[0]]]
     found = inference.candidates(rules, 2)
-    assert found == [(rules[0], 4), (rules[3], 2)]
+    assert found == [(rules[0], {rules[0]: 2, rules[1]: 1, rules[2]: 1}), (rules[3], {rules[3]: 2})]
     assert inference.candidates([], 2) == []
     taken: set[str] = set()
     assert [inference.identity(rules[0], taken) for _ in range(3)] == ["kind-user", "kind-user-2", "kind-user-3"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "opposite"),
+    [
+        ("makes safe things, and not things that poison people", "makes things that poison people, and not safe things"),
+        ("is more polite to the person", "is less polite to the person"),
+        ("helps with what was asked", "refuses help with what was asked"),
+    ],
+)
+def test_opposite_rules_are_two_candidates(rule: str, opposite: str) -> None:
+    both = [f"{inference.BEGINNING} {each}." for each in (rule, opposite)]
+    assert [leader for leader, _ in inference.candidates(both, 4)] == both
 
 
 def test_rules_that_predict_are_kept_and_measured_on_held_out_pairs() -> None:
@@ -49,14 +62,15 @@ def test_rules_that_predict_are_kept_and_measured_on_held_out_pairs() -> None:
         {
             "id": str(i),
             "held_out": i % 2 == 1,
-            "votes": {"good": 0.9 if chance.random() < 0.8 else 0.1, "silent": 0.5, "bad": 0.2},
+            "votes": {"good": 0.9 if chance.random() < 0.8 else 0.1, "silent": 0.5, "bad": 0.2, "lucky": 0.2 if i % 2 else 0.9},
         }
         for i in range(400)
     ]
-    rules = {name: f"{inference.BEGINNING} is {name} here." for name in ("bad", "silent", "good")}
+    rules = {name: f"{inference.BEGINNING} is {name} here." for name in ("bad", "silent", "lucky", "good")}
     found = results(rows, rules, dict.fromkeys(rules, 3), keep=5, seed=0)
-    assert [(row["id"], row["kept"]) for row in found] == [("good", True), ("silent", False), ("bad", False)]
-    good, silent, _ = found
+    # what only fits the pairs that it was proposed from is not kept
+    assert [(row["id"], row["kept"]) for row in found] == [("good", True), ("lucky", False), ("silent", False), ("bad", False)]
+    good, _, silent, _ = found
     assert good["held_out"]["pairs"] == 200
     assert good["held_out"]["low"] < 0.8 < good["held_out"]["high"]
     assert (silent["selection"]["accuracy"], silent["selection"]["support"]) == (0.5, 0.0)
@@ -68,7 +82,7 @@ def test_rules_that_predict_are_kept_and_measured_on_held_out_pairs() -> None:
 
 def test_the_written_file_is_a_constitution_for_every_command(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(written({"kind": f"{inference.BEGINNING} is kind."}, "mine", "Notes: with a colon"))
+    path.write_text(written({"kind": f"{inference.BEGINNING} is kind."}, "mine", "Notes: with a colon", {"kind": "remark: one"}))
     found = constitution.load(str(path))
     for text in ("critique", "revision", "compare"):
         found.require(text)
@@ -82,6 +96,8 @@ def test_stages_are_files_and_the_same_command_continues(here: Here, tiny: str, 
     command = ("constitution", "infer", source, "-m", tiny, "-o", out, "-n", 4, "--max-tokens", 12, "--dtype", "float32")
     assert "no rule predicts the choices better than chance" in here(*command, code=1).err
     assert {row["id"] for row in read_jsonl(out / "proposals.jsonl")} == {row["id"] for row in rows if not held_out(row, 0)}
+    grouped = read_jsonl(out / "candidates.jsonl")
+    assert all(sum(group["alike"].values()) == group["proposals"] for group in grouped)
     votes = read_jsonl(out / "votes.jsonl")
     assert {row["id"] for row in votes} == {row["id"] for row in rows}
     assert all(0 <= p <= 1 for row in votes for p in row["votes"].values())
@@ -93,11 +109,11 @@ def test_stages_are_files_and_the_same_command_continues(here: Here, tiny: str, 
 
 def test_what_is_kept_is_written(tmp_path: Path) -> None:
     rows = [{"id": str(i), "held_out": i % 2 == 1, "votes": {"kind": 0.9, "odd": 0.2 + i % 2 / 2}} for i in range(60)]
-    groups = [("kind", f"{inference.BEGINNING} is kind.", 5), ("odd", f"{inference.BEGINNING} is odd.", 2)]
-    _finish(tmp_path, rows, groups, keep=4, seed=0, quiet=True)
+    rules = {name: f"{inference.BEGINNING} is {name}." for name in ("kind", "odd")}
+    _finish(tmp_path, rows, rules, {"kind": 5, "odd": 2}, keep=4, seed=0, quiet=True)
     found = constitution.load(str(tmp_path / "constitution.yaml"))
     assert [principle.id for principle in found.principles] == ["kind"]
-    assert "together right on 1.000 (1.000 to 1.000) of 30 held-out pairs" in (
-        tmp_path / "constitution.yaml"
-    ).read_text().replace("\n  ", " ")
+    text = (tmp_path / "constitution.yaml").read_text()
+    assert "together right on 1.000 (1.000 to 1.000) of 30 held-out pairs" in text.replace("\n  ", " ")
+    assert "# right on 1.000 (1.000 to 1.000) of 30 pairs where it was proposed, 1.000 (1.000 to 1.000)" in text
     assert [row["kept"] for row in read_jsonl(tmp_path / "principles.jsonl")] == [True, False]

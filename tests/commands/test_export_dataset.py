@@ -59,6 +59,22 @@ def test_rows_far_from_the_first_may_have_what_those_did_not(here: Here, tmp_pat
     assert found[-1]["rounds"] == [{"principle": "p", "critique": None, "revision": "z"}]
 
 
+def test_a_prompt_in_both_sides_becomes_the_prompt(here: Here, tmp_path: Path) -> None:
+    both = {side: f"\n\nHuman: Hello?\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+    here("export", "dataset", tmp_path / "hf", write_jsonl(tmp_path / "hh.jsonl", [both]))
+    [row] = read_jsonl(tmp_path / "hf" / "hh.jsonl")
+    assert row["prompt"] == [{"role": "user", "content": "Hello?"}]
+    assert row["chosen"] == [{"role": "assistant", "content": "chosen"}]
+
+
+@pytest.mark.parametrize(
+    "field", [{"prompt": [{"role": "assistant", "tool_calls": []}]}, {"responses": 5}, {"rounds": {"principle": "x"}}]
+)
+def test_a_field_of_another_shape_is_named(here: Here, field: dict[str, Any], tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "odd.jsonl", [{"id": "q7", "prompt": "Hello?", **field}])
+    assert f"record q7: '{next(iter(field))}' must be" in here("export", "dataset", tmp_path / "hf", source, code=2).err
+
+
 def test_the_card_says_how_each_file_was_made(here: Here, tiny: str, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hello?"}])
     here("sample", path, "-m", tiny, "--max-tokens", 4, "-o", tmp_path / "answers.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,7 @@ class Refusing(Engine):
                 yield slow.pop(), Completion("text", "stop", 0, 1, 1)
 
 
-def refused(tmp_path: Path, bad: Callable[[int], int], count: int) -> list[str]:
+def refused(tmp_path: Path, bad: Callable[[int], int], count: int, **how: Any) -> list[str]:
     """The ids that a run over `count` records writes. `bad`: how many requests of a record are refused; 0: its one is answered."""
 
     def program(record: Record) -> Steps[list[Record]]:
@@ -162,7 +163,7 @@ def refused(tmp_path: Path, bad: Callable[[int], int], count: int) -> list[str]:
     output = outputs.FileOutput(str(tmp_path / "out"), {})
     job = stage.Job("test", lambda record: None, program, Refusing, 100, {}, {})
     try:
-        stage._Run(job, stage.RunOptions(source, quiet=True), output, {}).run()
+        stage._Run(job, stage.RunOptions(source, quiet=True, **how), output, {}).run()
         output.finish({})
     finally:
         output.close()
@@ -177,10 +178,23 @@ def test_quick_failures_before_slow_answers_do_not_end_a_run(tmp_path: Path) -> 
     assert refused(tmp_path, lambda number: int(number % 8 > 0), 80) == [str(i) for i in range(0, 80, 8)]
 
 
-def test_a_run_in_which_every_record_fails_ends(tmp_path: Path) -> None:
-    with pytest.raises(CaiError, match="16 records in a row failed, the last one with: not this; the same command continues"):
-        refused(tmp_path, lambda number: 2, 40)
-    assert len(read_jsonl(tmp_path / "out.skipped.jsonl.partial")) >= 16
+def test_a_run_in_which_every_record_fails_ends_and_skips_none_of_them(tmp_path: Path) -> None:
+    """What fails may be the engine: once it is repaired, the same command must not lack the records that it failed."""
+    with pytest.raises(CaiError, match="16 records in a row failed, the last one with: not this; the same command tries them"):
+        refused(tmp_path, lambda number: 2 if number > 0 else 0, 60)
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.partial")] == ["0"]
+    # the first ones failed before record 0, which is slow, showed that the engine works
+    assert [row["record"]["id"] for row in read_jsonl(tmp_path / "out.skipped.jsonl.partial")] == [str(i) for i in range(1, 17)]
+    assert refused(tmp_path, lambda number: 0, 60) == ["0", *map(str, range(17, 60))]
+
+
+def test_a_window_full_of_failed_records_goes_on(tmp_path: Path) -> None:
+    assert refused(tmp_path, lambda number: int(number % 15 > 0), 45, window=4) == ["0", "15", "30"]
+
+
+def test_with_skip_bad_every_record_may_fail(tmp_path: Path) -> None:
+    assert refused(tmp_path, lambda number: 2, 40, skip_bad=True) == []
+    assert len(read_jsonl(tmp_path / "out.skipped.jsonl")) == 40
 
 
 def test_a_prompt_too_long_is_skipped_named_and_never_truncated(here: Here, prompts: str, tiny: str, tmp_path: Path) -> None:

@@ -189,6 +189,19 @@ def test_flags(here: Here, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
     assert "feedback" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_constitution_of_critiques_grades_beside_an_ordinary_preference_model(
+    here: Here, tiny: str, tiny_pm: str, tmp_path: Path
+) -> None:
+    """The preference model reads no principles: they are for the feedback model, which needs no `compare` texts to grade."""
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("name: mine\nprinciples: [{id: polite, critique: Say if the answer is rude.}]\n")
+    path = write_jsonl(tmp_path / "in.jsonl", rl_prompts(2))
+    common = ("rl", path, "-m", tiny, "-o", tmp_path / "out", "--steps", 1, "--num-generations", 2, "--max-tokens", 4)
+    here(*common, "--pm", tiny_pm, "--feedback", tiny, "-c", rules)
+    for sample in read_jsonl(tmp_path / "out" / "samples.jsonl"):
+        assert sample["score"] == pytest.approx(sample["scores"][0] + sample["principles"]["polite"])
+
+
 @pytest.mark.parametrize("how", ["grade", "compare"])
 def test_a_prompt_without_room_for_a_question_is_skipped(how: str, tiny: str, tmp_path: Path) -> None:
     """It leaves room for an answer in the model's context, and none for a question about one."""
