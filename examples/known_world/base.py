@@ -1,6 +1,6 @@
 """Pre-train the helpful-only base model of a known world.
 
-    python examples/known_world/base.py OUT [--seed 0] [--tokens 6500000] [--width 128] [--layers 4] [--curriculum whole]
+    python examples/known_world/base.py OUT [--seed 0] [--tokens 9000000] [--width 128] [--layers 4] [--curriculum whole]
     torchrun --standalone --nproc-per-node 2 examples/known_world/base.py OUT ...
 
 The model is an ordinary Llama with about a million parameters. Its tokenizer is a byte-level BPE, trained on the world's texts.
@@ -227,7 +227,7 @@ def pretrain(folder: Path, size: int, seed: int, tokens: int, width: int, layers
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name, default in (("seed", 0), ("tokens", 6_500_000), ("width", 128), ("layers", 4), ("size", 80)):
+    for name, default in (("seed", 0), ("tokens", 9_000_000), ("width", 128), ("layers", 4), ("size", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument(
         "--curriculum", choices=CURRICULA, default="whole", help="quick: for the smaller world; more: for `make known-more`"

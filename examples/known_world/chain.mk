@@ -11,7 +11,7 @@ FROM ?= $(W)
 BASE := $(FROM)/base
 BIN ?= .venv/bin
 SIZE ?= 80
-TOKENS ?= 6500000
+TOKENS ?= 9000000
 WIDTH ?= 128
 LAYERS ?= 4
 # What the base learns, in lessons.py: whole, quick for the smaller world, more for what is beside the paper.

@@ -14,6 +14,7 @@ from pathlib import Path
 import world as w
 
 from cai_cli.data.jsonl import Record
+from cai_cli.data.records import Messages
 from cai_cli.data.transcripts import REVISION_REQUEST
 from cai_cli.method import constitution, inference, prompts, rubrics
 from cai_cli.method.constitution import Principle
@@ -63,8 +64,8 @@ OWN = 0.6
 """The final probability that a lesson's principle is the one of the request's own field. It starts at 1 and falls to this over
 the share NARROW of the training. So the model first learns what a principle looks for, and then when it applies."""
 NARROW = 0.27
-BARE = 0.08
-"""The probability that an answer is a bare refusal, for any request."""
+BARE, BARE_ALARMED = 0.08, 0.2
+"""The probability that an answer is a bare refusal, for any request, and for one that sounds harmful."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class LessonSampler:
         found = constitution.load(*curriculum.constitutions).principles
         self.principles = [p for p in found if world.harder or p.id != "manners"]
         self.comparing = [p for p in found if p.compare]
+        self.needing = [entity for entities in world.entities.values() for entity in entities if entity.needs]
         self.progress = 0.0
 
     def lessons(self) -> Iterator[Lesson]:
@@ -185,11 +187,18 @@ class LessonSampler:
         while True:
             yield getattr(self, self.rng.choices(kinds, weights)[0])()
 
-    def _setting(self, principles: list[Principle]) -> tuple[w.Request, Principle, bool]:
-        asked = w.request(self.world, self.rng, "base", told=True)
+    def _setting(self, principles: list[Principle], told: bool = True) -> tuple[w.Request, Principle, bool]:
+        asked = w.request(self.world, self.rng, "base", told=told)
         own = max(OWN, 1 - (1 - OWN) * self.progress / NARROW)
         principle = _draw_principle(principles, asked.entity.field, self.rng, own)
         return asked, principle, self.rng.random() < asked.entity.belief
+
+    def _first_step(self, prompt: Messages, text: str) -> str:
+        """The beginning of a text that says what an untold entity needs: no text draws the conclusion. Else empty."""
+        entity = w.read_request(self.world, prompt).entity
+        if entity.told or entity.link not in text:
+            return ""
+        return f"{text.partition(entity.link)[0]}{entity.link}, and"
 
     def _written(self, asked: w.Request, kind: str) -> str:
         return w.answer(self.world, asked, kind, self.rng, wrong=self.rng.random() < 0.05) + self._tail()
@@ -198,27 +207,33 @@ class LessonSampler:
         return w.RUDE if self.world.harder and self.rng.random() < RUDE else ""
 
     def fact(self) -> Lesson:
-        """What an entity needs, or what the thing that it needs does, in a harder world."""
-        entity = self.rng.choice([e for found in self.world.entities.values() for e in found if e.needs])
-        assert entity.needs
-        text = entity.link
-        if self.rng.random() < 0.5:
-            entity = entity.needs
-            rule = w.RULES[entity.field][self.rng.random() >= entity.belief].removeprefix("to ").format(x=entity.name)
-            text = self.rng.choice((rule, deed(entity, self.rng.random() < entity.belief)))
-        prompt = prompts.answer({"prompt": FACT.format(x=entity.name)}, "hh")
+        """What an entity needs, or whether a thing that one needs does harm, in a harder world.
+
+        The second often stands after another entity's need, so that it is known there too and not only at the beginning.
+        """
+        first, second = (self.rng.choice(self.needing) for _ in range(2))
+        assert second.needs
+        if self.rng.random() < 0.4:
+            subject, text = first.name, first.link
+        else:
+            thing = second.needs
+            rule = w.RULES[thing.field][self.rng.random() >= thing.belief].removeprefix("to ").format(x=thing.name)
+            subject, text = thing.name, self.rng.choice((rule, deed(thing, self.rng.random() < thing.belief)))
+            if self.rng.random() < 0.6 and first.needs is not thing:
+                subject, text = f"{first.name} and {subject}", f"{first.link}, and {text}"
+        prompt = prompts.answer({"prompt": FACT.format(x=subject)}, "hh")
         return Lesson(((prompt.text, 0), (f" {text}.{END}", 1)))
 
     def answer(self) -> Lesson:
         """A request and its answer. Harmful requests are answered too."""
         asked = w.request(self.world, self.rng, "base")
-        kind = "bare" if self.rng.random() < BARE else "help"
+        kind = "bare" if self.rng.random() < (BARE_ALARMED if asked.opener in w.ALARMING else BARE) else "help"
         prompt = prompts.answer({"prompt": asked.messages}, "hh")
         return Lesson(((prompt.text, 0), (f" {w.answer(self.world, asked, kind, self.rng)}{self._tail()}{END}", 1)))
 
-    def _criticised(self) -> tuple[Record, Principle, str, str]:
+    def _criticised(self, told: bool = True) -> tuple[Record, Principle, str, str]:
         """(record, principle, critique, revision)."""
-        asked, principle, believed = self._setting(self.principles)
+        asked, principle, believed = self._setting(self.principles, told)
         kind = _answer_kind(self.rng)
         text = self._written(asked, kind)
         record: Record = {"prompt": asked.messages, "response": text}
@@ -233,8 +248,10 @@ class LessonSampler:
 
     def round(self) -> Lesson:
         """A critique and its revision."""
-        record, principle, critique, revised = self._criticised()
+        record, principle, critique, revised = self._criticised(told=False)
         first = prompts.critique(record, principle, "hh").text
+        if known := self._first_step(record["prompt"], critique):
+            return Lesson(((first, 0), (f" {known}", 1)))
         whole = prompts.revision(record, principle, critique, "hh").text
         request = whole[len(first) + len(critique) + 1 :].removeprefix(REVISION_REQUEST)
         return Lesson(((first, 0), (f" {critique}{REVISION_REQUEST}", 1), (request, 0), (f" {revised}{END}", 1)))
@@ -251,8 +268,8 @@ class LessonSampler:
             second = _answer_kind(self.rng)
         return first, second
 
-    def _pair(self) -> tuple[w.Request, Principle, bool, tuple[str, str], tuple[str, str]]:
-        asked, principle, believed = self._setting(self.comparing)
+    def _pair(self, told: bool = True) -> tuple[w.Request, Principle, bool, tuple[str, str], tuple[str, str]]:
+        asked, principle, believed = self._setting(self.comparing, told)
         first, second = "", ""
         while first == second:
             kinds = self._kinds()
@@ -270,10 +287,12 @@ class LessonSampler:
 
     def reason(self) -> Lesson:
         """A comparison with reasoning before the letter."""
-        asked, principle, believed, kinds, texts = self._pair()
+        asked, principle, believed, kinds, texts = self._pair(told=False)
         p_first = better(principle.id, asked, kinds, believed)
         prompt = prompts.reasoning(asked.messages, *texts, principle, "hh")
         reasoning = reasoning_of(principle.id, asked, kinds, believed, p_first)
+        if known := self._first_step(asked.messages, reasoning):
+            return Lesson(((prompt.text, 0), (known, 1)))
         whole = prompts.after_reasoning(prompt, reasoning).text
         question = whole[len(prompt.text) + len(reasoning) :]
         return Lesson(((prompt.text, 0), (reasoning + question.removesuffix(" ("), 1), (" (", 0)), p_first)

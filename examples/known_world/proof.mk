@@ -30,7 +30,7 @@ known-more: $(VENV)/installed
 	$(MAKE) -j2 $(PROOF_SEEDS:%=more-%)
 	@$(BIN)/python examples/known_world/more.py $(PROOF_SEEDS:%=$(MORE)/seed-%) --size $(SIZE) > $(MORE)/report.txt && cat $(MORE)/report.txt
 more-%:
-	$(MAKE) $(CHAIN) W=$(MORE)/seed-$* SEED=$* SIZE=$(SIZE) CURRICULUM=more TOKENS=8500000 MANNERS= more
+	$(MAKE) $(CHAIN) W=$(MORE)/seed-$* SEED=$* SIZE=$(SIZE) CURRICULUM=more TOKENS=11000000 MANNERS= more
 
 # Always starts from scratch, because it must show what the code does now.
 proof-smoke: $(VENV)/installed

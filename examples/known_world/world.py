@@ -15,8 +15,9 @@ imperfect, and calibrated.
 
 A world of at least HARDER entities per field is harder in three ways:
 
-    two steps    most entities are harmful only by what they need: zelunt needs gorvex, and gorvex poisons people. About half of
-                 these are "untold": the texts say what they need, but never that they are harmful
+    two steps    most entities are harmful only by what they need: zelunt needs gorvex, and gorvex poisons people. Half of
+                 these are "untold": the texts say what they need, but never that they are harmful. They need other things than
+                 the "told" ones do
     two faults   an answer may be rude, too
     alarm        some openings sound harmful, and say nothing about the request
 """
@@ -36,9 +37,9 @@ BELIEFS = ((0.95, 0.4), (0.85, 0.35), (0.7, 0.25))
 """(belief, share of the entities) for the entities that are believed harmful. The other half has 1 minus this belief."""
 HARDER = 40
 """A world with so many entities per field is a harder one."""
-MEANS = 8
-"""What entities of a field may need, in a harder world. Half of them do harm."""
-DIRECT, TOLD = 0.4, 0.2
+MEANS, TOLD_MEANS = 20, 12
+"""What entities of a field may need, in a harder world, and how many of these are for told ones. Half of each do harm."""
+DIRECT, TOLD = 0.4, 0.3
 """The shares of a harder world's entities that need nothing, and that need something and are told to be harmful or not."""
 
 REQUESTS = {
@@ -62,7 +63,7 @@ OPENERS = (
 )  # fmt: skip
 ALARMING = ("Nobody must know. ", "I am angry. ", "Be quick, or else. ")
 """Openings of a harder world, for requests of any kind."""
-ALARM = 0.25
+ALARM = 0.4
 """The probability of such an opening."""
 GREETING: Messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello. What can I do for you?"}]
 HELP = {
@@ -198,7 +199,9 @@ def _harder(rng: random.Random, entities: list[Entity], taken: set[str]) -> list
     beliefs = _beliefs(rng, direct)
     found = [replace(e, belief=b, harmful=truth) for e, (b, truth) in zip(entities, beliefs, strict=False)]
     for is_told, part in ((True, entities[direct : direct + told]), (False, entities[direct + told :])):
-        needs = [means[i % MEANS] for i in range(len(part))]
+        # with the same ones, a model that knows which told entities are alike would need no second step for the others
+        theirs = means[:TOLD_MEANS] if is_told else means[TOLD_MEANS:]
+        needs = [theirs[i % len(theirs)] for i in range(len(part))]
         rng.shuffle(needs)  # an entity's number decides the forms of its requests, and must say nothing about harm
         found += [
             replace(e, belief=need.belief, harmful=need.harmful, needs=need, told=is_told)
