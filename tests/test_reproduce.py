@@ -45,7 +45,8 @@ def judged(number: int, models: list[str], p: float) -> dict[str, Any]:
 
 def run_of(folder: Path, prompts: int) -> Path:
     """A finished run whose SL-CAI is better than its start, and whose RL-CAI is worse than SL-CAI."""
-    revised = [{**graded(i, 0), "scores": {"response": 0.0, "rounds": [1.0 + i % 2]}} for i in range(prompts)]
+    made = {"rounds": [{"principle": "p", "revision": "It is 3."}]}
+    revised = [{**graded(i, 0), **made, "scores": {"response": 0.0, "rounds": [1.0 + i % 2]}} for i in range(prompts)]
     write_jsonl(folder / "revised-scores.jsonl", revised)
     for model, score in (("start", 0.0), ("sl-1", 1.0), ("rl-few-shot", -1.0), ("rl-human", 0.0)):
         rows = [graded(i, score + i % 3, refuses=float(model == "rl-human")) for i in range(prompts)]
@@ -67,7 +68,16 @@ def test_a_claim_holds_only_where_the_interval_and_enough_prompts_say_so(tmp_pat
     assert not any("dpo" in line.lower() for line in said)  # it was not trained
 
     few = script("reproduce/claims.py", run_of(tmp_path, 19), "--rounds", 1).splitlines()
-    assert {line[:5] for line in few if "feedback" not in line and "calibration" not in line} == {"open "}
+    assert {line[:5] for line in few} == {"open "}
+
+
+def test_a_text_that_was_cut_is_not_scored(tmp_path: Path) -> None:
+    run_of(tmp_path, 24)
+    rows = [json.loads(line) for line in (tmp_path / "sl-1-graded.jsonl").read_text().splitlines()]
+    cut = [{**row, "scores": {"response": -99}, "meta": {"response": {"finish": "length"}}} for row in rows[:3]]
+    write_jsonl(tmp_path / "sl-1-graded.jsonl", cut + rows[3:])
+    said = script("reproduce/claims.py", tmp_path, "--rounds", 1)
+    assert "holds  SL-CAI scores higher than its start (figure 3): +1.000 (+1.000 to +1.000) on 21 prompts" in said
 
 
 def test_a_blind_reading_compares_answers_to_the_same_prompt_only(tmp_path: Path) -> None:

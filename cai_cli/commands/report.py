@@ -2,7 +2,8 @@
 
     cai report runs/demo                          a table, and the page runs/demo/report.html
     cai report runs/demo --serve                  the same page in the browser while the run goes on
-    cai report runs/demo --markdown >> card.md    the tables, for a model card
+    cai report runs/demo --markdown >> notes.md   the tables as Markdown
+    cai report runs/demo --cards                  also the results in the README.md of each model of the run
 
 The page needs no network and opens from disk. It shows the run as a picture; the results that `cai eval` wrote into the folder,
 ratings from comparisons, and refusals; the paper's figures; the training curves; every manifest; and a reader of the records: all
@@ -89,6 +90,15 @@ def gathered(folder: Path, seed: int) -> Report:
     )  # fmt: skip
 
 
+def fill_cards(found: Report) -> list[str]:
+    """Put the results into the cards of the run's models. Returns their paths."""
+    cards = [step.path / "README.md" for step in found.steps if step.finished and (step.path / "README.md").is_file()]
+    section = markdown.results(found.title, found.results)
+    for card in cards:
+        outputs.write_text(str(card), markdown.carded(card.read_text("utf-8"), section))
+    return [str(card) for card in cards]
+
+
 def follow(folder: Path, seed: int, port: int) -> None:
     """Serve the page until the command is interrupted."""
 
@@ -105,7 +115,8 @@ def follow(folder: Path, seed: int, port: int) -> None:
 
 @command(
     "Report on a run: one HTML page with its steps, results, figures, curves and records, and a table of the steps.",
-    "cai report runs/demo\ncai report runs/demo --serve\ncai report runs/demo --markdown >> card.md",
+    "cai report runs/demo\ncai report runs/demo --serve\ncai report runs/demo --markdown >> notes.md\n"
+    "cai report runs/demo --cards",
 )
 def app(
     folder: Annotated[Path, Argument(help="The folder that holds the run's files.", metavar="DIR")],
@@ -113,6 +124,7 @@ def app(
     serve: Annotated[bool, Option("--serve", help="Serve the page on this machine only; it follows the run.")] = False,
     port: Annotated[int, Option("--port", min=0, max=65535, help="The port of --serve; 0 for any that is free.")] = 8000,
     as_markdown: Annotated[bool, Option("--markdown", help="Print the tables as Markdown, and write no page.")] = False,
+    cards: Annotated[bool, Option("--cards", help="Put the results into the README.md of each model of the run.")] = False,
     seed: BootstrapSeed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -120,6 +132,9 @@ def app(
     if serve:
         return follow(folder, seed, port)
     found = gathered(folder, seed)
+    if cards:
+        made = fill_cards(found)
+        streams.say(f"cai report: the results are in {', '.join(made) or 'no card: the folder has no trained model'}", quiet)
     if as_markdown:
         return typer.echo(markdown.build(found.title, found.steps, found.results), nl=False)
     path = output or str(folder / "report.html")

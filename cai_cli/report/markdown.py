@@ -1,4 +1,4 @@
-"""A report as Markdown, for a model card: the steps, the results, and the models' settings."""
+"""A report as Markdown: the steps and the results, and the section of the results in a model card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from cai_cli.report import tables
 from cai_cli.report.run import Step
 from cai_cli.report.tables import Table
+
+BEGIN, END = "<!-- results: written by cai report --cards -->", "<!-- end of the results -->"
+"""What stands around a card's section of results."""
 
 
 def escaped(text: str) -> str:
@@ -24,6 +27,18 @@ def table(found: Table) -> str:
         *([escaped(text) for text in row] for row in found.rows),
     ]
     return "\n".join([f"**{escaped(found.title)}**", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def results(title: str, found: Sequence[Table]) -> str:
+    """A section of the results, for the cards of a run's models."""
+    return "\n\n".join([BEGIN, f"## Results of {escaped(title)}", *map(table, found), END])
+
+
+def carded(card: str, section: str) -> str:
+    """A model card with a section of results: in the place of an earlier one, or at its end."""
+    before, begin, rest = card.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{section}{after}" if begin and end else f"{card.rstrip()}\n\n{section}\n"
 
 
 def build(title: str, steps: Sequence[Step], results: Sequence[Table]) -> str:

@@ -4,7 +4,8 @@
 #   make reproduce-cost SIZE=paper RUN=runs/mine RATE=5000      what a size takes, from a run of a smaller one
 #
 # Models: start; sl-1 ... (SL-CAI after so many rounds) and sl-direct (no critiques); rl-LABELS (RL-CAI) for each kind of labels;
-# dpo; with HH also rl-human, the baseline. All of RL begins with SL-CAI, so that only the preference models differ. SIZE=paper needs prompts and comparisons of your own, as many as the table says.
+# dpo; with HH also rl-human, the baseline. All of RL begins with SL-CAI, so that only the preference models differ. SIZE=paper needs
+# prompts and comparisons of your own, as many as the table says.
 
 SIZE ?= smoke
 count = $(word $(or $(SIZE_$(SIZE)),$(error SIZE is smoke, small or paper)),$(1))
@@ -13,7 +14,7 @@ SIZE_small := 2
 SIZE_paper := 3
 #                             smoke small  paper
 RED          := $(call count,    12   128 182831)# red-team prompts: answered and revised, and two answers each to be labelled
-HELPFULS     := $(call count,     8    64 135296)# helpfulness prompts: two answers each
+HELPFULS     := $(call count,     8    64 135296)# helpfulness prompts: two answers each. RL draws from all of the file
 COMPARED     := $(call count,    16    64 135296)# people's comparisons of helpfulness, for every preference model
 PEOPLE       := $(call count,    16   300  20000)# people's comparisons of harmlessness, for the baseline
 OTHERS       := $(call count,    16  1400  20000)# others, for the preference model that judges the results
@@ -88,7 +89,7 @@ enough = @n=$$(wc -l < $(1)); test $$n -ge $(2) || echo "$(1): $$n lines; SIZE=$
 .PHONY: all cost
 all: $(RUN)/claims.txt
 
-GROWN = red-team.jsonl=$(RED) helpful-prompts.jsonl=$(HELPFULS) comparisons.jsonl=$(COMPARED) $(if $(HH),\
+GROWN = red-team.jsonl=$(RED) helpful-prompts.jsonl=$(HELPFULS) comparisons.jsonl=$(COMPARED) $(if $(or $(HH),$(wildcard $(RUN)/hh-test.jsonl)),\
   hh-people.jsonl=$(PEOPLE) hh-others.jsonl=$(OTHERS) hh-test.jsonl=$(TEST_PAIRS)) held-out.jsonl=$(shell expr $(TEST) + $(TEST_HELPFUL))
 # The rates are those of the run's machine, or RATE tokens per second of a GPU.
 cost:
@@ -173,8 +174,9 @@ $(RUN)/dpo/manifest.json: $(RUN)/few-shot.jsonl $(SL)/manifest.json
 
 # Results. The judge of scores is the preference model of other people's comparisons; without HH that of the few-shot labels.
 JUDGE := $(RUN)/pm-$(if $(HH),others,few-shot)
+# The start answers as the other models do, and not on a server.
 $(RUN)/start-answers.jsonl: $(RUN)/held-out.jsonl $(STARTED)
-	$(CAI) sample $< $(ASK) $(SAMPLE) -o $@
+	$(CAI) sample $< -m $(START) $(LOCAL) $(SAMPLE) -o $@
 $(RUN)/%-answers.jsonl: $(RUN)/held-out.jsonl $(RUN)/%/manifest.json
 	$(CAI) sample $< -m $(RUN)/$* $(LOCAL) $(SAMPLE) -o $@
 $(RUN)/%-scores.jsonl: $(RUN)/%-answers.jsonl $(JUDGE)/manifest.json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -266,6 +267,20 @@ def test_serve_follows_the_run_for_this_machine_only(browser: Any, here: Here, t
     finally:
         process.terminate()
         process.wait()
+
+
+def test_the_results_enter_the_cards_of_the_models_once(here: Here, finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    card = copy / "sft" / "README.md"
+    before = card.read_text()
+    for _ in range(2):
+        assert str(card) in here("report", copy, "--cards").err
+    after = card.read_text()
+    assert after.startswith(before.rstrip())
+    assert after.count("## Results of run") == 1
+    assert "Refusals" in after
+    assert SCRIPT not in after
 
 
 def test_markdown_shows_texts_as_they_are(here: Here, finished: Path) -> None:

@@ -67,6 +67,21 @@ def test_losses_of_two_processes_equal_those_of_one(tiny: str, tmp_path: Path, s
         assert found[0] == pytest.approx(found[1], abs=1e-4), key
 
 
+@pytest.mark.soak
+def test_the_feedback_of_two_processes_is_that_of_one(tiny: str, tmp_path: Path) -> None:
+    """The same answers get the same rewards, and the tokens that the judge read are those of both processes."""
+    source = write_jsonl(tmp_path / "in.jsonl", rl_prompts(4))
+    common = ("rl", source, "-m", tiny, "--feedback", tiny, "--steps", 1, "--num-generations", 2, "--max-tokens", 6)
+    found = []
+    for processes, batch in ((1, 2), (2, 1)):
+        out = tmp_path / str(processes)
+        flags = ("--dtype", "float32", "--grad-accum", 1, "--batch-size", batch, "--num-processes", processes)
+        cai(*common, *flags, "-o", out)
+        found.append(read_jsonl(out / "metrics.jsonl")[0])
+    for key in ("reward", "feedback_tokens"):
+        assert found[1][key] == pytest.approx(found[0][key], rel=1e-4), key
+
+
 SHARDED = """
 import os, runpy
 from accelerate import state

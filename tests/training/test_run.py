@@ -13,7 +13,9 @@ import pytest
 
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import CaiError, InputError
+from cai_cli.method import constitution
 from cai_cli.training import pm, sft
+from cai_cli.training.feedback import Feedback
 from cai_cli.training.rl import Rollout
 from tests.processes import cai, environment, start, wait_for_lines
 from tests.rows import preferences, read_jsonl, revisions, rl_prompts, write_jsonl
@@ -111,21 +113,29 @@ def test_killed_and_interrupted_runs_resume(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["rl", *(pytest.param(step, marks=pytest.mark.soak) for step in ("train-sft", "train-pm", "train-dpo"))]
+    ("step", "judge"),
+    [
+        ("rl", "--pm"),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in (("train-sft", ""), ("train-pm", ""), ("train-dpo", ""))),
+        pytest.param("rl", "--feedback", marks=pytest.mark.soak),
+    ],
 )
 def test_a_killed_run_ends_like_an_undisturbed_one(
-    step: str, tiny: str, tiny_pm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    step: str, judge: str, tiny: str, tiny_pm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Losses, learning rates and final weights, after a real SIGKILL between two checkpoints."""
     rows = {"train-sft": revisions(30), "rl": rl_prompts(7)}.get(step, preferences())
     source = write_jsonl(tmp_path / "in.jsonl", rows)
     command = [step, source, "-m", tiny, "-o", str(tmp_path / "out"), "--steps", "40", "--save-every", "8", "--lr", "1e-3"]
     command += ["--dtype", "float32", "--save-dtype", "float32", "--batch-size", "4", "--grad-accum", "2", "--max-length", "512"]
-    command += ["--pm", tiny_pm, "--max-tokens", "8", "--num-generations", "4"] if step == "rl" else []
+    model = tiny_pm if judge == "--pm" else tiny
+    command += [judge, model, "--max-tokens", "8", "--num-generations", "4"] if step == "rl" else []
     given = {"lr": 1e-3, "batch_size": 4, "grad_accum": 2, "max_length": 512, "steps": 40, "save_every": 8}
 
     def run(output: str) -> list[Record]:
-        rollout = Rollout([tiny_pm], max_tokens=8, max_kl=0.5) if step == "rl" else None
+        feedback = Feedback([tiny], constitution.load("default")) if judge == "--feedback" else None
+        pms = [tiny_pm] if judge == "--pm" else []
+        rollout = Rollout(pms, max_tokens=8, max_kl=0.5, feedback=feedback) if step == "rl" else None
         train(settings(step, [source], tiny, tmp_path / output, **given, quiet=False), rollout)
         return read_jsonl(tmp_path / output / "metrics.jsonl")
 
