@@ -261,8 +261,8 @@ def _run(job: stage.Job, files: stage.RunOptions, workers: Workers) -> None:
         if isinstance(engine, Dispatcher):
             opened.append(engine)
             count, remote = engine.workers, engine.remote
-            if files.window == stage.WINDOW:
-                files.window = max(files.window, engine.each * count)
+        if files.window == stage.WINDOW:
+            files.window = max(files.window, getattr(engine, "most", 0))
         if count * devices > 1 and (remote or models.device() == "cuda"):  # replicas on a CPU share one machine
             job.about["processes"] = count * devices
         return engine

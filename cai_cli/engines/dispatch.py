@@ -57,6 +57,8 @@ class Losses:
     def __init__(self) -> None:
         self.held: defaultdict[Worker, set[Key]] = defaultdict(set)
         """The requests that each worker has."""
+        self.trying: dict[Worker, Key] = {}
+        """Those of them that may be what ends it."""
         self.counts = Counter[Key]()
 
     def suspect(self, key: Key) -> bool:
@@ -65,12 +67,24 @@ class Losses:
 
     def takes(self, worker: Worker, key: Key) -> bool:
         """Whether a worker may get a request."""
-        return not self.suspect(key) or not any(map(self.suspect, self.held[worker]))
+        return worker not in self.trying or not self.suspect(key)
+
+    def give(self, worker: Worker, key: Key) -> None:
+        """A worker gets a request."""
+        self.held[worker].add(key)
+        if self.suspect(key):
+            self.trying[worker] = key
+
+    def take(self, worker: Worker, key: Key) -> None:
+        """A worker has computed a request."""
+        self.held[worker].discard(key)
+        if self.trying.get(worker) == key:
+            del self.trying[worker]
 
     def blame(self, worker: Worker) -> None:
         """Count the loss of a worker: for the suspect that it had, if there was one, else for all its requests."""
-        mine = self.held.pop(worker)
-        self.counts.update(set(filter(self.suspect, mine)) or mine)
+        mine, tried = self.held.pop(worker), self.trying.pop(worker, None)
+        self.counts.update([tried] if tried is not None else mine)
 
 
 class Dispatcher:
@@ -89,6 +103,11 @@ class Dispatcher:
         self.since = time.monotonic()  # when the last one was lost
 
     @property
+    def most(self) -> int:
+        """The largest number of requests that all workers have at a time."""
+        return self.each * self.workers
+
+    @property
     def workers(self) -> int:
         """How many workers there are, with those that are being started."""
         return len(self.busy) + len(self.away)
@@ -101,21 +120,21 @@ class Dispatcher:
         self.busy = dict.fromkeys(self.busy, 0)  # an earlier caller may have stopped before its results came
         losses = Losses()
 
-        def submit(key: Key, request: Request) -> None:
-            free = [worker for worker in self.busy if losses.takes(worker, key)]
-            if not free:  # only a suspect waits
-                again.append((key, request))
-                return
-            worker = min(free, key=self.busy.__getitem__)
-            self.busy[worker] += 1
-            losses.held[worker].add(key)
-            # `done` is the only thing that the callback touches: it runs in another thread
-            worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
+        def submit(key: Key, request: Request) -> bool:
+            """Give a request to the least busy worker that takes it. Returns whether there is one."""
+            free = [worker for worker, has in self.busy.items() if has < self.each and losses.takes(worker, key)]
+            if free:
+                worker = min(free, key=self.busy.__getitem__)
+                self.busy[worker] += 1
+                losses.give(worker, key)
+                # `done` is the only thing that the callback touches: it runs in another thread
+                worker.submit(request).add_done_callback(lambda future: done.put((worker, key, request, future)))
+            return bool(free)
 
         while True:
             self._welcome()
-            for _ in range(len(again)):
-                submit(*again.popleft())
+            while again and submit(*again[0]):
+                again.popleft()
             while not ended and in_flight < self.each * len(self.busy):
                 try:
                     entry = next(feed)
@@ -124,7 +143,8 @@ class Dispatcher:
                     break
                 if entry is None:
                     break
-                submit(*entry)
+                if not submit(*entry):
+                    again.appendleft(entry)
                 in_flight += 1
             if ended and not in_flight:
                 return
@@ -135,8 +155,8 @@ class Dispatcher:
                     raise KeyboardInterrupt from None
                 continue
             result = self._settle(worker, key, future, losses)
-            if result is None:
-                again.append((key, request))
+            if result is None:  # a suspect may have to wait, and the others must not wait for it
+                (again.append if losses.suspect(key) else again.appendleft)((key, request))
                 continue
             in_flight -= 1
             yield key, result
@@ -153,7 +173,7 @@ class Dispatcher:
                 self._lose(worker, lost)
             again = losses.counts[key] < TOO_OFTEN
             return None if again else Failure(f"{TOO_OFTEN} workers were lost while they had it")
-        losses.held[worker].discard(key)
+        losses.take(worker, key)
         return result
 
     def _welcome(self) -> None:

@@ -108,13 +108,14 @@ class Server:
         async with asyncio.timeout(PROBE):
             reply: Any = await self.client.get("/models", cast_to=object, options={"max_retries": 0})
         try:
-            served = {str(entry["id"]): entry for entry in reply["data"]}
-        except (LookupError, TypeError):
+            served = {str(entry["id"]): dict(entry) for entry in reply["data"]}
+        except (LookupError, TypeError, ValueError):
             raise Garbage("its list of models cannot be read") from None
         if model and model not in served:
             raise Garbage(f"serves {_listed(served)}, not '{model}'")
         self.model = model or _served(served, name, self.url)
-        self.context = int(served[self.model].get("max_model_len") or 0)
+        length = served[self.model].get("max_model_len")
+        self.context = length if isinstance(length, int) and 0 < length < 2**31 else 0
         self.can = self.known = await self._climb(tokenizer)
 
     async def _climb(self, tokenizer: Any) -> Abilities:
@@ -216,6 +217,11 @@ class ServerEngine:
         self.draws: str = "cai" if can.draws else "server"
         """Whose seeds draw their tokens."""
 
+    @property
+    def most(self) -> int:
+        """The largest number of requests that all servers have at a time."""
+        return self.each * len(self.servers)
+
     def require_prompts(self, format: str, template_args: Mapping[str, object]) -> None:
         """InputError if the servers cannot be given the prompts of this format."""
         if self.prompts == "messages" and (format != "chat" or template_args):
@@ -230,7 +236,7 @@ class ServerEngine:
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
         try:
-            yield from Dispatcher([self], self.context, self.each * len(self.servers)).run(feed)
+            yield from Dispatcher([self], self.context, self.most).run(feed)
         finally:  # the caller may stop early: nothing needs what is still computed
             self.loop.call_soon_threadsafe(self._cancel)
 

@@ -61,8 +61,10 @@ def test_the_least_busy_gets_the_next_and_none_more_than_its_share(slow: bool) -
 
 
 def test_requests_of_a_lost_worker_go_to_the_others(capfd: pytest.CaptureFixture[str]) -> None:
-    engine = Dispatcher([Adder("worker 1 of 2", lives=5), Adder("worker 2 of 2")], 100, each=4)
+    other = Adder("worker 2 of 2", slow=0.01)
+    engine = Dispatcher([Adder("worker 1 of 2", lives=5), other], 100, each=4)
     assert scores(engine.run(feed(asked(40)))) == list(range(40))
+    assert other.most <= 4  # it has no more at a time than before
     assert scores(engine.run(feed(asked(9)))) == list(range(9))
     said = capfd.readouterr().err
     assert said.count("warning") == 1
