@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -150,8 +151,11 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def check(reader: Reader, data: bytes, folder: Path) -> None:
-    """Let a reader read `data`, in an empty folder. AssertionError or any exception but CaiError is a failure."""
+def check(reader: Reader, data: bytes, folder: Path) -> bool:
+    """Let a reader read `data`, in an empty folder. AssertionError or any exception but CaiError is a failure.
+
+    Returns whether it was read, and not refused.
+    """
 
     def late(*_: object) -> None:
         raise Bad(f"took more than {SECONDS} s")
@@ -163,8 +167,9 @@ def check(reader: Reader, data: bytes, folder: Path) -> None:
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     try:
-        with contextlib.suppress(CaiError):
-            reader.read(path)
+        return reader.read(path) is not False
+    except CaiError:
+        return False
     finally:
         signal.alarm(0)
 
@@ -175,12 +180,15 @@ def _app(*words: str) -> Any:
     return found.commands[words[1]] if len(words) > 1 else found  # type: ignore[attr-defined]
 
 
-def run(words: str, *args: str, before: Callable[[Path], None] = lambda path: None) -> Callable[[Path], None]:
-    """Runs a command as the program does. In its arguments FILE is the input, DIR its folder. `before` makes other files."""
+def run(words: str, *args: str, before: Callable[[Path], None] = lambda path: None) -> Callable[[Path], bool]:
+    """Runs a command as the program does. In its arguments FILE is the input, DIR its folder. `before` makes other files.
 
-    def read(path: Path) -> None:
+    Returns whether it ended well.
+    """
+
+    def read(path: Path) -> bool:
         before(path)
-        said, real, code = io.StringIO(), os.dup(1), None
+        said, real, code, usage = io.StringIO(), os.dup(1), None, False
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), open(os.devnull, "wb") as null:
                 os.dup2(null.fileno(), 1)
@@ -192,6 +200,7 @@ def run(words: str, *args: str, before: Callable[[Path], None] = lambda path: No
                 except Exception as problem:
                     if not type(problem).__module__.startswith("typer"):
                         raise
+                    usage = True
         finally:
             os.dup2(real, 1)
             os.close(real)
@@ -199,6 +208,7 @@ def run(words: str, *args: str, before: Callable[[Path], None] = lambda path: No
         assert code in (None, 0) or (code in (1, 2) and text.strip()), f"exit code {code}: {text}"
         assert "run again with --debug" not in text, text
         assert "set_int_max_str_digits" not in text, text
+        return not code and not usage
 
     return read
 
@@ -238,13 +248,16 @@ PREFERENCE = {**rows.preference(1, 0.75), "label": LABEL, "scores": {"chosen": 1
 JUDGED = {"id": "q5", "prompt": "Hi", "responses": ["Yes.", "No."], "judged": {"correct": 0, "p_correct": 0.75, "label": LABEL}}
 HH = {"chosen": rows.turns("Hi") + rows.turns("Why?", "So."), "rejected": rows.turns("Hi") + rows.turns("Why?", "No."), "x": 1}
 EVERY = lines(PROMPT, ANSWER, OPEN | {"id": "q6"}, PAIR, PREFERENCE, JUDGED)
+MADE = lines(ANSWER, PAIR)
 MANIFEST = {"step": "sample", "command": ["cai", "sample", "in.jsonl", "-c", "default"], "fingerprint": {"step": "sample", "input": "x"},
             "shard": "1/1", "inputs": [{"path": "in.jsonl", "sha256": "0"}], "model": {"name": "m", "sha256": "0"}, "finished": "2026-01-01T00:00:00+00:00",
             "counts": {"records_in": 1, "records_out": 1, "prompt_tokens": 3, "seconds": 1.5}, "pm": [{"name": "pm"}], "seed": 0,
-            "constitution": {"name": "default", "sha256": "0", "principles": ["x"]}, "output": {"path": "out.jsonl", "sha256": "0"},
+            "constitution": {"name": "default", "sha256": "0", "principles": ["x"]}, "output": {"path": "out.jsonl", "sha256": hashlib.sha256(MADE).hexdigest()},
             "versions": {"cai": "0"}, "summary": {"answers": 1}}  # fmt: skip
 JOURNAL = b'["00112233445566aa",1,0,3,4,0,0,0.1]\n["00112233445566bb",1,1,3,4,0,0,0.2]\n'
-ORDER = b'["1:00112233445566aa",1,0,3,4,0,0,0.1]\n["2:00112233445566bb",1,0,3,4,0,0,0.2]\n'
+ORDER = b'["1:00112233445566aa",1,0,3,4,0,0,0.1]\n["2:00112233445566bb",1,1,3,4,0,0,0.2]\n'
+SKIPPED = lines({"error": "too long", "record": PROMPT})
+AHEAD = b'["1:00112233445566aa",[{"id":"a"}],[],[3,4,0,0]]\n["2:00112233445566bb",[],[{"error":"x"}],[3,4,0,0]]\n'
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
 REPLIES = lines(
     {"choices": [{"text": "So.", "finish_reason": "stop", "token_ids": [7, 8]}], "usage": USAGE},
@@ -303,14 +316,23 @@ def _resume(path: Path) -> None:
 def _beside(path: Path) -> None:
     """What a manifest or an .order belongs to."""
     out = path.with_name("out.jsonl")
-    out.write_bytes(lines(ANSWER, PAIR))
-    if not path.name.endswith("manifest.json"):
-        import hashlib
+    parts = {"": MADE, ".manifest.json": json.dumps(MANIFEST).encode(), ".order": ORDER, ".skipped.jsonl": SKIPPED}
+    for name, made in parts.items():
+        if path.name != out.name + name:
+            out.with_name(out.name + name).write_bytes(made)
 
-        made = {**MANIFEST, "output": {"path": str(out), "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}}
-        out.with_name("out.jsonl.manifest.json").write_text(json.dumps(made))
-    else:
-        out.with_name("out.jsonl.order").write_bytes(ORDER)
+
+def _ahead(path: Path) -> None:
+    """What an unfinished run left of records that wait for one."""
+    from cai_cli.pipeline.ahead import Ahead
+
+    found = Ahead(path)
+    for digest in list(found.known):
+        if (number := found.find(digest)) is not None:
+            _, made, skipped, tokens = found.take(number)
+            assert all(isinstance(record, dict) for record in [*made, *skipped])
+            assert len(tokens) == 4
+    found.close()
 
 
 def _reply(path: Path) -> None:
@@ -398,6 +420,8 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
         "manifest of an input": Reader("out.jsonl.manifest.json", (json.dumps(MANIFEST).encode(),), run("trace", "DIR/out.jsonl", "q2", before=_beside), JSON),
         "manifest of a shard": Reader("out.jsonl.manifest.json", (json.dumps(MANIFEST).encode(),), run("join", "DIR/out.jsonl", *out, before=_beside), JSON),
         "journal": Reader("out.partial.journal", (JOURNAL,), _resume, JSON),
+        "records ahead": Reader("out.partial.ahead", (AHEAD,), _ahead, JSON),
+        "skipped records": Reader("out.jsonl.skipped.jsonl", (SKIPPED,), run("join", "DIR/out.jsonl", *out, before=_beside), JSON),
         "server replies": Reader("in.jsonl", (REPLIES,), _reply, JSON),
         "order of a shard": Reader("out.jsonl.order", (ORDER,), run("join", "DIR/out.jsonl", *out, before=_beside), JSON),
         "import hh-rlhf": imported("hh-rlhf", lines(HH)),
