@@ -99,6 +99,7 @@ def test_a_power_loss_at_any_moment_loses_no_finished_file(kill: Killer, tiny: s
                 assert kill(Order(command, log)).code == 0, Path(log).read_text()
                 assert files(Path(command[-1])) == expected, (number, state)
     print(f"\n{LOSSES} losses of power, {finished} finished files looked at")
+    assert finished
 
 
 @pytest.mark.soak
@@ -128,3 +129,4 @@ def test_a_power_loss_at_any_moment_loses_no_checkpoint(tiny: str, tiny_pm: str,
                 assert not sealed or "continuing after step" in said or "already done" in said, (number, state, said)
                 assert result(out) == expected, (number, state)
     print(f"\n{LOSSES} losses of power, {continued} runs continued from a checkpoint")
+    assert continued

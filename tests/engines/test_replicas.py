@@ -8,10 +8,11 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cai_cli.engines import models, select
+from cai_cli.engines import models, replicas, select
 from cai_cli.engines.select import Setup
 from cai_cli.errors import InputError
 from cai_cli.pipeline import manifest
@@ -89,7 +90,17 @@ def test_judges_and_preference_models_have_replicas_too(
         "score": ("score", pairs, "-m", tiny_pm, *TRANSFORMERS, "--batch-size", 1),
     }.items():
         for count in (1, 2):
-            here(*command, "--replicas", count, "-o", tmp_path / f"{name}-{count}")
+            begun: list[str] = []
+            first = replicas.Replica.__init__
+
+            def counted(self: Any, replica: str, *more: Any, begun: list[str] = begun, first: Any = first) -> None:
+                begun.append(replica)
+                first(self, replica, *more)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(replicas.Replica, "__init__", counted)
+                here(*command, "--replicas", count, "-o", tmp_path / f"{name}-{count}")
+            assert len(begun) == (0 if count == 1 else 2)
         assert (tmp_path / f"{name}-1").read_bytes() == (tmp_path / f"{name}-2").read_bytes()
 
 
