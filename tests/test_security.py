@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from cai_cli.pipeline import manifest
 from tests.processes import cai
 from tests.rows import asks, write_jsonl
 from tests.tiny import EXACT, ROOT
@@ -29,3 +31,24 @@ def test_no_secret_of_the_environment_is_written(tiny: str, tmp_path: Path, monk
     made = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in made} >= {"out.jsonl", "out.jsonl.manifest.json", "report.html"}
     assert not any(b"canary-5d1f" in path.read_bytes() for path in made)
+
+
+def test_every_locked_version_is_checked_by_hash() -> None:
+    """One line per package, with its hashes on the lines that follow."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=[a-z])", text[text.index("\n") :].replace("\\\n", " "))[1:]
+    assert len(entries) > 100
+    for entry in entries:
+        assert re.match(r"[\w.\-\[\],]+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry, re.DOTALL), entry[:80]
+
+
+def test_temporary_files_are_new_and_private_until_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can read what is written meanwhile, nor put a link in its place."""
+    modes: list[int] = []
+    monkeypatch.setattr(os, "chmod", lambda name, mode: modes.append(Path(name).stat().st_mode & 0o777))
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "out.json").symlink_to(tmp_path / "victim")
+    manifest.write_atomic(tmp_path / "out.json", b"{}")
+    assert modes == [0o600]
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "out.json").is_symlink()
