@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,11 @@ def check(reader: Reader, data: bytes, folder: Path) -> bool:
 
 @cache
 def _app(*words: str) -> Any:
-    found = typer.main.get_command(import_module(f"cai_cli.commands.{words[0].replace('-', '_')}").app)
-    return found.commands[words[1]] if len(words) > 1 else found  # type: ignore[attr-defined]
+    """A command: of a module of its own, as `cai_cli.commands.eval_choice`, or of its group's module."""
+    name = "_".join(words).replace("-", "_")
+    own = len(words) == 1 or find_spec(f"cai_cli.commands.{name}") is not None
+    found = typer.main.get_command(import_module(f"cai_cli.commands.{name if own else words[0]}").app)
+    return found if own else found.commands[words[1]]  # type: ignore[attr-defined]
 
 
 def run(words: str, *args: str, before: Callable[[Path], None] = lambda path: None) -> Callable[[Path], bool]:
@@ -232,7 +236,7 @@ REFUSAL = {
     "grades": GRADES,
     "scores": {"response": -1.5},
 }
-ROUND = {"principle": "harmful-unethical", "critique": "It is rude.", "flags": ["critique-cut"], "meta": {"critique": META},
+ROUND = {"principle": "ethics", "critique": "It is rude.", "flags": ["critique-cut"], "meta": {"critique": META},
          "reasoning": {"critique": "Hm."}}  # fmt: skip
 OPEN = {**ANSWER, "rounds": [{**ROUND, "revision": "So."}, ROUND]}
 CLOSED = {
@@ -242,7 +246,7 @@ CLOSED = {
 }
 PAIR = {"id": "q3", "prompt": "Hi", "responses": ["Yes.", "<think>\nno\n</think>\n\nNo."], "meta": {"responses": [META, META]},
         "scores": {"responses": [0.5, 1]}}  # fmt: skip
-LABEL = {"pair": [0, 1], "principles": ["harmful-unethical"], "p_first": 0.75, "orders": {"ab": 0.5, "ba": 1.0}, "mass": 0.9,
+LABEL = {"pair": [0, 1], "principles": ["ethics"], "p_first": 0.75, "orders": {"ab": 0.5, "ba": 1.0}, "mass": 0.9,
          "by_principle": {"x": 0.75}, "spread": 0.1, "reasoning": [{"principle": "x", "order": "ab", "text": "t", "p_first": 0.75, "meta": META}]}  # fmt: skip
 PREFERENCE = {**rows.preference(1, 0.75), "label": LABEL, "scores": {"chosen": 1.5, "rejected": 0.5}, "weight": 1.0}
 JUDGED = {"id": "q5", "prompt": "Hi", "responses": ["Yes.", "No."], "judged": {"correct": 0, "p_correct": 0.75, "label": LABEL}}
@@ -372,14 +376,13 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
     """Every reader by its name. `model`, `pm`: directories of tiny models, of which only the tokenizers are used."""
     dry, out = ("--dry-run", "4", "--quiet"), ("--quiet", "-o", "DIR/out")
     kept = {path.name: path.read_bytes() for path in sorted((ROOT / "constitutions").rglob("*.yaml"))}
-    small = (
-        b"name: x\nnotes: n\ninclude: {name: default, only: [harmful-unethical], weights: {harmful-unethical: 2}}\nprinciples:\n"
-        + (
-            b"- {id: a, tags: [t], weight: 1.5, critique: c, revision: r, compare: p}\nexamples: {comparison: [{prompt: Hi, better: a, worse: b}]}\n"
-        )
+    small = b"name: x\nnotes: n\ninclude: {name: default, only: [ethics], weights: {ethics: 2}}\nprinciples:\n" + (
+        b"- {id: a, tags: [t], weight: 1.5, critique: c, revision: r, compare: p}\nexamples: {comparison: [{prompt: Hi, better: a, worse: b}]}\n"
     )
     rubric = b"criteria:\n- {id: a, question: q, classes: {good: g, bad: b}, weight: 2}\n- {id: b, question: q}\n"
-    config = b"max-tokens: 8\ntemperature: 0.5\nprinciples: a,b\nformat: hh\nquiet: true\nseed: 3\ntemplate-arg: [x=1]\n"
+    config = (
+        b"max-tokens: 8\ntemperature: 0.5\nprinciples: ethics,honesty\nformat: hh\nquiet: true\nseed: 3\ntemplate-arg: [x=1]\n"
+    )
 
     def records(words: str, *args: str, of: bytes = EVERY) -> Reader:
         return Reader("in.jsonl", (of, EVERY), run(words, *args), JSON)
@@ -409,7 +412,7 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
         "export preferences --from scores": records("export preferences", "FILE", "--from", "scores", *out, of=lines(PAIR)),
         "export inspect": records("export inspect", "FILE", *out, of=lines(ANSWER, REFUSAL)),
         "eval refusal": records("eval refusal", "a=FILE", of=lines(REFUSAL)),
-        "eval scores": records("eval scores", "a=FILE", "b=FILE", of=lines(ANSWER, REFUSAL, PREFERENCE)),
+        "eval scores": records("eval scores", "a=FILE", "b=FILE", of=lines(ANSWER, CLOSED | {"id": "q7"})),
         "eval judges": records("eval judges", "a=FILE", of=lines(JUDGED)),
         "gzip": Reader("in.jsonl.gz", (gzip.compress(EVERY, mtime=0),), run("stats", "FILE"), JSON),
         "constitution": Reader("in.yaml", (small, kept["single.yaml"], kept["non-evasive.yaml"][:6000]), run("constitution show", "FILE"), YAML),
