@@ -24,7 +24,7 @@ help:
 	@echo "make reproduce  the paper's experiment on any model: MODEL=... SIZE=smoke|small|paper HH=... RUN=..."
 	@echo "make reproduce-cost  what a SIZE of it takes, planned from a smaller run"
 	@echo "make learn      measures what the trainers learn from human comparisons; HH= names a file of hh-rlhf"
-	@echo "make proof      the whole method in a world with a known answer: three seeds, 75 minutes, into runs/proof"
+	@echo "make proof      the whole method in a world with a known answer: three seeds, 54 minutes, into runs/proof"
 	@echo "make proof-smoke  the same in a smaller world, in four to seven minutes"
 	@echo "make known-more  in the same world: the judge as the reward, the constitution in context, and others beside the paper"
 	@echo "make lint       ruff, mypy and import-linter"

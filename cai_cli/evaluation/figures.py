@@ -38,7 +38,8 @@ def _style(number: int) -> dict[str, Any]:
 def _labels(axes: Any, points: Sequence[tuple[object, float, float, tuple[int, int]]]) -> None:
     """Write texts beside their points, where they cover no other text and no point; farther away with a line to the point.
 
-    `points`: (text, x, y, the side to try first). Call it last: the axes' limits must be final.
+    Each has the colour of its point: the points are in the order of `_style`. `points`: (text, x, y, the side to try first).
+    Call it last: the axes' limits must be final.
     """
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
@@ -48,12 +49,14 @@ def _labels(axes: Any, points: Sequence[tuple[object, float, float, tuple[int, i
     renderer, whole = figure.canvas.get_renderer(), figure.bbox
     places = axes.transData.transform([(x, y) for _, x, y, _ in points])
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in places]
-    for text, x, y, first in points:
+    for number, (text, x, y, first) in enumerate(points):
+        color = _style(number)["color"]
+        line = {"arrowstyle": "-", "color": color, "linewidth": 0.7}
         for distance, (right, up) in product(DISTANCES, (first, *SIDES)):
             note = axes.annotate(
                 plain(text), (x, y), textcoords="offset points", xytext=(right * distance, up * distance),
                 ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
-                arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.7} if distance > DISTANCES[0] else None,
+                color=color, arrowprops=line if distance > DISTANCES[0] else None,
             )  # fmt: skip
             note.set_in_layout(False)  # else its place would change once more
             note.update_positions(renderer)
@@ -62,7 +65,9 @@ def _labels(axes: Any, points: Sequence[tuple[object, float, float, tuple[int, i
                 break
             note.remove()
         else:
-            note = axes.annotate(plain(text), (x, y), textcoords="offset points", xytext=(DISTANCES[0], 0), va="center")
+            note = axes.annotate(
+                plain(text), (x, y), textcoords="offset points", xytext=(DISTANCES[0], 0), va="center", color=color
+            )
             box = Text.get_window_extent(note, renderer)
         taken.append(box)
 
