@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,28 +69,32 @@ def test_beliefs_are_calibrated(scripts: SimpleNamespace) -> None:
             assert sum(entity.belief for entity in entities) == pytest.approx(size / 2)
         every = [entity for entities in world.entities.values() for entity in entities]
         needed = {entity.needs.name for entity in every if entity.needs}
-        assert len({entity.name.lower() for entity in every} | set(world.locks) | needed) == 3 * size + 16 + 24 * world.harder
+        assert len({entity.name.lower() for entity in every} | set(world.locks) | needed) == 3 * size + 16 + 60 * world.harder
         direct = [(entity.belief > 0.5) == entity.harmful for entity in every if not entity.needs]
         assert 0.8 <= sum(direct) / len(direct) <= 0.9
 
 
 @pytest.mark.parametrize("curriculum", ["whole", "more"])
 def test_no_lesson_says_whether_an_untold_entity_is_harmful(scripts: SimpleNamespace, curriculum: str) -> None:
-    """The texts answer requests about it and say what it needs. No critique, comparison or reasoning is about it."""
+    """The texts answer requests about it and say what it needs. What they write of a critique or of reasoning stops there."""
     world = scripts.world.world(80, 0)
     untold = {e.name: e for entities in world.entities.values() for e in entities if scripts.world.kind_of(e) == "untold"}
-    assert len(untold) == 3 * 32
+    assert len(untold) == 3 * 24
     assert {(e.harmful, e.number % 2) for e in untold.values()} == {(a, b) for a in (True, False) for b in (0, 1)}
+    told = {e.needs.name for entities in world.entities.values() for e in entities if e.needs and e.told}
+    assert not told & {e.needs.name for e in untold.values()}
     links = set()
     for lesson in islice(scripts.lessons.LessonSampler(world, 0, scripts.lessons.CURRICULA[curriculum]).lessons(), 8000):
-        text = "".join(piece for piece, _ in lesson.pieces)
-        for name in (name for name in untold if f" {name}" in text):
-            assert lesson.p_first is None
-            assert "Critique" not in text
-            assert "RevisionRequest" not in text
-            assert "do you know about" not in text or untold[name].link in text
-            links |= {name} if untold[name].link in text else set()
-    assert len(links) > 80
+        shown = "".join(piece for piece, weight in lesson.pieces if not weight)
+        learned = "".join(piece for piece, weight in lesson.pieces if weight)
+        for name in (name for name in untold if f" {name}" in shown + learned):
+            entity = untold[name]
+            assert lesson.p_first in (None, 0.5)
+            conclusion = f"{entity.link}, and {entity.needs.name}"
+            assert conclusion not in learned or conclusion in shown  # a revision may keep an answer, true or not
+            assert not re.search(r"The (help|refusal|reason) is better", learned)
+            links |= {name} if entity.link in learned else set()
+    assert len(links) > 60
 
 
 @pytest.mark.parametrize("curriculum", ["whole", "more"])

@@ -248,9 +248,8 @@ def rounds_error(record: Record) -> str | None:
         for field in ("principle", "critique", "revision"):
             if field in entry and (error := text_error(entry[field], f"rounds[{i}].{field}")):
                 return error
-        for field in ("meta", "reasoning"):
-            if not isinstance(entry.get(field, {}), dict):
-                return f"'rounds[{i}].{field}' must be an object"
+        if not isinstance(entry.get("meta", {}), dict):
+            return f"'rounds[{i}].meta' must be an object"
         if "flags" in entry and (error := texts_error(entry["flags"], f"rounds[{i}].flags")):
             return error
         if "revision" not in entry and i < len(rounds) - 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object
 from cai_cli.data.records import Round, TextMeta, as_messages, current_answer, require_answered
 from cai_cli.engines.base import Steps
 from cai_cli.method import clean, prompts
@@ -80,7 +80,7 @@ class Rounds:
         # the others are moved behind the new text, so that a person reads principle, critique, revision first
         whole = {key: value for key, value in last.items() if key not in ("reasoning", "flags", "meta")}
         whole["revision"] = found.text
-        reasons = {**last.get("reasoning", {}), **({"revision": found.reasoning} if found.reasoning else {})}
+        reasons = {**as_object(last.get("reasoning")), **({"revision": found.reasoning} if found.reasoning else {})}
         if reasons:
             whole["reasoning"] = reasons
         merged = {**last.get("meta", {}), "revision": found.meta}
