@@ -7,11 +7,16 @@ can be asked by other principles, or other weights, without new labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from cai_cli import streams
 from cai_cli.data import preferences, records
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import judged_by
+from cai_cli.pipeline import lineage
 
 TARGET = "principle"
 """What the model's configuration says that it was trained on; see `models.target`."""
@@ -34,6 +39,17 @@ def parts(record: Record, constitution: Constitution) -> list[Record]:
         {**record, **found._asdict(), "prompt": judged_by(found.prompt, principle), "p_chosen": p if first else 1 - p}
         for principle, p in ((constitution.get(name), p) for name, p in by_principle.items())
     ]
+
+
+def warn_of_others(paths: Iterable[str], constitution: Constitution) -> None:
+    """Warn of files whose labels, by their manifests, were made with another text of the constitution."""
+    for path in paths:
+        used = as_object(lineage.beside(Path(path)).get("constitution"))
+        if used.get("sha256") not in (None, constitution.sha256):
+            streams.warn(
+                f"{path}: its labels were made with the constitution '{used.get('name')}' in another text than that of -c; "
+                "each principle is learned under its text in -c"
+            )
 
 
 def require_principles(conditioned: bool, given: bool, name: str) -> None:

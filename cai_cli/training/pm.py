@@ -78,6 +78,8 @@ def train(settings: Settings, measure: Measure | None = None, constitution: Cons
     conditions = {"conditioned": constitution.sha256} if constitution else {}
     run: Run[PreferenceExample] = Run(settings, preference_error, "RewardConfig", classifier=True, **cast(Any, conditions))
     pad_token = padding(run.renderer, run.format, run.folder)
+    if constitution:
+        conditioned.warn_of_others((source.path for source in run.files.sources), constitution)
     run.prepare(
         lambda record: conditioned.parts(record, constitution) if constitution else [record],
         lambda record: preference_example(run.renderer, run.format, settings.shown(record), run.longest),

@@ -12,7 +12,8 @@ from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
 from cai_cli.method import constitution, prompts
 from cai_cli.method.tokens import Renderer
-from cai_cli.training.conditioned import parts
+from cai_cli.pipeline import manifest
+from cai_cli.training.conditioned import parts, warn_of_others
 from tests.conftest import Here
 from tests.rows import preference, read_jsonl, rl_prompts, write_jsonl
 
@@ -86,6 +87,16 @@ def test_the_model_learns_each_principle_and_is_asked_by_any(here: Here, rules: 
     here(*run, "-c", rules)
     for sample in read_jsonl(tmp_path / "rl" / "samples.jsonl"):
         assert sample["score"] == pytest.approx((3 * sample["principles"]["short"] + sample["principles"]["long"]) / 4)
+
+
+def test_labels_by_another_text_of_the_principles_are_warned_of(
+    rules: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, loaded = tmp_path / "in.jsonl", constitution.load(rules)
+    for sha256, warned in ((loaded.sha256, False), ("0" * 64, True)):
+        manifest.write(f"{source}.manifest.json", {"constitution": {"name": "mine", "sha256": sha256}})
+        warn_of_others([str(source)], loaded)
+        assert ("in another text" in " ".join(capfd.readouterr().err.split())) == warned
 
 
 def test_flags(here: Here, rules: str, tiny: str, tiny_pm: str, tmp_path: Path) -> None:
