@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +49,9 @@ def start(
 
 def count_lines(path: Path) -> int:
     """The complete lines of a file, 0 if it does not exist yet."""
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    with suppress(FileNotFoundError):  # a run may remove it at any moment
+        return path.read_bytes().count(b"\n")
+    return 0
 
 
 def wait_for_lines(path: Path, lines: int, process: subprocess.Popen[str], seconds: float = 120) -> None:
