@@ -37,7 +37,7 @@ from typer import Option
 
 from cai_cli import streams
 from cai_cli.commands._command import command
-from cai_cli.commands._flags import AnswerPrompting, Principles
+from cai_cli.commands._flags import AnswerPrompting, Constitutions, Principles
 from cai_cli.commands._training import BatchSize, GradAccum, Run, learning_rate, settings
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
@@ -60,7 +60,7 @@ class Target(str, Enum):
 def app(
     run: Run,
     prompting: AnswerPrompting,
-    principles: Principles,
+    constitution: Constitutions = None,
     target: Annotated[
         Target, Option("--target", help="preference: pairs, by `p_chosen`. score: conversations, by the number in `rating`.")
     ] = Target.preference,
@@ -74,11 +74,9 @@ def app(
     """Train."""
     if conditioned and target is Target.score:
         raise InputError("--conditioned reads the principles of labels, which ratings do not have; leave one of the two out")
-    if not conditioned and principles != Principles():
-        raise InputError("-c, --principles and --tags are for --conditioned; give it, or leave them out")
-    if principles.principles or principles.tags:
-        raise InputError("a label's principles are all learned; choose among them in `cai score` and `cai rl`")
-    constitution = principles.load() if conditioned else None
+    if not conditioned and constitution:
+        raise InputError("-c is for --conditioned; give it, or leave -c out")
+    principles = Principles(constitution).load() if conditioned else None  # all of them: `cai score` and `cai rl` choose
     options = settings("train-pm", run, prompting, lr, RATE, batch_size=batch_size, grad_accum=grad_accum)
     if target is Target.score:
         from cai_cli.evaluation import rating_report
@@ -89,7 +87,7 @@ def app(
         from cai_cli.evaluation import pm_report
         from cai_cli.training import pm
 
-        pm.train(options, lambda pairs: {"pairs": _shown(pm_report, pairs, run)}, constitution)
+        pm.train(options, lambda pairs: {"pairs": _shown(pm_report, pairs, run)}, principles)
 
 
 def _shown(kind: Any, found: list[Any], run: Run) -> list[Record]:

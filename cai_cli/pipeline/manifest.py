@@ -133,8 +133,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_atomic(path: str | Path, *parts: bytes, more: Iterable[bytes] = ()) -> None:
+def write_atomic(path: str | Path, data: bytes, more: Iterable[bytes] = ()) -> None:
     """Write a file so that no reader ever sees half of it: write a temporary file beside it, then rename that.
+
+    `more` follows `data`.
 
     A process that is killed meanwhile leaves the temporary file; see `remove_leftovers`.
     """
@@ -142,7 +144,7 @@ def write_atomic(path: str | Path, *parts: bytes, more: Iterable[bytes] = ()) ->
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.writelines(parts)
+            stream.write(data)
             stream.writelines(more)
         umask = os.umask(0)  # `mkstemp` makes a private file; give it the rights of an ordinary new file
         os.umask(umask)

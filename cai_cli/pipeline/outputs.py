@@ -336,7 +336,7 @@ def write_file(path: str, lines: Iterable[bytes], about: Manifest, skipped: Iter
             beside.unlink(missing_ok=True)
             left = iter(skipped)
             if (first := next(left, None)) is not None:
-                manifest.write_atomic(beside, first, more=left)
+                manifest.write_atomic(beside, first, left)
             durable.replace(partial, path)
     except OSError as problem:
         raise failed(path, problem) from None

@@ -216,7 +216,6 @@ class _Run:
                     self.place(key, result)
                     if self.full:
                         return
-                self.release()
         if self.left and not self.failure and not self.full:
             raise InputError(
                 f"the input ended before the {streams.plural(self.output.done, 'record')} that an earlier run finished; "

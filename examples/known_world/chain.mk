@@ -131,7 +131,7 @@ $(W)/pm-%/manifest.json: $(W)/%.jsonl
 
 # Reinforcement learning, with the KL in the reward, as in the paper. GRPO divides by the spread of each request's scores. If all
 # answers to a request are similar, it amplifies the PM's noise, and the answers degenerate.
-# RL on human labels starts from SL-CAI too. The base hardly ever refuses, so RL from it may never sample a refusal and its reward.
+# RL on human labels starts from SL-CAI too: in an easier world, whose base hardly ever refused, RL from the base never drew a refusal.
 $(W)/rl/manifest.json: $(W)/pm-soft/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-soft $(RL) -o $(@D)
 $(W)/rl-%/manifest.json: $(W)/pm-%/manifest.json $(SL)/manifest.json

@@ -184,7 +184,10 @@ def by_steps(results: Results) -> list[str]:
     for name, title in (("judged", "the judge is right"), ("reasoned", "the judge is right after reasoning")):
         values_of = [results.correct(name, about=kind) for kind in kinds]
         sure = [[(entity, max(p, 1 - p)) for entity, p in values] for values in values_of]
-        for text, rows in ((title, map(right, values_of)), (title.replace("is right", "is so confident"), sure)):
+        for text, rows in (
+            (title, map(right, values_of)),
+            (title.replace("the judge is right", "its mean confidence"), sure),
+        ):
             lines.append(f"{text:40}" + "".join(f"{show(measure.interval(each)):>24}" for each in rows))
     return lines
 
