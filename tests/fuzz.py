@@ -10,6 +10,7 @@ A new reader is one entry of `readers`: the name of its file, valid contents, an
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gzip
 import hashlib
@@ -483,18 +484,21 @@ def guided(reader: Reader, count: int, folder: Path) -> None:
 
 def main() -> None:
     """Fuzz one reader, in this process."""
-    name, *rest = [word for word in sys.argv[1:] if word != "--atheris"]
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("reader", choices=list(readers("", "")))
+    parser.add_argument("count", type=int, nargs="?", default=20_000)
+    parser.add_argument("--atheris", action="store_true", help="inputs that coverage guides")
+    given = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=tempfile.mkdtemp(), XDG_CACHE_HOME=tempfile.mkdtemp(), COLUMNS="200")
     models.load_tokenizer = cache(models.load_tokenizer)  # one per process, not one per input
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        reader = readers(tiny_model(folder / "model"), tiny_pm(folder / "pm"))[name]
+        reader = readers(tiny_model(folder / "model"), tiny_pm(folder / "pm"))[given.reader]
         for data in reader.valid:  # imports what it needs, before memory is limited
             check(reader, data, folder / "fuzzed")
-        count = int(rest[0]) if rest else 20_000
-        if "--atheris" in sys.argv:
-            guided(reader, count, folder)
-        print(f"{name}: {fuzz(reader, count, folder, fixed=False):,} inputs")
+        if given.atheris:
+            guided(reader, given.count, folder)
+        print(f"{given.reader}: {fuzz(reader, given.count, folder, fixed=False):,} inputs")
 
 
 if __name__ == "__main__":
