@@ -488,17 +488,17 @@ def main() -> None:
     parser.add_argument("reader", choices=list(readers("", "")))
     parser.add_argument("count", type=int, nargs="?", default=20_000)
     parser.add_argument("--atheris", action="store_true", help="inputs that coverage guides")
-    given = parser.parse_args()
+    chosen = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_CACHE=tempfile.mkdtemp(), XDG_CACHE_HOME=tempfile.mkdtemp(), COLUMNS="200")
     models.load_tokenizer = cache(models.load_tokenizer)  # one per process, not one per input
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        reader = readers(tiny_model(folder / "model"), tiny_pm(folder / "pm"))[given.reader]
+        reader = readers(tiny_model(folder / "model"), tiny_pm(folder / "pm"))[chosen.reader]
         for data in reader.valid:  # imports what it needs, before memory is limited
             check(reader, data, folder / "fuzzed")
-        if given.atheris:
-            guided(reader, given.count, folder)
-        print(f"{given.reader}: {fuzz(reader, given.count, folder, fixed=False):,} inputs")
+        if chosen.atheris:
+            guided(reader, chosen.count, folder)
+        print(f"{chosen.reader}: {fuzz(reader, chosen.count, folder, fixed=False):,} inputs")
 
 
 if __name__ == "__main__":
