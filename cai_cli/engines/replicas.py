@@ -4,6 +4,7 @@ On a CPU a replica with one thread is a fork of the command, which has loaded th
 waits for the threads of another. Elsewhere a replica is a new process.
 
 A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
+One that dies is started again.
 """
 
 from __future__ import annotations
@@ -17,18 +18,21 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from cai_cli.engines.base import Engine, Request, Result
-from cai_cli.engines.dispatch import Dispatcher, WorkerLost
+from cai_cli.engines.dispatch import Dispatcher, Worker, WorkerLost
 from cai_cli.engines.worker import EngineWorker, as_error, end_with_parent
 from cai_cli.errors import CaiError
 
 Environment = dict[str, str]
 """Variables of a replica's environment, beside those of the command."""
+RESTARTS = 5
+"""How often a replica is started again: as often as a request that ends replicas is tried (`dispatch.TOO_OFTEN`)."""
 
 
 class Process(Protocol):
@@ -95,10 +99,17 @@ def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
 class Replica:
     """A process with an engine, seen from the command. See `dispatch.Worker`."""
 
-    def __init__(self, name: str, process: Process, connection: Connection, opened: Callable[[], Engine] | None) -> None:
-        """`opened`: what the process calls to open its engine; None if it has one."""
-        self.name, self.ready = name, Future[int]()
-        """`ready`: the engine's context once it is open. Raises a CaiError, or `WorkerLost`."""
+    def __init__(
+        self,
+        name: str,
+        process: Process,
+        connection: Connection,
+        opened: Callable[[], Engine] | None,
+        again: Callable[[], Replica] | None,
+    ) -> None:
+        """`opened`: what the process calls to open its engine; None if it has one. `again`: starts another one in its place."""
+        self.name, self.ready, self._again = name, Future[int](), again
+        """`ready`: the engine's context once it is open. Raises a CaiError."""
         self._waiting: dict[int, Future[Result]] = {}
         self._serial, self._lock, self._lost = count(), threading.Lock(), ""
         self._process, self._connection = process, connection
@@ -140,11 +151,23 @@ class Replica:
                 self._fail()
 
     def _fail(self) -> None:
-        futures: list[Future[Any]] = [self.ready, *self._waiting.values()]
-        for future in futures:
-            if not future.done():
-                future.set_exception(WorkerLost(self._lost))
+        if not self.ready.done():
+            self.ready.set_exception(CaiError(f"{self.name} was lost while it loaded the model ({self._lost})"))
+        for future in self._waiting.values():
+            future.set_exception(WorkerLost(self._lost, self._replaced if self._again else None))
         self._waiting.clear()
+
+    def _replaced(self) -> Future[Worker]:
+        """The replica in the place of this one, once its engine is open. Raises a CaiError if it cannot be opened."""
+        assert self._again
+        replica, started = self._again(), Future[Worker]()
+
+        def opened(ready: Future[int]) -> None:
+            problem = ready.exception()
+            started.set_exception(problem) if problem else started.set_result(replica)
+
+        replica.ready.add_done_callback(opened)
+        return started
 
     @staticmethod
     def _settle(future: Future[Any], found: Any) -> None:
@@ -156,26 +179,27 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
 
     `each`: how many requests one has at a time.
     """
-    total = len(environments)
     engine = opened() if fork else None
-    replicas: list[Replica] = []
+    replicas: dict[int, Replica] = {}
+
+    def start(number: int, restarts: int) -> Replica:
+        name = f"replica {number} of {len(environments)}"
+        process, connection = forked(engine, name) if engine else spawned(environments[number - 1])
+        again = partial(start, number, restarts - 1) if restarts else None
+        replicas[number] = Replica(name, process, connection, None if engine else opened, again)
+        return replicas[number]
 
     def close() -> None:
-        for replica in replicas:
+        for replica in replicas.values():
             replica.close()
 
     try:
-        for number, environment in enumerate(environments, 1):
-            name = f"replica {number} of {total}"
-            process, connection = forked(engine, name) if engine else spawned(environment)
-            replicas.append(Replica(name, process, connection, None if engine else opened))
-        wait([replica.ready for replica in replicas], return_when=FIRST_EXCEPTION)
-        for replica in replicas:
-            if replica.ready.done() and (problem := replica.ready.exception()):
-                if isinstance(problem, WorkerLost):
-                    raise CaiError(f"{replica.name} was lost while it loaded the model ({problem})")
+        ready = [start(number, RESTARTS).ready for number, _ in enumerate(environments, 1)]
+        wait(ready, return_when=FIRST_EXCEPTION)
+        for one in ready:
+            if one.done() and (problem := one.exception()):
                 raise problem
-        return Dispatcher(replicas, min(replica.ready.result() for replica in replicas), each, close)
+        return Dispatcher([*replicas.values()], min(one.result() for one in ready), each, close)
     except BaseException:
         close()
         raise

@@ -7,19 +7,22 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cai_cli.engines import models, replicas, select
+from cai_cli.engines.base import Failure, Feed, Key, Request, Result, Score
 from cai_cli.engines.select import Setup
 from cai_cli.errors import InputError
 from cai_cli.pipeline import manifest
 from tests import processes
 from tests.conftest import Here
+from tests.engine_feed import by_number, feed
 from tests.processes import cai, start, wait_for_lines
-from tests.rows import asks, pair, write_jsonl
+from tests.rows import asks, pair, read_jsonl, write_jsonl
 from tests.tiny import EXACT, ROOT, TRANSFORMERS
 
 TWO = ("--replicas", 2)
@@ -54,15 +57,42 @@ def test_the_records_are_those_of_one_process_when_a_replica_is_killed(
     pids = replicas_of(process)
     assert len(pids) == 2
     os.kill(pids[0], signal.SIGKILL)
+    wait_for_lines(partial, 60, process)
+    pids += (others := replicas_of(process))
+    assert len(others) == 2  # it was started again
+    for pid in others:
+        os.kill(pid, signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     wait_until_gone(pids)
-    assert said.count("was lost") == 1
+    assert said.count("was lost") == 3
     assert "replica 1 of 2 was lost (killed by signal 9); the other 1 continue with its requests" in said
     assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
     made, alone = (manifest.read(tmp_path / f"{name}.manifest.json") for name in ("two", "one"))
     assert "processes" not in made  # one machine, whose hours `cai plan run` counts once
     assert made["fingerprint"] == alone["fingerprint"]
+
+
+class Fragile:
+    """An engine whose process is killed by the prompt [7]."""
+
+    context = 100
+
+    def run(self, requests: Feed) -> Iterator[tuple[Key, Result]]:
+        for key, request in filter(None, requests):
+            if list(request.ids) == [7]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield key, Score(0.5, 1)
+
+
+def test_a_request_that_kills_its_replica_is_given_up_and_the_others_are_computed() -> None:
+    engine = replicas.open_replicas(Fragile, [{}, {}], each=4, fork=True)
+    try:
+        results = by_number(engine.run(feed([Request("score", [n], "") for n in range(40)], False)))
+    finally:
+        engine.close()
+    assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [7]
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.soak
@@ -202,5 +232,6 @@ def test_two_vllm_engines_of_which_one_is_killed(real: Path, tmp_path: Path) -> 
     wait_until_gone(pids)
     assert said.count("was lost") == 1
     assert "replica 2 of 2 was lost (killed by signal 9)" in said
-    rows = (tmp_path / "out").read_text().splitlines()
-    assert len(rows) == len(set(rows)) == 48
+    made, asked = (read_jsonl(path) for path in (tmp_path / "out", source))
+    assert [row["id"] for row in made] == [row["id"] for row in asked[:48]]
+    assert all(row["response"].strip() for row in made)
