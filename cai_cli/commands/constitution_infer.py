@@ -62,14 +62,15 @@ def answers(record: Record) -> tuple[str, str]:
         raise Skipped(str(problem)) from None
 
 
-def proposals(session: Session, most: int) -> Any:
+def proposals(session: Session, most: int, few_shot: int | None) -> Any:
     """A program that asks why the chosen answer of a pair was preferred, `most` times."""
 
     def program(record: Record) -> Steps[list[Record]]:
         if held_out(record, session.seed):
             return []
         texts, swapped = answers(record), draw(session.seed, "infer order", record["id"]) % 2
-        asked = inference.proposal(sides(record).prompt, texts[::-1] if swapped else texts, swapped, session.format)
+        shown = texts[::-1] if swapped else texts
+        asked = inference.proposal(sides(record).prompt, shown, swapped, session.format, few_shot)
         written: list[Completion] = yield [session.request(asked, "infer", record["id"], i) for i in range(most)]
         rules = [inference.rule(done.text) for done in written]
         return [{"id": record["id"], "rules": [rule for rule in rules if rule], "meta": [done.meta() for done in written]}]
@@ -152,6 +153,12 @@ def app(
     prompting: AnswerPrompting,
     n: Annotated[int, Option("-n", min=1, help="Rules that are proposed per pair.")] = 1,
     candidates: Annotated[int, Option("--candidates", min=1, metavar="N", help="Judge so many rules, the most proposed.")] = 24,
+    few_shot: Annotated[
+        int | None,
+        Option(
+            "--few-shot", min=0, metavar="N", help="Show the model only the first N of three examples of rules; by default all."
+        ),
+    ] = None,
     keep: Annotated[int, Option("--keep", min=1, metavar="N", help="Principles of the constitution, at most.")] = 16,
 ) -> None:
     """Infer a constitution."""
@@ -164,7 +171,7 @@ def app(
         return replace(files, output=str(where / f"{name}.jsonl"))
 
     session = Session(stage("proposals"), model, replace(sampling, max_tokens=min(sampling.max_tokens, LONGEST)), prompting)
-    session.run("infer proposals", preference_error, proposals(session, n), n=n)
+    session.run("infer proposals", preference_error, proposals(session, n, few_shot), n=n, few_shot=few_shot)
     if files.dry_run is not None:
         return
     every = [rule for row in jsonl.read(str(where / "proposals.jsonl")) for rule in row["rules"]]

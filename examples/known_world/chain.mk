@@ -107,9 +107,9 @@ $(W)/sft-filtered/manifest.json: $(W)/filtered.jsonl $(FROM)/helpful.jsonl
 # As many steps as with the answers in context.
 $(W)/sft-once/manifest.json: $(W)/revisions-1.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $<=3 $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
-# It fails if no rule predicts the choices; then the report says so.
+# The base does not know the words of the examples. It fails if no rule predicts the choices; then the report says so.
 $(W)/inferred/principles.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
-	$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) $(ENGINE) --batch-size 64 -o $(@D) || test -e $@
+	$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) --few-shot 0 $(ENGINE) --batch-size 64 -o $(@D) || test -e $@
 
 # Feedback: soft labels, hard labels, reasoned labels (clamped and unclamped), and human labels that prefer bare refusals.
 SL := $(W)/sft-$(LAST)

@@ -43,6 +43,26 @@ def test_similar_rules_are_one_candidate() -> None:
     assert [inference.identity(rules[0], taken) for _ in range(3)] == ["kind-user", "kind-user-2", "kind-user-3"]
 
 
+def test_of_equally_large_groups_the_most_general_rule_is_first() -> None:
+    """Else a rule about a single pair would be judged because its pair is the first one."""
+    said = ["names the fastest train to Oslo", "is kind and honest with people", "is honest with people about what it knows"]
+    found = inference.candidates([f"{inference.BEGINNING} {each}." for each in said], 4)
+    assert [leader for leader, _ in found][-1].endswith("Oslo.")
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("format", ["chat", "hh"])
+def test_the_examples_of_rules_come_before_the_question(format: str) -> None:
+    prompt = inference.proposal("Hi", ("Hello.", "Go away."), 0, format, None)
+    texts = [m["content"] for m in prompt.messages or []] or [prompt.text]
+    said = "".join(texts)
+    assert [said.index(question) for question, *_ in inference.EXAMPLES] == sorted(said.index(q) for q, *_ in inference.EXAMPLES)
+    assert said.rindex(inference.EXAMPLES[-1][3]) < said.rindex("Go away.")
+    bare = inference.proposal("Hi", ("Hello.", "Go away."), 0, format)
+    assert said.endswith((bare.messages or [{"content": bare.text}])[-1]["content"])
+    assert bare.shared == 0 < prompt.shared
+
+
 @pytest.mark.parametrize(
     ("rule", "opposite"),
     [
