@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import cast
 
 from cai_cli.data import transcripts
@@ -84,18 +85,22 @@ def quoted(messages: Messages, request: str) -> Message:
 
 def example_turns(examples: Sequence[str]) -> Messages:
     """Few-shot examples of rounds as chat messages, in the form of `critique` and `revision`, or of `direct_revision`."""
+    return [turn for example in examples for turn in _example_turns(example)]
+
+
+@lru_cache(maxsize=64)  # every record shows the same few
+def _example_turns(example: str) -> tuple[Message, ...]:
     found: Messages = []
-    for example in examples:
-        talk: Messages = []
-        for name, text in transcripts.parts(example):
-            if name in ("Human", "Assistant"):
-                talk.append(user(text) if name == "Human" else assistant(text))
-            elif name in ("Critique", "Revision"):
-                found.append(assistant(text))
-            else:
-                found.append(quoted(talk, text) if talk else user(text))
-                talk = []
-    return found
+    talk: Messages = []
+    for name, text in transcripts.parts(example):
+        if name in ("Human", "Assistant"):
+            talk.append(user(text) if name == "Human" else assistant(text))
+        elif name in ("Critique", "Revision"):
+            found.append(assistant(text))
+        else:
+            found.append(quoted(talk, text) if talk else user(text))
+            talk = []
+    return tuple(found)
 
 
 def _prompt(found: Messages, format: str, plain: str, examples: Sequence[str]) -> Prompt:
