@@ -124,9 +124,15 @@ def of_side(record: dict[str, Any], side: str, answer: str) -> str | None:
     """The reasoning before the answer of a preference's side: under its side, or that of the same text in `responses`."""
     kept = record.get("reasoning")
     if isinstance(kept, list):
-        pairs = zip(record.get("responses") or [], kept, strict=False)
+        pairs = zip(record.get("responses") or [], of_responses(record), strict=False)
         return next((reason for text, reason in pairs if text == answer and reason), None)
-    return kept.get(side) if isinstance(kept, dict) else None
+    return _text(kept.get(side)) if isinstance(kept, dict) else None
+
+
+def of_responses(record: dict[str, Any]) -> list[str | None]:
+    """The reasoning before each of a record's `responses`."""
+    kept, count = record.get("reasoning"), len(record.get("responses") or [])
+    return [*map(_text, kept if isinstance(kept, list) else ()), *[None] * count][:count]
 
 
 def shown(record: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept, str) and "response" in record:
         found["response"] = join(record["response"], kept)
     if isinstance(kept, list) and "responses" in record:
-        found["responses"] = [join(*pair) for pair in zip(record["responses"], kept, strict=False)]
+        found["responses"] = [join(*pair) for pair in zip(record["responses"], of_responses(record), strict=True)]
     for side in ("chosen", "rejected"):
         if side in record:
             value = record[side]
@@ -147,6 +153,17 @@ def shown(record: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def of_revision(entry: dict[str, Any]) -> str | None:
+    """The reasoning before a round's revision."""
+    kept = entry.get("reasoning")
+    return _text(kept.get("revision")) if isinstance(kept, dict) else None
+
+
+def _text(value: object) -> str | None:
+    """A value if it is a text: other tools keep other things under the name."""
+    return value if isinstance(value, str) else None
+
+
 def _shown_round(entry: dict[str, Any]) -> dict[str, Any]:
-    reason = (entry.get("reasoning") or {}).get("revision")
+    reason = of_revision(entry)
     return {**entry, "revision": join(entry["revision"], reason)} if reason and "revision" in entry else entry

@@ -134,10 +134,10 @@ def answers(record: Record, revisions: str) -> list[Answer]:
         completion = record["completion"]
         return [Answer(prompt, completion if isinstance(completion, str) else completion[0]["content"], alone)]
     if "responses" in record and "response" not in record:
-        reasons = kept if isinstance(kept, list) else [None] * len(record["responses"])
-        return [Answer(prompt, *each) for each in zip(record["responses"], reasons, records.truncated(record), strict=False)]
+        each = zip(record["responses"], reasoning.of_responses(record), records.truncated(record), strict=False)
+        return [Answer(prompt, *one) for one in each]
     revised = [
-        Answer(prompt, entry["revision"], entry.get("reasoning", {}).get("revision"), "revision-cut" in entry.get("flags", []))
+        Answer(prompt, entry["revision"], reasoning.of_revision(entry), "revision-cut" in entry.get("flags", []))
         for entry in record.get("rounds") or []
         if "revision" in entry
     ]

@@ -11,6 +11,7 @@ from cai_cli.data import reasoning
 from cai_cli.data.reasoning import Parts
 from cai_cli.data.records import require_answered, take_in
 from cai_cli.errors import Skipped
+from cai_cli.training import examples
 from tests.rows import read_jsonl
 
 
@@ -78,3 +79,25 @@ def test_text_parts_are_joined_and_other_parts_are_named(shared: Path) -> None:
     image = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {}}]}]}
     take_in(image)
     assert "parts of the type image_url" in (prompt_error(image) or "")
+
+
+@pytest.mark.parametrize("other", [True, 5, [], ["x"], {}, {"revision": 5}, [None, {"a": 1}]])
+def test_reasoning_in_another_shape_is_left_alone(other: Any) -> None:
+    """Other tools write other things under the name, and the answers must not be lost with them."""
+    rounds = [{"principle": "p", "critique": "c", "revision": "r", "reasoning": other}]
+    record = {
+        "id": "a",
+        "prompt": "q",
+        "responses": ["x", "y"],
+        "rounds": rounds,
+        "chosen": "x",
+        "rejected": "y",
+        "reasoning": other,
+    }
+    found = reasoning.shown(record)
+    assert found["rounds"] == rounds
+    assert [text.rpartition("\n")[2] for text in found["responses"]] == ["x", "y"]
+    assert found["rejected"] == "y"
+    prompts = {key: record[key] for key in ("id", "prompt", "responses", "reasoning")}
+    assert [answer.text for answer in examples.answers(prompts, "all")] == ["x", "y"]
+    assert [answer.text for answer in examples.answers({"prompt": "q", "response": "x", "rounds": rounds}, "all")] == ["r"]
