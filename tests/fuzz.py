@@ -29,6 +29,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import typer
 import yaml
@@ -252,6 +253,7 @@ LABEL = {"pair": [0, 1], "principles": ["ethics"], "p_first": 0.75, "orders": {"
 PREFERENCE = {**rows.preference(1, 0.75), "label": LABEL, "scores": {"chosen": 1.5, "rejected": 0.5}, "weight": 1.0}
 JUDGED = {"id": "q5", "prompt": "Hi", "responses": ["Yes.", "No."], "judged": {"correct": 0, "p_correct": 0.75, "label": LABEL}}
 HH = {"chosen": rows.turns("Hi") + rows.turns("Why?", "So."), "rejected": rows.turns("Hi") + rows.turns("Why?", "No."), "x": 1}
+MESSAGES = {"id": "q8", "messages": [*CHAT, {"role": "assistant", "content": "So.", "thinking": "Hm."}]}
 EVERY = lines(PROMPT, ANSWER, OPEN | {"id": "q6"}, PAIR, PREFERENCE, JUDGED)
 MADE = lines(ANSWER, PAIR)
 MANIFEST = {"step": "sample", "command": ["cai", "sample", "in.jsonl", "-c", "default"], "fingerprint": {"step": "sample", "input": "x"},
@@ -306,6 +308,17 @@ BENCH = {
     "mt-bench": lines({"question_id": 1, "category": "x", "turns": ["Hi", "Why?"]}), "hhh": lines({"input": "Hi", "targets": {"choices": ["a", "b"], "labels": [1, 0]}}),
     "rewardbench": lines({"id": 1, "prompt": "Hi", "chosen": "a", "rejected": "b", "subset": "x"}), "alpaca-eval": json.dumps([{"instruction": "Hi", "dataset": "x"}]).encode(),
 }  # fmt: skip
+
+
+def _planned(trainer: str, *args: str) -> Callable[[Path], bool]:
+    """A trainer's files, checked and made examples of, and no more."""
+    read = run("plan", trainer, *args, "-o", "DIR/out", "--quiet")
+
+    def reading(path: Path) -> bool:
+        with patch("cai_cli.training.memory.table", lambda *_: []):
+            return read(path)
+
+    return reading
 
 
 def _resume(path: Path) -> None:
@@ -399,6 +412,11 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
         "revise": records("revise", "FILE", "-m", model, "--show-reasoning", *dry, of=lines(OPEN)),
         "label": records("label", "FILE", "-m", model, *dry, of=lines(PAIR)),
         "score": records("score", "FILE", "-m", pm, "--show-reasoning", *dry, of=lines(PREFERENCE, CLOSED, PAIR)),
+        "train-sft": Reader("in.jsonl", (lines(CLOSED), lines(PAIR), lines(MESSAGES)), _planned("train-sft", "FILE", "-m", model, "--learn-reasoning"), JSON),
+        "train-pm": Reader("in.jsonl", (lines(PREFERENCE),), _planned("train-pm", "FILE", "-m", model), JSON),
+        "train-pm --conditioned": Reader("in.jsonl", (lines({**PREFERENCE, "label": {**LABEL, "by_principle": {"ethics": 0.75}}}),), _planned("train-pm", "FILE", "-m", model, "--conditioned", "-c", "default"), JSON),
+        "train-dpo": Reader("in.jsonl", (lines(PREFERENCE),), _planned("train-dpo", "FILE", "-m", model), JSON),
+        "rl": Reader("in.jsonl", (lines(PROMPT, {**ANSWER, "rubric": ["q"]}),), _planned("rl", "FILE", "-m", model, "--pm", pm), JSON),
         "grade": records("grade", "FILE", "-m", model, *dry, of=lines(PAIR, {**ANSWER, "rubric": ["q", {"id": "x", "question": "q", "classes": {"a": "b", "c": "d"}}]})),
         "eval choice": records("eval choice", "FILE", "-m", model, *dry, of=lines(PREFERENCE, EVALUATION)),
         "prompts": records("prompts", "FILE", "-m", model, "-n", "2", *dry, of=lines(*rows.asks(6))),

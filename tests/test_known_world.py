@@ -231,7 +231,7 @@ def test_the_proof_runs_and_reports(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "CAI_KEEP_CUT": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     told = (tmp_path / "report.txt").read_text()
-    for text in ("alarming, refused", "the judge is so confident after reasoning", "less rude than a direct one", "untold"):
+    for text in ("alarming, refused", "its mean confidence after reasoning", "less rude than a direct one", "untold"):
         assert text in told
     assert sum(line.startswith(("holds", "FAILS")) for line in told.splitlines()) == 42
     assert (tmp_path / "proof.png").read_bytes().startswith(b"\x89PNG")

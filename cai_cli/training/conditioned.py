@@ -13,6 +13,7 @@ from pathlib import Path
 from cai_cli import streams
 from cai_cli.data import preferences, records
 from cai_cli.data.jsonl import Record, as_object
+from cai_cli.data.shapes import type_error
 from cai_cli.errors import InputError, Skipped
 from cai_cli.method.constitution import Constitution
 from cai_cli.method.prompts import judged_by
@@ -27,9 +28,13 @@ def parts(record: Record, constitution: Constitution) -> list[Record]:
     label = records.label_of(record)
     if label is None or not label["principles"]:
         return [record]
+    if error := type_error(label, records.Label, "label"):
+        raise Skipped(error)
     by_principle = records.by_principle(label)
     if not by_principle:
         raise Skipped("its label has one probability for several principles")
+    if not all(0 <= p <= 1 for p in by_principle.values()):
+        raise Skipped("its label has a probability that is not between 0 and 1")
     try:
         found = preferences.sides(record)
     except ValueError as problem:

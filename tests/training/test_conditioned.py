@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from cai_cli.data.jsonl import Record
 from cai_cli.engines import models
+from cai_cli.errors import Skipped
 from cai_cli.method import constitution, prompts
 from cai_cli.method.tokens import Renderer
 from cai_cli.pipeline import manifest
@@ -53,6 +54,13 @@ def test_each_principle_has_its_own_example(rules: str) -> None:
     assert row["p_chosen"] == pytest.approx(0.7)
     human = preference(0, 1.0)
     assert parts(human, loaded) == [human]
+
+
+@pytest.mark.parametrize("by", [True, {"short": "x"}, {"short": 1.5}])
+def test_a_label_in_another_shape_is_skipped(by: object, rules: str) -> None:
+    label = {"principles": ["short"], "p_first": 0.75, "orders": {"ab": 0.75}, "by_principle": by}
+    with pytest.raises(Skipped, match="label"):
+        parts({**preference(1, 0.75), "label": label}, constitution.load(rules))
 
 
 def test_the_model_learns_each_principle_and_is_asked_by_any(here: Here, rules: str, tiny: str, tmp_path: Path) -> None:
