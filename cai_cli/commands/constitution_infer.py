@@ -221,7 +221,8 @@ def _finish(
     streams.print_table(table(found), stderr=True)
     if not kept:
         (where / "constitution.yaml").unlink(missing_ok=True)  # of an earlier run
-        raise CaiError(f"{where}/principles.jsonl: no rule predicts the choices better than chance; give more pairs, or a better model")
+        why = "no rule predicts the choices better than chance; give more pairs, or a better model"
+        raise CaiError(f"{where}/principles.jsonl: {why}")
     both = together(rows, kept, seed)
     said = "right on {accuracy:.3f} ({low:.3f} to {high:.3f}) of {pairs} held-out pairs".format(**both.record()) if both else ""
     notes = f"Inferred from {len(rows)} preferences; together {said}."
