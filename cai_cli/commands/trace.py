@@ -25,7 +25,7 @@ from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.data import jsonl
 from cai_cli.data.ids import Ids
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object
 from cai_cli.data.records import label_of, take_in
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method.constitution import ROUND, Constitution
@@ -97,9 +97,10 @@ def draws(place: Place, old: Place | None, principles: Constitution | None) -> I
     seed, step, identity = made.get("seed"), made.get("step"), (old or place).record["id"]
     if seed is None:
         return
-    meta = record.get("meta") or {}
-    texts = meta["responses"] if "responses" in record and "responses" in meta else [meta.get("response") or {}]
-    for number, text in enumerate(texts):
+    meta = as_object(record.get("meta"))
+    several = meta.get("responses")
+    texts = several if "responses" in record and isinstance(several, list) else [meta.get("response")]
+    for number, text in enumerate(map(as_object, texts)):
         if step == "sample" and "seed" in text and "turns" not in record:
             yield f"the seed of answer {number + 1}", text["seed"] == draw(seed, "sample", identity, 0, number)
     if step in ("critique", "revise") and old:

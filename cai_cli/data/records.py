@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import NotRequired, TypedDict, cast
 
 from cai_cli.data import jsonl, reasoning
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object, item
 from cai_cli.data.shapes import type_error
 from cai_cli.errors import Skipped
 
@@ -200,10 +200,10 @@ def _joined(content: object) -> object:
 
 def require_answered(record: Record) -> None:
     """Skipped if one of a record's answers, or its last critique or revision, ended inside its reasoning."""
-    made = record.get("meta") or {}
-    answers = [made.get("response"), *(made.get("responses") or [])]
-    last = (record.get("rounds") or [{}])[-1].get("meta") or {}
-    for entry in (*answers, *last.values()):
+    made = as_object(record.get("meta"))
+    several = made.get("responses")
+    last = as_object((record.get("rounds") or [{}])[-1].get("meta"))
+    for entry in (made.get("response"), *(several if isinstance(several, list) else ()), *last.values()):
         if isinstance(entry, dict) and entry.get("reasoning") == "cut":
             raise Skipped("its reasoning was cut by --max-tokens, so there is no answer; sample it again with a larger one")
 
@@ -263,8 +263,8 @@ CUT_SHARE = 0.1
 
 def truncated(record: Record) -> list[bool]:
     """Whether each answer of a record was truncated at --max-tokens: of its `response`, or of its `responses`."""
-    made = record.get("meta") or {}
-    several = made.get("responses") or [None] * len(record.get("responses", []))
+    made = as_object(record.get("meta"))
+    several = [item(made.get("responses"), i) for i, _ in enumerate(record.get("responses") or [])]
     entries = [made.get("response")] if "response" in record else several
     return [isinstance(entry, dict) and entry.get("finish") == "length" for entry in entries]
 
@@ -277,8 +277,7 @@ def is_open(record: Record) -> bool:
 
 def stripped(entry: Round, kind: str) -> list[str]:
     """The names of the parts that were removed from a round's "critique" or "revision" (`kind`)."""
-    made = (entry.get("meta") or {}).get(kind)
-    found = made.get("stripped") if isinstance(made, dict) else None
+    found = as_object(as_object(entry.get("meta")).get(kind)).get("stripped")
     return found if isinstance(found, list) else []
 
 

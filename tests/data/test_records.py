@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -121,3 +121,13 @@ def test_the_example_files_are_sound(name: str, kind: str) -> None:
     check = records.preference_error if name == "helpful-comparisons" else records.prompt_error
     assert [check(row) for row in rows] == [None] * len(rows)
     assert {row.get("kind") for row in rows} == {kind}
+
+
+@pytest.mark.parametrize("other", [True, 7, "x", [], [True], {"response": 5}])
+def test_a_meta_in_another_shape_says_nothing(other: object) -> None:
+    """Other tools write other things under the name. No answer may be lost with them."""
+    record = {"id": "a", "prompt": "q", "responses": ["x", "y"], "meta": {"responses": other}}
+    assert records.truncated(record) == [False, False]
+    records.require_answered(record)
+    records.require_answered({**record, "meta": other, "rounds": [{"principle": "p", "meta": other}]})
+    assert records.stripped(cast(Any, {"meta": other}), "critique") == []
