@@ -39,6 +39,7 @@ from hypothesis import strategies as st
 from cai_cli.engines import models
 from cai_cli.errors import CaiError
 from tests import rows
+from tests.bench_overhead import Instant
 from tests.tiny import ROOT, tiny_model, tiny_pm
 
 SECONDS = 30
@@ -310,6 +311,17 @@ BENCH = {
 }  # fmt: skip
 
 
+def _stepped(words: str, *args: str) -> Callable[[Path], bool]:
+    """A whole generating step, with an engine that answers at once."""
+    read = run(words, *args, "--engine", "transformers", "--quiet", "--restart", "-o", "DIR/out")
+
+    def reading(path: Path) -> bool:
+        with patch("cai_cli.engines.select.Setup.open", lambda _: Instant()):
+            return read(path)
+
+    return reading
+
+
 def _planned(trainer: str, *args: str) -> Callable[[Path], bool]:
     """A trainer's files, checked and made examples of, and no more."""
     read = run("plan", trainer, *args, "-o", "DIR/out", "--quiet")
@@ -401,24 +413,32 @@ def readers(model: str, pm: str) -> dict[str, Reader]:
     def records(words: str, *args: str, of: bytes = EVERY) -> Reader:
         return Reader("in.jsonl", (of, EVERY), run(words, *args), JSON)
 
+    def stepped(words: str, *args: str, of: bytes) -> Reader:
+        return Reader("in.jsonl", (of, EVERY), _stepped(words, "FILE", "-m", pm if words == "score" else model, *args), JSON)
+
     def imported(words: str, *valid: bytes, file: str = "in.jsonl", tokens: tuple[bytes, ...] = JSON) -> Reader:
         name, *more = words.split()
         return Reader(file, valid, run(f"import {name}", *more, "FILE", *out), tokens)
 
     return {
         "sample": records("sample", "FILE", "-m", model, "--resample", *dry, of=lines(PROMPT, ANSWER)),
-        "sample --turns": records("sample", "FILE", "-m", model, "--turns", *dry, of=lines({"id": "a", "prompt": "Hi", "turns": ["Hi", "So?"]})),
-        "critique": records("critique", "FILE", "-m", model, *dry, of=lines(ANSWER, CLOSED | {"id": "q7"})),
-        "revise": records("revise", "FILE", "-m", model, "--show-reasoning", *dry, of=lines(OPEN)),
-        "label": records("label", "FILE", "-m", model, *dry, of=lines(PAIR)),
-        "score": records("score", "FILE", "-m", pm, "--show-reasoning", *dry, of=lines(PREFERENCE, CLOSED, PAIR)),
+        "sample --turns": stepped("sample", "--turns", of=lines({"id": "a", "prompt": "Hi", "turns": ["Hi", "So?"]})),
+        "critique": stepped("critique", of=lines(ANSWER, CLOSED | {"id": "q7"})),
+        "revise": stepped("revise", "--show-reasoning", of=lines(OPEN)),
+        "label": stepped("label", of=lines(PAIR)),
+        "score": stepped("score", "--show-reasoning", of=lines(PREFERENCE, CLOSED, PAIR)),
         "train-sft": Reader("in.jsonl", (lines(CLOSED), lines(PAIR), lines(MESSAGES)), _planned("train-sft", "FILE", "-m", model, "--learn-reasoning"), JSON),
         "train-pm": Reader("in.jsonl", (lines(PREFERENCE),), _planned("train-pm", "FILE", "-m", model), JSON),
         "train-pm --conditioned": Reader("in.jsonl", (lines({**PREFERENCE, "label": {**LABEL, "by_principle": {"ethics": 0.75}}}),), _planned("train-pm", "FILE", "-m", model, "--conditioned", "-c", "default"), JSON),
         "train-dpo": Reader("in.jsonl", (lines(PREFERENCE),), _planned("train-dpo", "FILE", "-m", model), JSON),
         "rl": Reader("in.jsonl", (lines(PROMPT, {**ANSWER, "rubric": ["q"]}),), _planned("rl", "FILE", "-m", model, "--pm", pm), JSON),
-        "grade": records("grade", "FILE", "-m", model, *dry, of=lines(PAIR, {**ANSWER, "rubric": ["q", {"id": "x", "question": "q", "classes": {"a": "b", "c": "d"}}]})),
-        "eval choice": records("eval choice", "FILE", "-m", model, *dry, of=lines(PREFERENCE, EVALUATION)),
+        "grade": stepped("grade", of=lines(PAIR, {**ANSWER, "rubric": ["q", {"id": "x", "question": "q", "classes": {"a": "b", "c": "d"}}]})),
+        "eval choice": stepped("eval choice", of=lines(PREFERENCE, EVALUATION)),
+        "eval compare": Reader("in.jsonl", (lines(ANSWER, CLOSED | {"id": "q7"}), EVERY), _stepped("eval compare", "a=FILE", "b=FILE", "-m", model), JSON),
+        "eval rl": records("eval rl", "a=FILE", "b=FILE", of=lines(ANSWER, CLOSED | {"id": "q7"})),
+        "constitution infer": records("constitution infer", "FILE", "-m", model, "-o", "DIR/out", *dry, of=lines(PREFERENCE, {**PREFERENCE, "id": "q9"})),
+        "constitution diff": Reader("responses.jsonl", (lines(ANSWER),), _stepped("constitution diff", "single", "seafarer", "--run", "DIR", "-m", model), JSON),
+        "export dataset": records("export dataset", "DIR/out", "FILE", "--quiet"),
         "prompts": records("prompts", "FILE", "-m", model, "-n", "2", *dry, of=lines(*rows.asks(6))),
         "stats": records("stats", "FILE"),
         "show": records("show", "FILE"),

@@ -37,7 +37,7 @@ from cai_cli.commands.eval_choice import ChoiceIO
 from cai_cli.commands.eval_scores import has_ratings, in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
-from cai_cli.data.jsonl import Line, Record
+from cai_cli.data.jsonl import Line, Record, as_object
 from cai_cli.data.records import current_answer, rounds_error
 from cai_cli.engines.base import Steps
 from cai_cli.errors import InputError, Skipped
@@ -89,7 +89,7 @@ def pairs(answers: dict[str, dict[str, Record]], seed: int) -> Iterator[Record]:
     for identity in in_all(list(answers.values())):
         for a, b in drawn_pairs(list(answers), seed, identity):
             first, second = answers[a][identity], answers[b][identity]
-            scores = [(one.get("scores") or {}) for one in (first, second)]
+            scores = [as_object(one.get("scores")) for one in (first, second)]
             last = [(found.get("rounds") or [found.get("response")])[-1] for found in scores]
             yield {
                 "id": f"{identity}/{a}-{b}", "source_id": identity, "prompt": first["prompt"], "models": [a, b],

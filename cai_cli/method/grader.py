@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import exp
 from statistics import fmean
 
-from cai_cli.data.jsonl import Record
+from cai_cli.data.jsonl import Record, as_object
 from cai_cli.data.records import Grade, current_answer, require_answered
 from cai_cli.engines.base import Choice, Completion, Steps
 from cai_cli.errors import Skipped
@@ -75,7 +75,7 @@ class Grader:
             [self._grade([f for f in found if f[0].answer == i and f[0].criterion is c]) for c in rubric]
             for i in range(len(answers))
         ]
-        grades, details = dict(record.get("grades") or {}), dict((record.get("meta") or {}).get("grades") or {})
+        grades, details = dict(as_object(record.get("grades"))), dict(as_object(as_object(record.get("meta")).get("grades")))
         for column, criterion in enumerate(rubric):
             each, more = zip(*(row[column] for row in made), strict=True)
             grades[criterion.id] = list(each) if several else each[0]
