@@ -59,7 +59,7 @@ def test_the_examples_of_rules_come_before_the_question(format: str) -> None:
     assert [said.index(question) for question, *_ in inference.EXAMPLES] == sorted(said.index(q) for q, *_ in inference.EXAMPLES)
     assert said.rindex(inference.EXAMPLES[-1][3]) < said.rindex("Go away.")
     bare = inference.proposal("Hi", ("Hello.", "Go away."), 0, format)
-    assert said.endswith((bare.messages or [{"content": bare.text}])[-1]["content"])
+    assert said.endswith(bare.messages[-1]["content"] if bare.messages else bare.text)
     assert bare.shared == 0 < prompt.shared
 
 
