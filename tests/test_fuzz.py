@@ -47,7 +47,7 @@ def test_generated_inputs_are_read_or_refused(
     reader = fuzz.readers(tiny, tiny_pm)[name]
     read = [fuzz.check(reader, data, tmp_path / "fuzzed") for data in reader.valid]
     assert any(read), "it refuses what is valid"
-    assert fuzz.fuzz(reader, 60, tmp_path)
+    assert fuzz.fuzz(reader, 40, tmp_path)
 
 
 @pytest.mark.soak
