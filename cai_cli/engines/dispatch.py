@@ -26,6 +26,8 @@ PATIENCE = 600.0
 
 SUSPECT, TOO_OFTEN = 2, 5
 """Workers that were lost with a request before it may be what ends them, and before it is given up, where others replace them."""
+RESTARTS = TOO_OFTEN
+"""How often a worker is started again, so that one such request does not end a run of a single worker."""
 
 
 class WorkerLost(Exception):

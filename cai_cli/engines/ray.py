@@ -20,12 +20,10 @@ from typing import Any
 
 from cai_cli import streams
 from cai_cli.engines.base import Engine, Request, Result
-from cai_cli.engines.dispatch import Dispatcher, Worker, WorkerLost
+from cai_cli.engines.dispatch import RESTARTS, Dispatcher, Worker, WorkerLost
 from cai_cli.engines.worker import EngineWorker
 from cai_cli.errors import CaiError, InputError
 
-RESTARTS = 5
-"""How often Ray starts an actor again."""
 STORE = 100 * 2**20
 """Bytes of the object store of a cluster that is started here. Requests and results are small."""
 SENT = (

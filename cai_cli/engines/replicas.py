@@ -4,7 +4,7 @@ On a CPU a replica with one thread is a fork of the command, which has loaded th
 waits for the threads of another. Elsewhere a replica is a new process.
 
 A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
-One that dies is started again.
+One that dies is started again, a few times.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from cai_cli.engines.base import Engine, Request, Result
-from cai_cli.engines.dispatch import Dispatcher, Worker, WorkerLost
+from cai_cli.engines.dispatch import RESTARTS, Dispatcher, Worker, WorkerLost
 from cai_cli.engines.worker import EngineWorker, as_error, end_with_parent
 from cai_cli.errors import CaiError
 
 Environment = dict[str, str]
 """Variables of a replica's environment, beside those of the command."""
-RESTARTS = 5
-"""How often a replica is started again: as often as a request that ends replicas is tried (`dispatch.TOO_OFTEN`)."""
 
 
 class Process(Protocol):

@@ -79,7 +79,8 @@ def candidates(rules: Sequence[str], most: int) -> list[tuple[str, Counter[str]]
     """(rule, the group's rules with how often each was proposed) of the `most` largest groups of similar rules.
 
     The rule is the one that most others are like. Rules that deny different things are not alike, however similar their words
-    are. Of equally large groups, the one whose rule is most similar to all rules comes first: others are about one pair.
+    are. Of equally large groups, the one whose rule is most similar to
+    the rules that deny the same comes first, because a rule about a single pair is like no other.
     """
     import numpy as np
     from rapidfuzz import fuzz, process
