@@ -39,7 +39,9 @@ class Actor:
 
     def __init__(self, opened: Callable[[], Engine], environment: dict[str, str]) -> None:
         os.environ.update(environment)  # before torch is imported; Ray has set the number of threads itself
-        self.worker = EngineWorker()
+        import ray
+
+        self.worker = EngineWorker(ray.get_runtime_context().was_current_actor_reconstructed)
         threading.Thread(target=self.worker.serve, args=[opened], daemon=True).start()
 
     async def ready(self) -> tuple[str, int | CaiError]:

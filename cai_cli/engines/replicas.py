@@ -4,7 +4,7 @@ On a CPU a replica with one thread is a fork of the command, which has loaded th
 waits for the threads of another. Elsewhere a replica is a new process.
 
 A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
-One that dies is started again, a few times.
+One that dies is started again, a few times; so is one whose engine fails after its first result.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Process(Protocol):
         ...
 
 
-def spawned(environment: Environment) -> tuple[Process, Connection]:
+def spawned(environment: Environment, again: bool) -> tuple[Process, Connection]:
     """A new process that runs `serve`, and the connection to it."""
     ours, theirs = Pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno())],
+        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno()), *["again"][: int(again)]],
         pass_fds=[theirs.fileno()],
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
@@ -69,7 +69,7 @@ class Fork(get_context("fork").Process):  # type: ignore[misc]
         return int(self.exitcode or 0)
 
 
-def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
+def forked(engine: Engine, name: str, again: bool) -> tuple[Process, Connection]:
     """A fork of this process that serves an engine with one thread, and the connection to it."""
     ours, theirs = Pipe()
 
@@ -84,7 +84,7 @@ def forked(engine: Engine, name: str) -> tuple[Process, Connection]:
                 with suppress(OSError):
                     os.close(fd)
         torch.set_num_threads(1)  # the threads of a pool do not survive a fork
-        serve(theirs, lambda: engine)
+        serve(theirs, again, lambda: engine)
 
     process = Fork(target=child, daemon=True, name=name)
     with warnings.catch_warnings():
@@ -103,10 +103,10 @@ class Replica:
         process: Process,
         connection: Connection,
         opened: Callable[[], Engine] | None,
-        again: Callable[[], Replica] | None,
+        replace: Callable[[], Replica] | None,
     ) -> None:
-        """`opened`: what the process calls to open its engine; None if it has one. `again`: starts another one in its place."""
-        self.name, self.ready, self._again = name, Future[int](), again
+        """`opened`: what the process calls to open its engine; None if it has one. `replace`: starts another one in its place."""
+        self.name, self.ready, self._replace = name, Future[int](), replace
         """`ready`: the engine's context once it is open. Raises a CaiError."""
         self._waiting: dict[int, Future[Result]] = {}
         self._serial, self._lock, self._lost = count(), threading.Lock(), ""
@@ -152,13 +152,13 @@ class Replica:
         if not self.ready.done():
             self.ready.set_exception(CaiError(f"{self.name} was lost while it loaded the model ({self._lost})"))
         for future in self._waiting.values():
-            future.set_exception(WorkerLost(self._lost, self._replaced if self._again else None))
+            future.set_exception(WorkerLost(self._lost, self._replaced if self._replace else None))
         self._waiting.clear()
 
     def _replaced(self) -> Future[Worker]:
         """The replica in the place of this one, once its engine is open. Raises a CaiError if it cannot be opened."""
-        assert self._again
-        replica, started = self._again(), Future[Worker]()
+        assert self._replace
+        replica, started = self._replace(), Future[Worker]()
 
         def opened(ready: Future[int]) -> None:
             problem = ready.exception()
@@ -182,9 +182,10 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
 
     def start(number: int, restarts: int) -> Replica:
         name = f"replica {number} of {len(environments)}"
-        process, connection = forked(engine, name) if engine else spawned(environments[number - 1])
-        again = partial(start, number, restarts - 1) if restarts else None
-        replicas[number] = Replica(name, process, connection, None if engine else opened, again)
+        again = restarts < RESTARTS
+        process, connection = forked(engine, name, again) if engine else spawned(environments[number - 1], again)
+        replace = partial(start, number, restarts - 1) if restarts else None
+        replicas[number] = Replica(name, process, connection, None if engine else opened, replace)
         return replicas[number]
 
     def close() -> None:
@@ -203,10 +204,13 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
         raise
 
 
-def serve(connection: Connection, opened: Callable[[], Engine] | None = None) -> None:
-    """What a replica does: open an engine, or the one that it is told, and compute what it is asked."""
+def serve(connection: Connection, again: bool, opened: Callable[[], Engine] | None = None) -> None:
+    """What a replica does: open an engine, or the one that it is told, and compute what it is asked.
+
+    `again`: it takes the place of one that was lost.
+    """
     end_with_parent()
-    worker, lock = EngineWorker(), threading.Lock()
+    worker, lock = EngineWorker(again), threading.Lock()
 
     def send(message: object) -> None:
         with lock:
@@ -241,4 +245,4 @@ def serve(connection: Connection, opened: Callable[[], Engine] | None = None) ->
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    serve(Connection(int(sys.argv[1])), again=sys.argv[2:] == ["again"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import traceback
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from cai_cli.errors import CaiError
 class EngineWorker:
     """A queue of requests, and the engine that `serve` opens for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: bool = False) -> None:
+        """`again`: it takes the place of a worker that was lost."""
+        self.again = again
         self.ready: Future[int] = Future()
         """The engine's context once it is open, or why it could not be opened."""
         self._queue: SimpleQueue[tuple[Future[Result], Request] | None] = SimpleQueue()
@@ -37,7 +40,11 @@ class EngineWorker:
         self._queue.put(None)
 
     def serve(self, opened: Callable[[], Engine]) -> None:
-        """Open the engine and compute requests until `close`, all in this thread: torch has settings for each thread."""
+        """Open the engine and compute requests until `close`, all in this thread: torch has settings for each thread.
+
+        An engine that fails after its first result ends the process, as a crash would.
+        """
+        computed = self.again
         try:
             engine = opened()
             self.ready.set_result(engine.context)
@@ -45,7 +52,12 @@ class EngineWorker:
                 assert isinstance(future, Future)
                 self._due.discard(future)
                 future.set_result(result)
+                computed = True
         except BaseException as problem:
+            # A device that fails, or memory that one batch lacks, concerns this worker. What fails at once would fail anywhere.
+            if computed and self.ready.done() and not isinstance(problem, CaiError):
+                traceback.print_exception(problem)
+                os._exit(1)
             self._fail(as_error(problem))
 
     def _feed(self) -> Feed:

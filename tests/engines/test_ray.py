@@ -17,6 +17,7 @@ from cai_cli.engines.select import Setup, _sizes, pick, resources
 from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from tests.conftest import Here
+from tests.engines.test_replicas import Failing, failures
 from tests.processes import start, wait_for_lines
 from tests.rows import asks, write_jsonl
 from tests.tiny import EXACT
@@ -83,6 +84,11 @@ def test_an_actor_that_is_lost_is_started_again_and_a_cluster_of_the_command_end
     assert said.count("was lost") == 1
     assert "waiting until another has started" in said
     assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+@pytest.mark.soak
+def test_a_request_that_ends_its_actor_is_given_up_and_the_others_are_computed(needs_ray: None) -> None:
+    assert failures(rays.open_ray(Failing, "local", gpus=0, replicas=1, each=4, threads=1)) == [7]
 
 
 def processes(name: str) -> list[int]:

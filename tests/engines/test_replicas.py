@@ -15,8 +15,9 @@ import pytest
 
 from cai_cli.engines import models, replicas, select
 from cai_cli.engines.base import Failure, Feed, Key, Request, Result, Score
+from cai_cli.engines.dispatch import Dispatcher
 from cai_cli.engines.select import Setup
-from cai_cli.errors import InputError
+from cai_cli.errors import CaiError, InputError
 from cai_cli.pipeline import manifest
 from tests import processes
 from tests.conftest import Here
@@ -48,7 +49,7 @@ def test_the_records_are_those_of_one_process_when_a_replica_is_killed(
 ) -> None:
     usual = processes.environment
     monkeypatch.setattr(processes, "environment", lambda: {**usual(), "OMP_NUM_THREADS": threads})
-    prompts = write_jsonl(tmp_path / "p.jsonl", asks(120, longest=60))
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(240, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16)
     cai(*command, "-o", tmp_path / "one")
     many, partial = (*command, *TWO, "-o", tmp_path / "two"), tmp_path / "two.partial"
@@ -78,20 +79,44 @@ class Fragile:
 
     context = 100
 
+    def fail(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def run(self, requests: Feed) -> Iterator[tuple[Key, Result]]:
         for key, request in filter(None, requests):
             if list(request.ids) == [7]:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.fail()
             yield key, Score(0.5, 1)
 
 
-def test_a_request_that_kills_its_replica_is_given_up_and_the_others_are_computed() -> None:
-    engine = replicas.open_replicas(Fragile, [{}, {}], each=4, fork=True)
+def failures(engine: Dispatcher) -> list[int]:
+    """Which of 40 prompts an engine gives up; closes it."""
     try:
         results = by_number(engine.run(feed([Request("score", [n], "") for n in range(40)], False)))
     finally:
         engine.close()
-    assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [7]
+    return [i for i, result in enumerate(results) if isinstance(result, Failure)]
+
+
+class Failing(Fragile):
+    """An engine that fails at the prompt [7], as one without memory does."""
+
+    def fail(self) -> None:
+        raise RuntimeError("out of memory")
+
+
+def test_an_engine_that_fails_at_its_first_request_ends_the_run() -> None:
+    engine = replicas.open_replicas(Failing, [{}, {}], each=4, fork=True)
+    try:
+        with pytest.raises(CaiError, match="RuntimeError: out of memory"):
+            list(engine.run(feed([Request("score", [7], "")], False)))
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("kind", [Fragile, Failing])
+def test_a_request_that_ends_its_replica_is_given_up_and_the_others_are_computed(kind: type[Fragile]) -> None:
+    assert failures(replicas.open_replicas(kind, [{}, {}], each=4, fork=True)) == [7]
     assert not multiprocessing.active_children()
 
 

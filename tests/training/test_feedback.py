@@ -134,9 +134,9 @@ def test_replicas_judge_as_the_trainer_does_and_end_with_it(tiny: str, tmp_path:
     made, opened = [], []
     start = replicas.spawned
 
-    def spawned(environment: dict[str, str]) -> Any:
+    def spawned(environment: dict[str, str], again: bool) -> Any:
         opened.append(environment)
-        return start(environment)
+        return start(environment, again)
 
     monkeypatch.setattr(replicas, "spawned", spawned)
     for count in (0, 2):
