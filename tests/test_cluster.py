@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cai_cli.pipeline.seeds import draw
 from tests.conftest import Here
 from tests.flags import flags
 from tests.processes import CAI, environment
-from tests.rows import asks, read_jsonl, write_jsonl
+from tests.rows import asks, pair, read_jsonl, write_jsonl
 from tests.tiny import EXACT, ROOT
 
 CLUSTER = ROOT / "examples" / "cluster"
@@ -102,6 +103,30 @@ def test_two_servers_are_started_used_and_stopped(tmp_path: Path) -> None:
         assert "'serve', 'model'" in (tmp_path / f"server-{number}.log").read_text()
     left = subprocess.run(["pgrep", "-f", str(tmp_path / "bin" / "vllm")], capture_output=True, text=True).stdout
     assert left == ""
+
+
+def wait_for_ray(ray: str, address: str) -> None:
+    """Wait until a cluster answers."""
+    until = time.monotonic() + 60
+    while subprocess.run([ray, "status", f"--address={address}"], env=environment(), capture_output=True).returncode:
+        assert time.monotonic() < until
+
+
+@pytest.mark.soak
+def test_a_command_uses_a_ray_cluster_that_is_there(here: Here, needs_ray: None, tiny: str, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).with_name("ray"))
+    program(tmp_path / "bin", "ray", f"import os, sys\nos.execv({ray!r}, [{ray!r}, *sys.argv[1:]])")
+    pairs, address = write_jsonl(tmp_path / "pairs.jsonl", map(pair, range(9))), "127.0.0.1:6391"
+    head = [ray, "start", "--head", "--block", "--port=6391", "--num-cpus=2", "--include-dashboard=false"]
+    with subprocess.Popen(head, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
+        try:
+            wait_for_ray(ray, address)
+            variables = {"CAI_FEW_SHOT": "0", "RAY_ADDRESS": address}
+            run(["sh", str(CLUSTER / "ray.sh"), pairs, tiny, "out.jsonl", "2"], tmp_path / "bin", tmp_path, **variables)
+        finally:
+            cluster.terminate()
+    here("label", pairs, "-m", tiny, *EXACT[:-2], "--few-shot", 0, "-o", tmp_path / "whole.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.*")), ids=lambda path: path.name)
