@@ -116,7 +116,7 @@ def wait_for_ray(ray: str, address: str) -> None:
 def test_a_command_uses_a_ray_cluster_that_is_there(here: Here, needs_ray: None, tiny: str, tmp_path: Path) -> None:
     ray = str(Path(sys.executable).with_name("ray"))
     program(tmp_path / "bin", "ray", f"import os, sys\nos.execv({ray!r}, [{ray!r}, *sys.argv[1:]])")
-    pairs, address = write_jsonl(tmp_path / "pairs.jsonl", map(pair, range(9))), "127.0.0.1:6391"
+    pairs, address = write_jsonl(tmp_path / "pairs.jsonl", [pair(i) for i in range(9)]), "127.0.0.1:6391"
     head = [ray, "start", "--head", "--block", "--port=6391", "--num-cpus=2", "--include-dashboard=false"]
     with subprocess.Popen(head, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as cluster:
         try:
