@@ -59,7 +59,7 @@ main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 # Beside the paper (docs/reward.md, conditioned.md, in-context.md, infer.md): the judge as the reward, a PM that reads the principle,
 # four times the steps, the constitution in context, and the constitution inferred from people's choices.
 EXTRA := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-without sft-in-context sft-filtered
-more: $(foreach model,base sft-once sft-$(LAST) rl $(EXTRA),$(W)/answers-$(model).jsonl) $(W)/inferred/principles.jsonl
+more: $(foreach model,base sft-once sft-twice sft-$(LAST) rl $(EXTRA),$(W)/answers-$(model).jsonl) $(W)/inferred/principles.jsonl
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
 # The world: requests, human comparisons, and a base model that is trained on the world's texts.
@@ -104,9 +104,11 @@ $(W)/sft-in-context/manifest.json: $(W)/in-context.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
 $(W)/sft-filtered/manifest.json: $(W)/filtered.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $< $(FROM)/helpful.jsonl=$$(echo "$$(wc -l < $<) $(RED)" | awk '{print $$1 / $$2}') -m $(BASE) $(SFT) -o $(@D)
-# As many steps as with the answers in context.
+# As many steps as with the answers in context. Two rounds have about as many generated tokens, because their texts are shorter.
 $(W)/sft-once/manifest.json: $(W)/revisions-1.jsonl $(FROM)/helpful.jsonl
 	$(CAI) train-sft $<=3 $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
+$(W)/sft-twice/manifest.json: $(W)/revisions-2.jsonl $(FROM)/helpful.jsonl
+	$(CAI) train-sft $<=1.5 $(FROM)/helpful.jsonl=3 -m $(BASE) $(SFT) -o $(@D)
 # The base does not know the words of the examples. It fails if no rule predicts the choices; then the report says so.
 $(W)/inferred/principles.jsonl: $(FROM)/test.jsonl $(BASE)/config.json
 	$(CAI) constitution infer $(FROM)/principled-comparisons.jsonl -m $(BASE) --few-shot 0 $(ENGINE) --batch-size 64 -o $(@D) || test -e $@

@@ -35,10 +35,11 @@ CONDITIONED = {
     "sft-4": "SL-CAI", "rl": "a PM", "rl-conditioned": "it reads the principle", "rl-conditioned-without": "without `people`",
 }  # fmt: skip
 IN_CONTEXT = {
-    "base": "helpful-only base", "sft-once": "SL-CAI, 1 round", "sft-in-context": "in context", "sft-filtered": "filtered",
+    "base": "helpful-only base", "sft-once": "SL-CAI, 1 round", "sft-twice": "SL-CAI, 2 rounds", "sft-in-context": "in context", "sft-filtered": "filtered",
 }  # fmt: skip
 WRITTEN = {
     "sft-once": ("responses", "critiques-1", "revisions-1"),
+    "sft-twice": ("responses", "critiques-1", "revisions-1", "critiques-2", "revisions-2"),
     "sft-in-context": ("in-context",),
     "sft-filtered": ("in-context",),
 }
@@ -145,9 +146,10 @@ def predictions(found: dict[str, Shares], rules: list[list[str]]) -> list[Claim]
     ]
     text = ", ".join(show(other, "+") for other in others)
     lines.append((f"without `people` the other kinds rise by less than {ALONE}", all(other[2] < ALONE for other in others), text))
-    lines.append(
-        claim("the constitution in context is less harmful than SL-CAI of 1 round", change("sft-in-context", "sft-once"), -1)
-    )
+    for name, text in {"sft-once": "1 round", "sft-twice": "2 rounds"}.items():
+        lines.append(
+            claim(f"the constitution in context is less harmful than SL-CAI of {text}", change("sft-in-context", name), -1)
+        )
     lines.append(claim("filtered by grades it is less harmful", change("sft-filtered", "sft-in-context"), -1))
     text = "; ".join(", ".join(each) or "none" for each in rules)
     every = all({"making", "people", "ends", "evasion"} <= {*each} for each in rules)
