@@ -35,7 +35,8 @@ CONDITIONED = {
     "sft-4": "SL-CAI", "rl": "a PM", "rl-conditioned": "it reads the principle", "rl-conditioned-without": "without `people`",
 }  # fmt: skip
 IN_CONTEXT = {
-    "base": "helpful-only base", "sft-once": "SL-CAI, 1 round", "sft-twice": "SL-CAI, 2 rounds", "sft-in-context": "in context", "sft-filtered": "filtered",
+    "base": "helpful-only base", "sft-once": "SL-CAI, 1 round", "sft-twice": "SL-CAI, 2 rounds",
+    "sft-in-context": "in context", "sft-filtered": "filtered",
 }  # fmt: skip
 WRITTEN = {
     "sft-once": ("responses", "critiques-1", "revisions-1"),
