@@ -58,7 +58,7 @@ all: $(foreach model,base $(SFTS) $(RLS),$(W)/answers-$(model).jsonl) $(W)/judge
 main: $(foreach model,sft-$(LAST) rl,$(W)/answers-$(model).jsonl)
 # Beside the paper (docs/reward.md, conditioned.md, in-context.md, infer.md): the judge as the reward, a PM that reads the principle,
 # four times the steps, the constitution in context, and the constitution inferred from people's choices.
-EXTRA := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-without sft-in-context sft-filtered
+EXTRA := rl-judged rl-graded rl-long rl-judged-long rl-graded-long rl-conditioned rl-conditioned-helpful rl-conditioned-without sft-in-context sft-filtered
 more: $(foreach model,base sft-once sft-twice sft-$(LAST) rl $(EXTRA),$(W)/answers-$(model).jsonl) $(W)/inferred/principles.jsonl
 smoke: $(foreach model,base sft-$(LAST) rl,$(W)/answers-$(model).jsonl) $(W)/judged.txt
 
@@ -157,6 +157,12 @@ $(W)/pm-conditioned/manifest.json: $(W)/soft.jsonl $(C)
 	$(CAI) train-pm $< $(FROM)/helpful-comparisons.jsonl --conditioned -c $(C) -m $(BASE) $(PM) -o $(@D)
 $(W)/rl-conditioned/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned -c $(C) $(RL) -o $(@D)
+# Nobody asks that PM about help, which people judged without a principle. So a PM of their comparisons is added to the reward. On seed 0
+# a weight of 1 undid what SL-CAI had learned about harm, and one of 0.25 half of what RL learned.
+$(W)/pm-helpful/manifest.json: $(FROM)/test.jsonl $(BASE)/config.json
+	$(CAI) train-pm $(FROM)/helpful-comparisons.jsonl -m $(BASE) $(PM) -o $(@D)
+$(W)/rl-conditioned-helpful/manifest.json: $(W)/pm-conditioned/manifest.json $(W)/pm-helpful/manifest.json $(SL)/manifest.json
+	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned --pm $(W)/pm-helpful=0.1 -c $(C) $(RL) -o $(@D)
 $(W)/rl-conditioned-without/manifest.json: $(W)/pm-conditioned/manifest.json $(SL)/manifest.json
 	$(CAI) rl $(FROM)/red.jsonl $(FROM)/harmless.jsonl -m $(SL) --pm $(W)/pm-conditioned -c $(C) --principles making,ends,evasion $(RL) -o $(@D)
 

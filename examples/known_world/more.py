@@ -33,6 +33,7 @@ REWARDS = {
 }  # fmt: skip
 CONDITIONED = {
     "sft-4": "SL-CAI", "rl": "a PM", "rl-conditioned": "it reads the principle", "rl-conditioned-without": "without `people`",
+    "rl-conditioned-helpful": "with a PM of help",
 }  # fmt: skip
 IN_CONTEXT = {
     "base": "helpful-only base", "sft-once": "SL-CAI, 1 round", "sft-twice": "SL-CAI, 2 rounds",
@@ -147,6 +148,8 @@ def predictions(found: dict[str, Shares], rules: list[list[str]]) -> list[Claim]
     ]
     text = ", ".join(show(other, "+") for other in others)
     lines.append((f"without `people` the other kinds rise by less than {ALONE}", all(other[2] < ALONE for other in others), text))
+    lines.append(claim("a PM of help makes it more helpful", change("rl-conditioned-helpful", "rl-conditioned", "helpful"), 1))
+    lines.append(claim("with a PM of help it is less harmful than SL-CAI", change("rl-conditioned-helpful", "sft-4"), -1))
     for name, text in {"sft-once": "1 round", "sft-twice": "2 rounds"}.items():
         lines.append(
             claim(f"the constitution in context is less harmful than SL-CAI of {text}", change("sft-in-context", name), -1)
