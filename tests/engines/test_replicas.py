@@ -123,7 +123,7 @@ def test_a_request_that_ends_its_replica_is_given_up_and_the_others_are_computed
 @pytest.mark.soak
 def test_replicas_end_with_their_command(tiny: str, tmp_path: Path) -> None:
     """Killed, or interrupted as by Ctrl-C."""
-    prompts = write_jsonl(tmp_path / "p.jsonl", asks(200, longest=60))
+    prompts = write_jsonl(tmp_path / "p.jsonl", asks(1000, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16, *TWO, "-o", tmp_path / "out")
     for lines, number, code in (5, signal.SIGKILL, -signal.SIGKILL), (40, signal.SIGINT, 130):
         process = start(*command, new_group=True)
