@@ -36,6 +36,11 @@ Environment = dict[str, str]
 class Process(Protocol):
     """A process of this command."""
 
+    @property
+    def pid(self) -> int | None:
+        """Its id, and that of its group: an engine of several GPUs has processes of its own."""
+        ...
+
     def kill(self) -> None:
         """End it at once."""
         ...
@@ -111,6 +116,8 @@ class Replica:
         self._waiting: dict[int, Future[Result]] = {}
         self._serial, self._lock, self._lost = count(), threading.Lock(), ""
         self._process, self._connection = process, connection
+        self._ending = threading.Lock()
+        self._code: int | None = None
         threading.Thread(target=self._receive, args=[opened], daemon=True).start()
 
     def submit(self, request: Request) -> Future[Result]:
@@ -128,8 +135,21 @@ class Replica:
 
     def close(self) -> None:
         """End the process at once: it has no state."""
-        self._process.kill()
-        self._process.wait()
+        self._end()
+
+    def _end(self) -> int:
+        """End the process, and those that it has started: they would keep its GPUs.
+
+        Gives its exit code, or minus the signal that ended it.
+        """
+        with self._ending:
+            if self._code is None:
+                with suppress(OSError):  # before it is waited for: until then no other process can have its id
+                    if self._process.pid:
+                        os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.kill()
+                self._code = self._process.wait()
+            return self._code
 
     def _receive(self, opened: Callable[[], Engine] | None) -> None:
         """Take results until the process ends."""
@@ -143,7 +163,7 @@ class Replica:
                     future = self._waiting.pop(number)
                 self._settle(future, result)
         except (EOFError, OSError):
-            code = self._process.wait()
+            code = self._end()
             with self._lock:
                 self._lost = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
                 self._fail()
@@ -158,7 +178,12 @@ class Replica:
     def _replaced(self) -> Future[Worker]:
         """The replica in the place of this one, once its engine is open. Raises a CaiError if it cannot be opened."""
         assert self._replace
-        replica, started = self._replace(), Future[Worker]()
+        started = Future[Worker]()
+        try:
+            replica = self._replace()
+        except (OSError, MemoryError) as problem:  # no memory for another process
+            started.set_exception(CaiError(f"{self.name}: {problem}"))
+            return started
 
         def opened(ready: Future[int]) -> None:
             problem = ready.exception()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 from cai_cli.engines.base import Engine, Feed, Request, Result
 from cai_cli.errors import CaiError
@@ -54,10 +56,9 @@ class EngineWorker:
                 future.set_result(result)
                 computed = True
         except BaseException as problem:
-            # A device that fails, or memory that one batch lacks, concerns this worker. What fails at once would fail anywhere.
-            if computed and self.ready.done() and not isinstance(problem, CaiError):
-                traceback.print_exception(problem)
-                os._exit(1)
+            # A device that fails, or memory that one batch lacks, concerns this worker; what fails at once probably all
+            if computed and self.ready.done():
+                _crash(problem)
             self._fail(as_error(problem))
 
     def _feed(self) -> Feed:
@@ -83,6 +84,15 @@ class EngineWorker:
         with suppress(Empty):
             while entry := self._queue.get_nowait():
                 entry[0].set_exception(problem)
+
+
+def _crash(problem: BaseException) -> NoReturn:
+    """End the process at once, with a traceback."""
+    try:
+        traceback.print_exception(problem)
+        time.sleep(1)  # Ray sends results from another thread
+    finally:  # otherwise the process would live on without its engine
+        os._exit(1)
 
 
 def as_error(problem: BaseException) -> CaiError:
