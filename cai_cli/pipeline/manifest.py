@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from importlib import metadata
 from json import JSONDecodeError
@@ -114,6 +115,7 @@ def hash_model(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+@cache  # the library asks for them at each call
 def versions() -> dict[str, str]:
     """Versions of cai, Python and the installed libraries. Imports none of them."""
     found = {"cai": __version__, "python": platform.python_version()}
