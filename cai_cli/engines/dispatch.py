@@ -174,7 +174,7 @@ class Dispatcher:
                 losses.blame(worker)
                 self._lose(worker, lost)
             again = losses.counts[key] < TOO_OFTEN
-            return None if again else Failure(f"{TOO_OFTEN} workers were lost while they had it")
+            return None if again else Failure(f"{TOO_OFTEN} workers were lost while they had it (the last one: {lost})")
         losses.take(worker, key)
         return result
 

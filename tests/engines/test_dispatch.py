@@ -124,7 +124,7 @@ def test_a_request_that_ends_every_worker_costs_itself_and_not_those_beside_it()
 
     results = by_number(Dispatcher([Dying("a")], 100, each=8).run(feed(asked(40))))
     assert [i for i, result in enumerate(results) if isinstance(result, Failure)] == [7]
-    assert results[7].reason == "5 workers were lost while they had it"
+    assert results[7].reason == "5 workers were lost while they had it (the last one: it broke)"
 
 
 def test_a_replacement_that_fails_is_named_and_ends_the_run_if_there_is_no_other(capfd: pytest.CaptureFixture[str]) -> None:
