@@ -4,7 +4,7 @@ On a CPU a replica with one thread is a fork of the command, which has loaded th
 waits for the threads of another. Elsewhere a replica is a new process.
 
 A replica gets requests and sends results over a socket. It ends when the socket closes, however the command has ended.
-One that dies is started again, a few times; so is one whose engine fails after its first result.
+One that dies, or whose engine fails after its first result, is started again, a few times.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def spawned(environment: Environment, again: bool) -> tuple[Process, Connection]
     """A new process that runs `serve`, and the connection to it."""
     ours, theirs = Pipe()
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno()), *["again"][: int(again)]],
+        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno()), *(["again"] if again else [])],
         pass_fds=[theirs.fileno()],
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
