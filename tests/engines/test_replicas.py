@@ -114,9 +114,10 @@ def test_an_engine_that_fails_at_its_first_request_ends_the_run() -> None:
         engine.close()
 
 
+@pytest.mark.parametrize("fork", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["forks", "new processes"])
 @pytest.mark.parametrize("kind", [Fragile, Failing])
-def test_a_request_that_ends_its_replica_is_given_up_and_the_others_are_computed(kind: type[Fragile]) -> None:
-    assert failures(replicas.open_replicas(kind, [{}, {}], each=4, fork=True)) == [7]
+def test_a_request_that_ends_its_replica_is_given_up_and_the_others_are_computed(kind: type[Fragile], fork: bool) -> None:
+    assert failures(replicas.open_replicas(kind, [{}, {}], each=4, fork=fork)) == [7]
     assert not multiprocessing.active_children()
 
 
