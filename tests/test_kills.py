@@ -21,6 +21,7 @@ import pytest
 from cai_cli.data.jsonl import Record
 from tests.killing import Killer, Order, at_once, killer
 from tests.processes import count_lines
+from tests.ray_worker import forked_workers
 from tests.rows import asks, read_jsonl, write_jsonl
 from tests.servers import tiny_server
 
@@ -99,11 +100,12 @@ def ray_cluster(model: str) -> Iterator[tuple[object, ...]]:
 
     from cai_cli.engines import ray as rays
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": rays.STORE})
-    try:
-        yield "--address", found.address
-    finally:
-        found.shutdown()
+    with forked_workers() as more:
+        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": rays.STORE, **more})
+        try:
+            yield "--address", found.address
+        finally:
+            found.shutdown()
 
 
 TRANSFORMERS = ("--engine", "transformers", "--deterministic")
@@ -118,7 +120,8 @@ ENGINES = {
     "server": Engine(("--engine", "server"), serve=server),
     "ray": Engine(
         ("--engine", "ray", "--deterministic", "--replicas", 2),
-        ("--engine", "ray", "--dtype", "float32", "--batch-size", 1, "--replicas", 2), serve=ray_cluster, mark="ray",
+        ("--engine", "ray", "--dtype", "float32", "--batch-size", 1, "--replicas", 2),
+        modules=("ray",), serve=ray_cluster, mark="ray",
     ),
     "vllm": Engine(
         EAGER, EAGER, digits=3, modules=("vllm",),
