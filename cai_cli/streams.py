@@ -13,13 +13,42 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
 T = TypeVar("T")
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Text with control and direction characters spelled out, so that no record, manifest or server changes a terminal."""
+    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+class _Visible:
+    """Something that Rich prints, without control characters in its texts."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Its parts, cleaned."""
+        for part in console.render(self.shown, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
+
+
+class Terminal(Console):
+    """A Rich console that prints no control character of a text."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts, tables and other things."""
+        super().print(*(visible(shown) if isinstance(shown, str) else _Visible(shown) for shown in objects), **options)
+
+
+console = Terminal(stderr=True, highlight=False, soft_wrap=True)
 process = int(os.environ.get("RANK", 0))
 """The number of this process, if a trainer runs in several. Only process 0 prints; the others print only errors."""
 
@@ -55,7 +84,7 @@ def print_table(table: RenderableType, claimed: IO[bytes] | None = None, stderr:
 
     It is as wide as the terminal; without a terminal it is as wide as it needs.
     """
-    out = Console(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None, stderr=stderr)
+    out = Terminal(highlight=False, file=io.TextIOWrapper(claimed, write_through=True) if claimed else None, stderr=stderr)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = 1000
     out.print(table)

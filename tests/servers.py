@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from cai_cli.engines.draws import ARGUMENT
 from tests.processes import environment
 from tests.tiny import ROOT
 
@@ -33,8 +34,12 @@ class Refused(Exception):
 
 
 class TinyApi:
-    """A model behind the API. `style`: "vllm" takes all that vLLM takes, "plain" takes token ids and no more than OpenAI's API,
-    "chat" has only a chat that cannot continue an answer, "vllm-chat" has only a chat that can."""
+    """A model behind the API. `style`: "vllm" takes all that vLLM takes, "vllm-old" all but `logprob_token_ids`, "plain" takes token
+    ids and no more than OpenAI's API, "chat" has only a chat that cannot continue an answer, "vllm-chat" has only a chat that can."""
+
+    context = 4096
+    draws = False
+    """Whether it has our draws."""
 
     def __init__(self, folder: str, style: str = "vllm", name: str | None = None) -> None:
         import torch
@@ -49,7 +54,7 @@ class TinyApi:
     def reply(self, path: str, body: Body) -> Any:
         """The reply to a request. Refused says why there is none."""
         if path == "/v1/models":
-            return {"object": "list", "data": [{"id": self.name, "root": self.name, "max_model_len": 4096}]}
+            return {"object": "list", "data": [{"id": self.name, "root": self.name, "max_model_len": self.context}]}
         chat = path == "/v1/chat/completions"
         if path not in ("/v1/completions", "/v1/chat/completions") or chat != self.style.endswith("chat"):
             raise Refused(404, "no such path")
@@ -62,8 +67,12 @@ class TinyApi:
             raise Refused(400, f"at most {most} log probabilities")
         if len(body.get("stop", ())) > 4:
             raise Refused(400, "at most 4 stop strings")
-        if body.get("echo") and self.style != "vllm":
+        if body.get("echo") and self.style not in ("vllm", "vllm-old"):
             raise Refused(400, "no echo")
+        if "logprob_token_ids" in body and self.style == "vllm-old":
+            raise Refused(400, "unknown: logprob_token_ids")
+        if self.draws and body.get("vllm_xargs", {}).get(ARGUMENT, [0])[0] < 0:
+            raise Refused(400, "a seed below 0")
         ids = self._rendered(body) if chat else body["prompt"]
         with self.lock:
             return self._chat(ids, body) if chat else self._completion(ids, body)
@@ -84,6 +93,8 @@ class TinyApi:
         from cai_cli.engines.base import Request
 
         seed, heat, top_p = body.get("seed") or 0, body["temperature"], body.get("top_p", 1.0)
+        if self.draws and "vllm_xargs" in body:
+            seed, heat, top_p = body["vllm_xargs"][ARGUMENT]
         request = Request("generate", ids, "", seed, body["max_tokens"], heat, top_p, tuple(body.get("stop", ())))
         [(_, done)] = self.engine.run(iter([(0, request)]))
         return done
@@ -137,6 +148,8 @@ class Site:
         self.api, self.trouble, self.slow, self.port = api, trouble, slow, port or free_port()
         self.seen: list[tuple[str, dict[str, str], Body]] = []
         """(path, headers in lower case, body) of each POST."""
+        self.here, self.most, self.lock = 0, 0, threading.Lock()
+        """How many POSTs it has now, and the most that it had."""
         self.closing = threading.Event()
         self.open()
 
@@ -169,9 +182,17 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             site.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
-            self.answer(body)
+            with site.lock:
+                site.here += 1
+                site.most = max(site.most, site.here)
+            try:
+                self.answer(body)
+            finally:
+                with site.lock:
+                    site.here -= 1
 
         def answer(self, body: Body) -> None:
+            api, mine = site.api, site.server
             if site.closing.wait(site.slow):
                 return self.reset()
             done = site.trouble(len(site.seen), self.path, body)
@@ -182,9 +203,11 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             if isinstance(done, tuple):
                 return self.send(*done)
             try:
-                status, reply = 200, site.api.reply(self.path, body)
+                status, reply = 200, api.reply(self.path, body)
             except Refused as refused:
                 status, reply = refused.args[0], {"error": {"message": refused.args[1]}}
+            if site.closing.is_set() or site.server is not mine:  # a server that has ended answers no more
+                return self.reset()
             data = json.dumps(reply).encode()
             self.send(status, {}, data[: len(data) // 2] if done == "half" else data, len(data))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 import os
 import resource
 import subprocess
@@ -204,3 +205,16 @@ def test_an_array_is_read_entry_by_entry() -> None:
         os.write(send, b"2]")
         os.close(send)
         assert list(entries) == [(2, 12)]
+
+
+@pytest.mark.parametrize(
+    "name", ["9" * 300, "9" * 250, "a/" * 3000, "x\0y", "\ud800"], ids=["long", "almost", "deep", "NUL", "half"]
+)
+@pytest.mark.parametrize("reader", ["manifest", "manifest of an input", "manifest of a shard"])
+def test_a_manifest_may_name_what_no_file_can_be_called(reader: str, name: str, tmp_path: Path) -> None:
+    found = fuzz.readers("", "")[reader]
+    for field in ("inputs", "joined", "pm", "model", "constitution"):
+        made = json.loads(found.valid[0])
+        entry = {"path": name, "name": name, "sha256": "0"}
+        made[field] = {**made[field], "name": name} if field in ("model", "constitution") else [entry]
+        fuzz.check(found, json.dumps(made).encode(), tmp_path / "fuzzed")

@@ -52,3 +52,21 @@ def test_temporary_files_are_new_and_private_until_they_have_their_name(tmp_path
     assert modes == [0o600]
     assert (tmp_path / "victim").read_text() == "precious"
     assert not (tmp_path / "out.json").is_symlink()
+
+
+def test_no_message_changes_the_terminal(tiny: str, tmp_path: Path) -> None:
+    """An id, a name in a manifest, or a server's error may hold escape sequences, which set a title or hide lines."""
+    escape = "\x1b]0;pwned\x07\x1b[2J"
+    source = write_jsonl(tmp_path / "in.jsonl", [*asks(2), {"id": escape, "prompt": "word " * 9000}])
+    said = cai("sample", source, "-m", tiny, *EXACT, "--max-tokens", 4, "-o", tmp_path / "out.jsonl").stderr
+    assert "skipped \\x1b]0;pwned\\x07\\x1b[2J" in said
+    made = manifest.read(tmp_path / "out.jsonl.manifest.json")
+    manifest.write(tmp_path / "out.jsonl.manifest.json", {**made, "model": {**made["model"], "name": escape}})
+    for command in (
+        ("trace", tmp_path / "out.jsonl", "q1"),
+        ("stats", tmp_path / "out.jsonl"),
+        ("report", tmp_path, "--markdown"),
+    ):
+        done = cai(*command)
+        assert "\x1b" not in done.stdout + done.stderr, command
+        assert "\x07" not in done.stdout + done.stderr, command

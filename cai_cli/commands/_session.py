@@ -80,7 +80,8 @@ class Session:
 
     def _recorded(self) -> Record:
         """What a finished output's manifest says about its servers, if none listens now: "already done" does not need one."""
-        from cai_cli.engines.server import ABILITIES, listens
+        from cai_cli.engines.http_server import listens
+        from cai_cli.engines.server import ABILITIES
 
         out, beside = Path(self.files.output), Path(f"{self.files.output}.manifest.json")
         finished = out.is_file() and beside.is_file() and not Path(f"{out}.partial").exists()

@@ -17,10 +17,10 @@ import sys
 from typing import Annotated, Any, ClassVar
 
 import yaml
-from rich.console import Console
 from rich.text import Text
 from typer import Argument, Option, echo
 
+from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app
 from cai_cli.commands._flags import Output, Principles
 from cai_cli.commands._lazy import LazyGroup
@@ -87,7 +87,7 @@ def show(
 ) -> None:
     """Show a constitution."""
     found = Principles(names or None, principles, tags).load()
-    console = Console(highlight=False, soft_wrap=True)
+    console = streams.Terminal(highlight=False, soft_wrap=True)
     console.print(Text(f"{found.name}{f' {found.version}' if found.version else ''}: {summary(found)}", style="bold"))
     if found.notes:
         console.print(Text(" ".join(found.notes.split())))

@@ -35,7 +35,6 @@ from typer import Argument, Option
 from cai_cli import streams
 from cai_cli.commands._command import command
 from cai_cli.commands.eval_scores import in_all, named, scored_by, scorer_line
-from cai_cli.commands.show import visible
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
@@ -224,9 +223,9 @@ def step_table(rows: list[Record]) -> RenderableType:
 def cut(text: str) -> str:
     """The beginning of a text, with control characters spelled out. Says how many words are left out."""
     if len(text) <= SHOWN:
-        return visible(text)
+        return streams.visible(text)
     begin = text[:SHOWN].rsplit(None, 1)[0]
-    return f"{visible(begin)} [{streams.plural(len(text[len(begin) :].split()), 'more word')}]"
+    return f"{streams.visible(begin)} [{streams.plural(len(text[len(begin) :].split()), 'more word')}]"
 
 
 def change_table(rows: list[Record], count: int) -> RenderableType:
@@ -241,8 +240,8 @@ def change_table(rows: list[Record], count: int) -> RenderableType:
             texts.add_column(style="cyan", no_wrap=True)
             texts.add_column(overflow="fold")
             for name, text in [("prompt", row["prompt"]), *row["responses"].items()]:
-                texts.add_row(Text(visible(name)), Text(cut(text)))
-            parts += [Text(f"\n{visible(row['id'])}: {before:+.2f} to {after:+.2f} ({row['change']:+.2f})"), texts]
+                texts.add_row(Text(streams.visible(name)), Text(cut(text)))
+            parts += [Text(f"\n{streams.visible(row['id'])}: {before:+.2f} to {after:+.2f} ({row['change']:+.2f})"), texts]
     return Group(*parts)
 
 

@@ -124,6 +124,6 @@ def app(
     streams.print_table(table)
     typer.echo("\nassumed:")
     for line in assumed(steps, sources, rates, gpus):
-        typer.echo(f"- {line}")
+        typer.echo(streams.visible(f"- {line}"))
     if left := [step.name for step in found if not step.finished]:
         streams.warn(f"left out, because they are not finished: {', '.join(left)}")

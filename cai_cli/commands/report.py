@@ -136,7 +136,7 @@ def app(
         made = fill_cards(found)
         streams.say(f"cai report: the results are in {', '.join(made) or 'no card: the folder has no trained model'}", quiet)
     if as_markdown:
-        return typer.echo(markdown.build(found.title, found.steps, found.results), nl=False)
+        return typer.echo(streams.visible(markdown.build(found.title, found.steps, found.results)), nl=False)
     path = output or str(folder / "report.html")
     outputs.write_text(path, page.build(found))
     summary = tables.of_steps(found.steps)

@@ -35,7 +35,6 @@ from cai_cli.errors import InputError
 from cai_cli.method.constitution import Principle
 from cai_cli.report.sources import principles_of
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 ALIKE = 0.5
 """Similarity (0 to 1) from which a revision is shown as a difference; below it the two texts share few words."""
 Principles = Mapping[str, Principle]
@@ -53,20 +52,15 @@ class Part(NamedTuple):
     """The principle by which it was made, with its id; empty if its text is not known."""
 
 
-def visible(text: str) -> str:
-    """Text with control and direction characters spelled out."""
-    return _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
-
-
 def word_diff(before: str, after: str) -> Text:
     """`after`, with the words it adds to `before` as {+added+}, and those it removes as [-removed-].
 
     Only `after`, unmarked, if the two have little in common.
     """
-    old, new = (re.findall(r"\s+|\S+", visible(text)) for text in (before, after))
+    old, new = (re.findall(r"\s+|\S+", streams.visible(text)) for text in (before, after))
     words = difflib.SequenceMatcher(None, before.split(), after.split(), autojunk=False)
     if words.ratio() < ALIKE:
-        return Text(visible(after))
+        return Text(streams.visible(after))
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     shown = Text()
     for kind, a, b, c, d in matcher.get_opcodes():
@@ -238,7 +232,7 @@ def app(
 ) -> None:
     """Show records."""
     require_input(input)
-    console = Console(highlight=False)
+    console = streams.Terminal(highlight=False)
     principles = principles_of(Path(input)) if input != "-" else {}
     test = wanted(id, grep, principle, flagged)
     found: Iterable[Record] = (record for record in read_with_ids(input, check=shape_error) if test(record))
@@ -270,12 +264,12 @@ def reservoir(records: Iterable[Record], size: int, chance: random.Random) -> li
 def print_record(console: Console, record: Record, principles: Principles) -> None:
     """Print one record under a line with its id."""
     title = " ".join(str(record[key]) for key in ("id", "kind") if key in record)
-    console.rule(Text(visible(title), style="bold"), align="left")
+    console.rule(Text(streams.visible(title), style="bold"), align="left")
     for part in parts(record, principles):
-        console.print(Text(visible(part.heading), style="bold cyan"))
+        console.print(Text(streams.visible(part.heading), style="bold cyan"))
         if part.principle:
-            console.print(Text(visible(part.principle), style="italic dim"), soft_wrap=not console.is_terminal)
-        body = Text(visible(part.text)) if part.before is None else word_diff(part.before, part.text)
+            console.print(Text(streams.visible(part.principle), style="italic dim"), soft_wrap=not console.is_terminal)
+        body = Text(streams.visible(part.text)) if part.before is None else word_diff(part.before, part.text)
         body.stylize("dim" if "reasoning" in part.heading else "")
         console.print(body, soft_wrap=not console.is_terminal)
         console.print()

@@ -132,6 +132,10 @@ def verified(place: Place, old: Place | None) -> Iterator[tuple[str, bool]]:
     yield from draws(place, old, constitution_of(made, place.path))
 
 
+def _tell(text: str) -> None:
+    typer.echo(streams.visible(text))
+
+
 @command(
     "Follow a record back through every step that made it, to the file and the line of its prompt.",
     "cai trace runs/demo/preferences.jsonl red-001/0-1\ncai trace runs/demo/preferences.jsonl red-001/0-1 --verify",
@@ -148,22 +152,25 @@ def app(
     if place is None:
         raise InputError(f"{file}: has no record '{identity}'; `cai show {shlex.quote(file)}` prints the ids")
     wrong: list[str] = []
-    checked = 0
+    checked, seen = 0, set[tuple[Path, int]]()
     while place:
+        seen.add((place.path.resolve(), place.line))
         old, made = before(place), place.made
-        typer.echo(f"{place.path}:{place.line}  {place.record['id']}")
+        _tell(f"{place.path}:{place.line}  {place.record['id']}")
         if made:
             model, seed = (made.get("model") or {}).get("name", ""), f"seed {made['seed']}" if "seed" in made else ""
-            typer.echo("  " + "  ".join(filter(None, [f"cai {made.get('step')}", made.get("finished", ""), str(model), seed])))
-            typer.echo(f"  {shlex.join(made.get('command', []))}")
+            _tell("  " + "  ".join(filter(None, [f"cai {made.get('step')}", made.get("finished", ""), str(model), seed])))
+            _tell(f"  {shlex.join(made.get('command', []))}")
         for text in added(place.record, old.record if old else None):
-            typer.echo(f"  {text}")
+            _tell(f"  {text}")
         for what, right in verified(place, old) if verify else ():
             checked += 1
             wrong += [] if right else [what]
-            typer.echo(f"  {'the same' if right else 'DIFFERENT'}: {what}")
+            _tell(f"  {'the same' if right else 'DIFFERENT'}: {what}")
         if old is None and made.get("inputs"):
             streams.warn(f"trace: no input of {place.path} has the record; was a file moved, or is it not here?")
+        if old and (old.path.resolve(), old.line) in seen:
+            raise CaiError(f"{place.path}: its manifest says that it was made from {old.path}, and that was made from it")
         place = old
     if wrong:
         raise CaiError(f"{len(wrong)} of {checked} differ: {'; '.join(wrong)}")

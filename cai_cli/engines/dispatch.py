@@ -20,9 +20,10 @@ from cai_cli.errors import CaiError
 POLL = 0.05
 """Seconds to wait for a result before the feed is asked again: a pipe may have brought a record in the meantime."""
 
-PATIENCE = 600.0
-"""Seconds to wait for a worker when all are lost."""
-
+PATIENCE = 1800.0
+"""Seconds to wait for a worker on another machine when all are lost. One on this machine starts or fails."""
+SILENCE = 900.0
+"""Seconds without a result after which a worker that has requests is named."""
 
 SUSPECT, TOO_OFTEN = 2, 5
 """Workers that were lost with a request before it may be what ends them, and before it is given up, where others replace them."""
@@ -57,35 +58,35 @@ class Losses:
     """
 
     def __init__(self) -> None:
-        self.held: defaultdict[Worker, set[Key]] = defaultdict(set)
+        self.held: defaultdict[object, set[object]] = defaultdict(set)
         """The requests that each worker has."""
-        self.trying: dict[Worker, Key] = {}
+        self.trying: dict[object, object] = {}
         """Those of them that may be what ends it."""
-        self.counts = Counter[Key]()
+        self.counts = Counter[object]()
 
-    def suspect(self, key: Key) -> bool:
+    def suspect(self, key: object) -> bool:
         """Whether a request may be what ends workers."""
         return self.counts[key] >= SUSPECT
 
-    def takes(self, worker: Worker, key: Key) -> bool:
+    def takes(self, worker: object, key: object) -> bool:
         """Whether a worker may get a request."""
         return worker not in self.trying or not self.suspect(key)
 
-    def give(self, worker: Worker, key: Key) -> None:
+    def give(self, worker: object, key: object) -> None:
         """A worker gets a request."""
         self.held[worker].add(key)
         if self.suspect(key):
             self.trying[worker] = key
 
-    def take(self, worker: Worker, key: Key) -> None:
+    def take(self, worker: object, key: object) -> None:
         """A worker has computed a request."""
         self.held[worker].discard(key)
         if self.trying.get(worker) == key:
             del self.trying[worker]
 
-    def blame(self, worker: Worker) -> None:
+    def blame(self, worker: object) -> None:
         """Count the loss of a worker: for the suspect that it had, if there was one, else for all its requests."""
-        mine, tried = self.held.pop(worker), self.trying.pop(worker, None)
+        mine, tried = self.held.pop(worker, set()), self.trying.pop(worker, None)
         self.counts.update([tried] if tried is not None else mine)
 
 
@@ -103,6 +104,8 @@ class Dispatcher:
         self.away: list[Future[Worker]] = []
         """The workers that are being started."""
         self.since = time.monotonic()  # when the last one was lost
+        self.heard: dict[Worker, float] = {}
+        """When each worker last had no request, or gave a result; infinity once its silence was said."""
 
     @property
     def most(self) -> int:
@@ -127,6 +130,7 @@ class Dispatcher:
             free = [worker for worker, has in self.busy.items() if has < self.each and losses.takes(worker, key)]
             if free:
                 worker = min(free, key=self.busy.__getitem__)
+                self.heard[worker] = self.heard[worker] if self.busy[worker] else time.monotonic()
                 self.busy[worker] += 1
                 losses.give(worker, key)
                 # `done` is the only thing that the callback touches: it runs in another thread
@@ -155,6 +159,7 @@ class Dispatcher:
             except Empty:
                 if errors.interrupted:
                     raise KeyboardInterrupt from None
+                self._name_silent()
                 continue
             result = self._settle(worker, key, future, losses)
             if result is None:  # a suspect may have to wait, and the others must not wait for it
@@ -167,6 +172,7 @@ class Dispatcher:
         """The result of a request that has ended; None if its worker was lost, and another one must compute it."""
         if worker in self.busy:
             self.busy[worker] -= 1
+            self.heard[worker] = time.monotonic()
         try:
             result = future.result()
         except WorkerLost as lost:
@@ -178,6 +184,14 @@ class Dispatcher:
         losses.take(worker, key)
         return result
 
+    def _name_silent(self) -> None:
+        """Say once which workers have requests and give no results. They may compute long texts, or never end."""
+        for worker, has in self.busy.items():
+            if has and time.monotonic() - self.heard[worker] > SILENCE:
+                self.heard[worker] = float("inf")
+                what = f"has given no result for {SILENCE / 60:.0f} minutes, and has {streams.plural(has, 'request')}"
+                streams.warn(f"{worker.name} {what}; if its GPU is idle, end it, and its requests are computed again")
+
     def _welcome(self) -> None:
         """Take the workers that have started. CaiError if there is none, and none to wait for."""
         for back in [future for future in self.away if future.done()]:
@@ -187,7 +201,7 @@ class Dispatcher:
                 self.busy[back.result()] = 0
             elif not isinstance(problem, WorkerLost):  # that it was lost has been said
                 streams.warn(f"a worker could not be started: {problem}")
-        if not self.busy and (not self.away or time.monotonic() - self.since > PATIENCE):
+        if not self.busy and (not self.away or (self.remote and time.monotonic() - self.since > PATIENCE)):
             raise CaiError("no worker is left; the same command continues")
 
     def _lose(self, worker: Worker, lost: WorkerLost) -> None:

@@ -46,6 +46,10 @@ class Abilities:
     draws: bool = False
     """Has loaded `vllm_draws`, so that it draws the same tokens as the other engines. Otherwise it has seeds of its own."""
 
+    def within(self, other: Abilities) -> bool:
+        """Whether a server with the abilities `other` can do all of this."""
+        return all(getattr(other, name) >= value for name, value in vars(self).items())
+
 
 LADDER = (
     Abilities(exact=True, top=1),

@@ -50,11 +50,17 @@ class Process(Protocol):
         ...
 
 
+def _thread_lasts() -> bool:
+    """Whether this thread lives as long as the process. Linux tells a child of the end of the thread that started it."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def spawned(environment: Environment, again: bool) -> tuple[Process, Connection]:
     """A new process that runs `serve`, and the connection to it."""
     ours, theirs = Pipe()
+    words = [str(theirs.fileno()), *(["again"] if again else []), *(["lasts"] if _thread_lasts() else [])]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", str(theirs.fileno()), *(["again"] if again else [])],
+        [sys.executable, "-P", "-m", "cai_cli.engines.replicas", *words],
         pass_fds=[theirs.fileno()],
         env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
@@ -77,6 +83,7 @@ class Fork(get_context("fork").Process):  # type: ignore[misc]
 def forked(engine: Engine, name: str, again: bool) -> tuple[Process, Connection]:
     """A fork of this process that serves an engine with one thread, and the connection to it."""
     ours, theirs = Pipe()
+    lasts = _thread_lasts()
 
     def child() -> None:
         import torch
@@ -89,7 +96,7 @@ def forked(engine: Engine, name: str, again: bool) -> tuple[Process, Connection]
                 with suppress(OSError):
                     os.close(fd)
         torch.set_num_threads(1)  # the threads of a pool do not survive a fork
-        serve(theirs, again, lambda: engine)
+        serve(theirs, again, lasts, lambda: engine)
 
     process = Fork(target=child, daemon=True, name=name)
     with warnings.catch_warnings():
@@ -109,14 +116,18 @@ class Replica:
         connection: Connection,
         opened: Callable[[], Engine] | None,
         replace: Callable[[], Replica] | None,
+        contexts: list[int],
     ) -> None:
-        """`opened`: what the process calls to open its engine; None if it has one. `replace`: starts another one in its place."""
+        """`opened`: what the process calls to open its engine; None if it has one. `replace`: starts another one in its place.
+
+        `contexts`: that of the run, once it is known.
+        """
         self.name, self.ready, self._replace = name, Future[int](), replace
         """`ready`: the engine's context once it is open. Raises a CaiError."""
         self._waiting: dict[int, Future[Result]] = {}
         self._serial, self._lock, self._lost = count(), threading.Lock(), ""
         self._process, self._connection = process, connection
-        self._ending = threading.Lock()
+        self._ending, self._contexts = threading.Lock(), contexts
         self._code: int | None = None
         threading.Thread(target=self._receive, args=[opened], daemon=True).start()
 
@@ -187,6 +198,9 @@ class Replica:
 
         def opened(ready: Future[int]) -> None:
             problem = ready.exception()
+            if not problem and ready.result() < min(self._contexts, default=0):  # it would refuse what another one answers
+                problem = CaiError(f"{self.name}: its context of {ready.result()} is smaller than the others'")
+                replica.close()
             started.set_exception(problem) if problem else started.set_result(replica)
 
         replica.ready.add_done_callback(opened)
@@ -204,13 +218,14 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
     """
     engine = opened() if fork else None
     replicas: dict[int, Replica] = {}
+    contexts: list[int] = []
 
     def start(number: int, restarts: int) -> Replica:
         name = f"replica {number} of {len(environments)}"
         again = restarts < RESTARTS
         process, connection = forked(engine, name, again) if engine else spawned(environments[number - 1], again)
         replace = partial(start, number, restarts - 1) if restarts else None
-        replicas[number] = Replica(name, process, connection, None if engine else opened, replace)
+        replicas[number] = Replica(name, process, connection, None if engine else opened, replace, contexts)
         return replicas[number]
 
     def close() -> None:
@@ -223,18 +238,19 @@ def open_replicas(opened: Callable[[], Engine], environments: list[Environment],
         for one in ready:
             if one.done() and (problem := one.exception()):
                 raise problem
-        return Dispatcher([*replicas.values()], min(one.result() for one in ready), each, close)
+        contexts.append(min(one.result() for one in ready))
+        return Dispatcher([*replicas.values()], contexts[0], each, close)
     except BaseException:
         close()
         raise
 
 
-def serve(connection: Connection, again: bool, opened: Callable[[], Engine] | None = None) -> None:
+def serve(connection: Connection, again: bool, lasts: bool, opened: Callable[[], Engine] | None = None) -> None:
     """What a replica does: open an engine, or the one that it is told, and compute what it is asked.
 
-    `again`: it takes the place of one that was lost.
+    `again`: it takes the place of one that was lost. `lasts`: whether the thread that started it lives as long as its process.
     """
-    end_with_parent()
+    end_with_parent(lasts)
     worker, lock = EngineWorker(again), threading.Lock()
 
     def send(message: object) -> None:
@@ -270,4 +286,4 @@ def serve(connection: Connection, again: bool, opened: Callable[[], Engine] | No
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), again=sys.argv[2:] == ["again"])
+    serve(Connection(int(sys.argv[1])), again="again" in sys.argv, lasts="lasts" in sys.argv)

@@ -104,11 +104,14 @@ def as_error(problem: BaseException) -> CaiError:
     return error
 
 
-def end_with_parent() -> None:
+def end_with_parent(lasts: bool = True) -> None:
     """In a process that a command starts: end when the command is killed, and leave Ctrl-C to the command.
 
-    Otherwise it would live on, with the locks that it has inherited.
+    Otherwise it would live on, with the locks that it has inherited. `lasts`: whether the thread that started it lives as long as
+    the command; if not, its end would end this process too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not lasts:
+        return
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, only on Linux

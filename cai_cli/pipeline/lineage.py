@@ -6,6 +6,7 @@ from the folder of the output, then from each folder above it, and at last from 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,21 @@ from cai_cli.pipeline.manifest import Manifest
 
 def beside(path: Path) -> Manifest:
     """The manifest of a file or of a model directory; empty if it has none."""
+    if impossible(path):
+        return {}
     found = path / "manifest.json" if path.is_dir() else path.with_name(f"{path.name}.manifest.json")
     return manifest.read(found) if found.is_file() else {}
+
+
+def impossible(path: Path) -> bool:
+    """Whether no file can have this name, or none beside it a longer one. To ask for such a file is an error of its own."""
+    try:
+        os.stat(f"{path}.manifest.json")
+    except OSError as problem:
+        return problem.errno == errno.ENAMETOOLONG
+    except ValueError:  # it holds NUL or half a character
+        return True
+    return False
 
 
 def find(name: str, of: Path, sha256: str | None = None) -> Path:
@@ -27,6 +41,8 @@ def find(name: str, of: Path, sha256: str | None = None) -> Path:
     is one without a hash, such as a file without a manifest.
     """
     folder = Path(os.path.abspath(of)).parent
+    if impossible(folder / name):
+        return Path(f"{name[:99]!a}...")
     places = [base / name for base in (folder, *folder.parents, Path())]
     hashes = {place: beside(place).get("output", {}).get("sha256") for place in (*places, folder / Path(name).name)}
     if sha256 in hashes.values() and sha256:

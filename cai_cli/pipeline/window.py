@@ -70,7 +70,10 @@ class Window:
         """Add a record at the end. It is finished already if an earlier run finished it."""
         assert item.line is not None
         item.finished = self.ahead.find(line_digest(item.line, numbered=True))
-        self.unfinished += item.finished is None
+        if item.finished is None:
+            self.unfinished += 1
+        else:  # what it was is not needed any more
+            item.line = None
         self.items.append(item)
 
     def finish(self, item: Item, outputs: list[Record], skipped: list[Record]) -> None:

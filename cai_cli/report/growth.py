@@ -15,7 +15,7 @@ from pathlib import Path
 from cai_cli.data import jsonl
 from cai_cli.errors import InputError
 from cai_cli.pipeline import lineage
-from cai_cli.report.run import Step
+from cai_cli.report.run import Step, whole
 
 TRAINERS = ("train-sft", "train-pm", "train-dpo", "rl")
 _DIVIDED = ("split", "prompts")
@@ -47,8 +47,9 @@ class Growth:
 
     def __init__(self, found: Sequence[Step]) -> None:
         """`found`: the run's finished steps in their order. InputError if none of them counts records."""
-        self.steps = {os.path.realpath(step.path): step for step in found if step.kind != "eval figures"}
-        self.inputs = {key: {} if step.kind in _DIVIDED else _inputs(step) for key, step in self.steps.items()}
+        self.steps = {os.path.realpath(step.path): step for step in whole(found) if step.kind != "eval figures"}
+        parts = {os.path.realpath(part): key for key, step in self.steps.items() for part in step.parts}
+        self.inputs = {key: {} if step.kind in _DIVIDED else _inputs(step, parts) for key, step in self.steps.items()}
         self.sources: dict[str, float] = {}
         """The records of each source that a counted step reads, in the order in which they are read."""
         trained: set[str] = set()
@@ -138,7 +139,7 @@ class Growth:
             generated=generated * work,
             reused=reused * work,
             seconds=seconds * work,
-            disk=_size(step.path) * (1 if step.path.is_dir() else work),  # a model keeps its size
+            disk=sum(map(_size, step.parts or (step.path,))) * (1 if step.path.is_dir() else work),  # a model keeps its size
         )
 
     def rows(self, rounds: int, rates: Mapping[str, float]) -> list[Row]:
@@ -172,15 +173,16 @@ def total(rows: Sequence[Row]) -> Row:
     return Row("all", "", None, None, None, *sums)
 
 
-def _inputs(step: Step) -> dict[str, float]:
-    """The files that a step read, and their records."""
+def _inputs(step: Step, parts: Mapping[str, str]) -> dict[str, float]:
+    """The files that a step read, and their records. `parts`: from the output of a shard to the step's whole output."""
     found: dict[str, float] = {}
     entries = step.made.get("inputs", [])
     for entry, (_, path) in zip(entries, lineage.inputs(step.made, step.path), strict=True):
         alone = step.counts.get("records_in") if len(entries) == 1 else None
         records = entry.get("records", alone)
         lines = sum(1 for _ in jsonl.read_lines(str(path))) if records is None and path.is_file() else 0
-        found[os.path.realpath(path)] = _number(records, lines)
+        key = parts.get(os.path.realpath(path), os.path.realpath(path))
+        found[key] = found.get(key, 0) + _number(records, lines)
     return found
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cai_cli import streams
 from cai_cli.data import jsonl
 from cai_cli.data.jsonl import Record
 from cai_cli.errors import InputError
@@ -30,6 +32,8 @@ class Step:
     """The path from the run's folder."""
     made: Manifest
     finished: bool = True
+    parts: tuple[Path, ...] = ()
+    """The outputs of the shards that it stands for (`whole`)."""
 
     @property
     def kind(self) -> str:
@@ -59,7 +63,7 @@ class Step:
 
 
 def steps(run: Path) -> list[Step]:
-    """The finished steps of a folder in the order in which they ended, then the unfinished ones.
+    """The finished steps of a folder in the order in which they ended, then the unfinished ones; no shards that were joined.
 
     InputError if it is no folder, or has no step.
     """
@@ -76,7 +80,29 @@ def steps(run: Path) -> list[Step]:
                 found.append(_checked(Step(output, _name(output, run), manifest.read(path)), path))
     if not found:
         raise InputError(f"{run}: has no manifest of a step; give the folder that holds the run's files")
+    entries = [(step, entry) for step in found for entry in step.made.get("joined", [])]
+    joined = {os.path.realpath(lineage.find(entry["path"], step.path, entry.get("sha256"))) for step, entry in entries}
+    found = [step for step in found if "shard" not in step.made or os.path.realpath(step.path) not in joined]
     return sorted(found, key=lambda step: (not step.finished, step.made.get("finished", "")))
+
+
+def whole(found: Sequence[Step]) -> list[Step]:
+    """The steps, with the shards of one step as one, whose counts are their sums."""
+    groups: dict[str, list[Step]] = {}
+    for step in found:
+        key = repr({**step.made["fingerprint"], "shard": None}) if step.made.get("shard") else str(step.path)
+        groups.setdefault(key, []).append(step)
+    made = []
+    for first, *others in groups.values():
+        if others:
+            total = Counter[str]()
+            for step in (first, *others):
+                total.update(step.counts)
+            parts = tuple(step.path for step in (first, *others))
+            name = f"{first.name} and {streams.plural(len(others), 'more shard')}"
+            first = Step(first.path, name, {**first.made, "counts": dict(total)}, parts=parts)
+        made.append(first)
+    return made
 
 
 def _changed(path: Path) -> tuple[int, str]:
@@ -90,6 +116,8 @@ def _checked(step: Step, path: Path) -> Step:
     """The step, if its manifest has the form of cai's. InputError otherwise."""
     try:
         list(models(step)), list(lineage.inputs(step.made, step.path)), step.command, step.tokens
+        [lineage.find(entry["path"], step.path, entry.get("sha256")) for entry in step.made.get("joined", [])]
+        dict(step.made["fingerprint"] if "shard" in step.made else {})
         if wrong := [name for name, value in step.counts.items() if not isinstance(value, int | float)]:
             raise TypeError(f"counts.{wrong[0]} is not a number")
     except (AttributeError, KeyError, TypeError, ValueError) as problem:

@@ -211,3 +211,23 @@ def test_a_real_run_of_its_own_size_has_its_own_sums_and_a_larger_one_is_as_plan
     assert doubled["sft"].records_in == large["sft"].counts["records_in"] == 8
     out = here("plan", "run", tmp_path / "small", "--prompts", 8).out
     assert "prompts.jsonl 8 (4 in this run)" in out
+
+
+def test_shards_count_once_whether_or_not_they_were_joined(here: Here, tiny: str, tmp_path: Path) -> None:
+    quick = ("-m", tiny, *TRANSFORMERS, "--max-tokens", 6, "--temperature", 1)
+    (folder := tmp_path / "run").mkdir()
+    given = write_jsonl(folder / "prompts.jsonl", asks(9))
+    for part in (1, 2, 3):
+        assert in_process("sample", given, *quick, "--shard", f"{part}/3", "-o", folder / f"responses-{part}.jsonl") == 0
+    alone = here("plan", "run", folder, "--prompts", 90).out
+    assert "prompts.jsonl 90 (9 in this run)" in alone
+    assert "responses-1.jsonl and 2 more shards" in alone
+    assert in_process("join", *(folder / f"responses-{part}.jsonl" for part in (1, 2, 3)), "-o", folder / "responses.jsonl") == 0
+    joined = here("plan", "run", folder, "--prompts", 90).out
+    assert "prompts.jsonl 90 (9 in this run)" in joined
+    assert [step.name for step in run.steps(folder)] == ["responses.jsonl"]
+    rows = [
+        line.replace("-1.jsonl and 2 more shards", ".jsonl").split() for line in (alone, joined) for line in line.splitlines()
+    ]
+    first, second = [row for row in rows if row[:1] == ["responses.jsonl"]]
+    assert first == second

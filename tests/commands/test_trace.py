@@ -68,3 +68,12 @@ def test_what_was_changed_is_found(here: Here, run: Path) -> None:
     assert "no input of" in here("trace", run / "responses.jsonl", "q0").err
     assert "has no record 'q9'" in here("trace", run / "responses.jsonl", "q9", code=2).err
     assert json.loads(Path(f"{run / 'responses.jsonl'}.manifest.json").read_text())["step"] == "sample"
+
+
+def test_a_file_that_is_its_own_ancestor_ends_the_trace(here: Here, tmp_path: Path) -> None:
+    """As after `cai mix a.jsonl b.jsonl -o c.jsonl; mv c.jsonl a.jsonl`, each with its manifest."""
+    for name, made_from in (("a", "b"), ("b", "a")):
+        write_jsonl(tmp_path / f"{name}.jsonl", asks(2))
+        made = {"step": "mix", "command": ["cai", "mix"], "inputs": [{"path": f"{made_from}.jsonl"}]}
+        (tmp_path / f"{name}.jsonl.manifest.json").write_text(json.dumps(made))
+    assert "b.jsonl: its manifest says that it was made from" in here("trace", tmp_path / "a.jsonl", "q1", code=1).err

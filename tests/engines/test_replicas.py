@@ -6,14 +6,17 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cai_cli.engines import models, replicas, select
+from cai_cli.engines import dispatch, models, replicas, select
 from cai_cli.engines.base import Failure, Feed, Key, Request, Result, Score
 from cai_cli.engines.dispatch import Dispatcher
 from cai_cli.engines.select import Setup
@@ -121,9 +124,70 @@ def test_a_request_that_ends_its_replica_is_given_up_and_the_others_are_computed
     assert not multiprocessing.active_children()
 
 
+class Shrinking(Fragile):
+    """An engine that has a smaller context when it is opened again, as where memory is still in use."""
+
+    def __init__(self) -> None:
+        opened = Path(os.environ["TEST_OPENED"])
+        self.context = 50 if opened.exists() else 100
+        opened.touch()
+
+
 @pytest.mark.soak
-def test_replicas_end_with_their_command(tiny: str, tmp_path: Path) -> None:
+def test_a_replica_that_would_refuse_what_the_others_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TEST_OPENED", str(tmp_path / "opened"))
+    engine = replicas.open_replicas(Shrinking, [{}], each=4, fork=False)
+    try:
+        with pytest.raises(CaiError, match="no worker is left"):
+            list(engine.run(feed([Request("score", [7], "")], False)))
+    finally:
+        engine.close()
+    assert "its context of 50 is smaller than the others'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("fork", [True, pytest.param(False, marks=pytest.mark.soak)], ids=["forks", "new processes"])
+def test_replicas_outlive_the_thread_that_started_them(fork: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    """As those of the library's functions, which a notebook or a server calls in threads."""
+    opened: list[Dispatcher] = []
+    thread = threading.Thread(target=lambda: opened.append(replicas.open_replicas(Fragile, [{}, {}], each=4, fork=fork)))
+    thread.start()
+    thread.join()
+    time.sleep(0.5)
+    try:
+        assert len(by_number(opened[0].run(feed([Request("score", [1], "")] * 9, False)))) == 9
+    finally:
+        opened[0].close()
+    assert "was lost" not in capfd.readouterr().err
+
+
+class Slow(Fragile):
+    """An engine that answers late."""
+
+    def run(self, requests: Feed) -> Iterator[tuple[Key, Result]]:
+        for key, _ in filter(None, requests):
+            time.sleep(1)
+            yield key, Score(0.5, 1)
+
+
+def test_a_replica_without_results_is_named_once(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SILENCE", 0.2)
+    engine = replicas.open_replicas(Slow, [{}], each=4, fork=True)
+    try:
+        assert len(by_number(engine.run(feed([Request("score", [1], "")], False)))) == 1
+    finally:
+        engine.close()
+    said = capfd.readouterr().err
+    assert said.count("replica 1 of 1 has given no result for 0 minutes, and has 1 request") == 1
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("threads", ["1", "2"], ids=["forks", "new processes"])
+def test_replicas_end_with_their_command(threads: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed, or interrupted as by Ctrl-C."""
+    usual = processes.environment
+    monkeypatch.setattr(processes, "environment", lambda: {**usual(), "OMP_NUM_THREADS": threads})
     prompts = write_jsonl(tmp_path / "p.jsonl", asks(1000, longest=60))
     command = ("sample", prompts, "-m", tiny, *EXACT, "--max-tokens", 16, *TWO, "-o", tmp_path / "out")
     for lines, number, code in (5, signal.SIGKILL, -signal.SIGKILL), (40, signal.SIGINT, 130):
@@ -184,6 +248,22 @@ def test_each_replica_gets_its_own_gpus(monkeypatch: pytest.MonkeyPatch) -> None
     assert gpus(replicas=1) == ["3"]
     with pytest.raises(InputError, match="2 replicas of 4 GPUs would need 8, and there are 5"):
         gpus(tensor_parallel=4, replicas=2)
+
+
+def test_the_parts_of_a_model_are_arguments_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    fake: Any = types.ModuleType("cai_cli.engines.vllm")
+    fake.VllmEngine = fake.VllmPreferenceModel = lambda *args, **more: given.append(more)
+    monkeypatch.setitem(sys.modules, "cai_cli.engines.vllm", fake)
+    for preference_model in (False, True):
+        setup = Setup(
+            "vllm", Path("m"), "float32", preference_model, tensor_parallel=4, pipeline_parallel=2, vllm={"max_num_seqs": 8}
+        )
+        setup.open_one()
+    parts = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "distributed_executor_backend": "mp", "max_num_seqs": 8}
+    assert given == [parts, parts]
+    Setup("vllm", Path("m"), "float32").open_one()
+    assert given[2:] == [{}]
 
 
 def test_replicas_share_the_cores_unless_the_number_of_threads_decides_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,3 +341,24 @@ def test_two_vllm_engines_of_which_one_is_killed(real: Path, tmp_path: Path) -> 
     made, asked = (read_jsonl(path) for path in (tmp_path / "out", source))
     assert [row["id"] for row in made] == [row["id"] for row in asked[:48]]
     assert all(row["response"].strip() for row in made)
+
+
+@pytest.mark.soak
+@pytest.mark.vllm
+@pytest.mark.usefixtures("needs_vllm")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="binds processes to two cores")
+def test_three_processes_of_vllm_share_the_layers_of_a_model(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensor parallelism, on cores in place of GPUs: three, because the model has nine heads."""
+    usual = processes.environment
+    eager = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true")
+    command = ("sample", ROOT / "examples" / "red-team.jsonl", "--limit", 4, "-m", real, *eager, "--max-tokens", 8)
+    for parts, cores in ((1, "0"), (3, "0|1|1")):
+        monkeypatch.setattr(processes, "environment", lambda cores=cores: {**usual(), "VLLM_CPU_OMP_THREADS_BIND": cores})
+        cai(*command, "--tensor-parallel", parts, "-o", tmp_path / f"{parts}")
+    one, three = (read_jsonl(tmp_path / name) for name in ("1", "3"))
+    assert [row["id"] for row in three] == [row["id"] for row in one]
+    assert [row["meta"]["response"]["seed"] for row in three] == [row["meta"]["response"]["seed"] for row in one]
+    assert sum(a["response"] == b["response"] for a, b in zip(one, three, strict=True)) >= 3  # sums differ in their last digits
+    assert (
+        manifest.read(tmp_path / "3.manifest.json")["fingerprint"] == manifest.read(tmp_path / "1.manifest.json")["fingerprint"]
+    )

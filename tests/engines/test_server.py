@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from cai_cli.engines import http_client, models, server
+from cai_cli.engines import http_client, http_server, models, server
 from cai_cli.engines.base import Completion, Failure, Request
-from cai_cli.engines.server import ServerEngine, check_urls
+from cai_cli.engines.http_server import check_urls
+from cai_cli.engines.server import ServerEngine
 from cai_cli.engines.transformers import TransformersEngine
 from cai_cli.errors import CaiError, InputError
 from cai_cli.method import prompts
@@ -129,6 +130,22 @@ def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
     assert {type(shown).__name__ for shown in found} == {"Failure", "Choice"}
 
 
+def test_letters_outside_the_top_are_exact_where_a_server_gives_likelihoods(tiny: str, asking: Renderer) -> None:
+    api, asked = TinyApi(tiny, "vllm-old"), []
+    for i, request in enumerate(texts(asking, 6)):
+        likely = [token for token, _ in api._most_likely(request.ids, 400)]
+        first, second = [(0, 1), (0, -1), (-1, -2)][i % 3]
+        asked.append(Request("choose", request.ids, "", options={"A": likely[first], "B": likely[second]}))
+    exact = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
+    with site(api) as one:
+        engine = ServerEngine([one.url], tiny, Path(tiny))
+        assert engine.letters == "exact"
+        found = by_number(engine.run(feed(asked)))
+    for real, shown in zip(exact, found, strict=True):
+        assert shown.logprobs == pytest.approx(real.logprobs, abs=1e-4)
+        assert not shown.outside
+
+
 @pytest.mark.parametrize("style", ["chat", "vllm-chat"])
 def test_chat_servers_get_messages(tiny: str, asking: Renderer, style: str) -> None:
     with site(TinyApi(tiny, style)) as one:
@@ -185,8 +202,8 @@ def test_what_fails_once_is_asked_again(api: TinyApi, asking: Renderer, tiny: st
 def test_a_server_that_does_not_answer_a_request(
     api: TinyApi, asking: Renderer, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "TIMEOUT", 1.0)
-    monkeypatch.setattr(server, "PER_TOKEN", 0.0)
+    monkeypatch.setattr(http_server, "TIMEOUT", 1.0)
+    monkeypatch.setattr(http_server, "PER_TOKEN", 0.0)
     with site(api, once("hang")) as ill, site(api) as well:
         assert ask(ill, texts(asking, 3), tiny) == ask(well, texts(asking, 3), tiny)
 
@@ -260,6 +277,7 @@ def test_the_least_busy_of_several_servers(api: TinyApi, asking: Renderer, tiny:
         asked = [sum("seed" in body for _, _, body in one.seen) for one in (quick, slow)]
     with site(api) as one:
         assert found == ask(one, texts(asking, 20), tiny)
+        assert max(quick.most, slow.most) <= 2
     assert sum(asked) == 20
     assert asked[0] > asked[1] > 0
 
@@ -326,6 +344,93 @@ def test_another_model_after_a_restart_is_not_asked(api: TinyApi, asking: Render
         one.open()
         with pytest.raises(CaiError, match=r"has not answered for .* \(serves 'another', not "):
             list(engine.run(feed(texts(asking, 3))))
+
+
+def changed(less: str, tiny: str) -> TinyApi:
+    """A server that can do less than before."""
+    made = TinyApi(tiny, "plain" if less == "letters" else "vllm")
+    made.draws, made.context = less == "context", 64 if less == "context" else 4096
+    return made
+
+
+@pytest.mark.parametrize(
+    ("less", "idle", "said"),
+    [
+        ("draws", False, "it can do less than the run's first server"),
+        ("draws", True, "it can do less than the run's first server"),
+        ("letters", False, "unknown: "),
+        ("context", False, "its context of 64 tokens is smaller than that of"),
+    ],
+)
+def test_a_server_that_can_do_less_after_a_restart_is_not_asked(
+    tiny: str,
+    asking: Renderer,
+    less: str,
+    idle: bool,
+    said: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without our draws it would answer every request greedily; with a shorter context it would refuse long prompts."""
+    whole = TinyApi(tiny)
+    whole.draws = True
+    with site(whole) as one:
+        engine = ServerEngine([one.url], tiny, Path(tiny))
+        assert engine.draws == "cai"
+        expected = by_number(engine.run(feed(texts(asking, 30))))
+        if idle:
+            monkeypatch.setattr(server, "IDLE", 0.0)
+        one.slow = 0.02
+        results: dict[Any, Any] = {}
+
+        def restart() -> None:
+            one.close()
+            one.api = changed(less, tiny)
+            one.open()
+
+        if idle:
+            restart()
+
+        def ask_all() -> None:
+            for key, result in engine.run(feed(texts(asking, 30))):
+                results[key] = result
+                if len(results) == 5:
+                    restart()
+
+        with pytest.raises(CaiError, match=said):
+            ask_all()
+    assert 5 * (not idle) <= len(results) < 30
+    print(
+        sorted(results),
+        [(k, results[k].text, expected[k].text) for k in results if results[k] != expected[k]],
+        [(b.get("seed"), b.get("vllm_xargs")) for _, _, b in one.seen],
+    )
+    assert results == {key: expected[key] for key in results}
+    assert f"{one.url} cannot be used now (" in capfd.readouterr().err
+
+
+def test_a_request_that_ends_its_servers_is_given_up(api: TinyApi, asking: Renderer, tiny: str) -> None:
+    """Each time something starts the server again, as for a server in a cluster."""
+    requests = texts(asking, 30)
+    poison, deaths = requests[7].ids, []
+    with site(api) as one:
+        expected = ask(one, requests, tiny)
+
+    def dies(number: int, path: str, body: dict[str, Any]) -> Any:
+        if body.get("prompt") != poison:
+            return None
+        deaths.append(number)
+        threading.Thread(target=one.close).start()
+        threading.Timer(1.5, one.open).start()
+        one.closing.wait()
+        return "reset"
+
+    with site(api, dies, slow=0.02) as one:
+        found = ask(one, requests, tiny)
+    assert isinstance(found[7], Failure)
+    assert "servers went down 5 times while they had it" in found[7].reason
+    assert [result for i, result in enumerate(found) if i != 7] == [result for i, result in enumerate(expected) if i != 7]
+    assert len(deaths) == 5
 
 
 def test_the_key_goes_to_the_server_alone(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cai_cli.engines import server
+from cai_cli.engines import http_server
 from tests.conftest import Here
 from tests.processes import cai, shell, start, wait_for_lines, wait_for_words
 from tests.rows import asks, read_jsonl, write_jsonl
@@ -98,7 +98,7 @@ def test_what_the_manifest_and_the_fingerprint_say(
     # the server is gone: the finished output is recognised without it
     assert "already done" in here("sample", source, "-m", folder, *flags, "-o", out).err
     # one that starts after the look at the finished output may be another: nothing is computed under the recorded name
-    monkeypatch.setattr(server, "listens", lambda url: False)
+    monkeypatch.setattr(http_server, "listens", lambda url: False)
     before = out.read_bytes()
     said = here("sample", source, "-m", folder, *served(running), "--seed", 1, "-o", out, code=1).err
     assert "has started since this command began" in said
