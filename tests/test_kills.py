@@ -12,7 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cai_cli.data.jsonl import Record
 from tests.killing import Killer, Order, at_once, killer
 from tests.processes import count_lines
 from tests.ray_worker import forked_workers
-from tests.rows import asks, read_jsonl, write_jsonl
+from tests.rows import asks, preferences, read_jsonl, write_jsonl
 from tests.servers import tiny_server
 
 RECORDS = 16
@@ -45,28 +45,6 @@ class Step:
     """Whether it has --shard."""
 
 
-@dataclass
-class Engine:
-    """An engine, and what runs are compared by."""
-
-    flags: tuple[object, ...]
-    scoring: tuple[object, ...] | None = None
-    """The flags of a step that runs a preference model; None if the engine has none."""
-    digits: int | None = None
-    """The digits to which probabilities are equal; None: all, so that files are equal byte for byte."""
-    modules: tuple[str, ...] = ()
-    """What a process imports before it starts to fork."""
-    variables: tuple[tuple[str, str], ...] = ()
-    serve: Callable[[str], AbstractContextManager[tuple[object, ...]]] = lambda model: nullcontext(())
-    """Starts what the engine needs, for a model; gives further flags."""
-    shards: int = 0
-    """How many shards a run has, which `cai join` then joins."""
-    steps: tuple[str, ...] = ()
-    """The steps that it is tested with; all of them if there are none."""
-    mark: str | None = None
-    """The marker of its tests; there is a fixture `needs_MARK`, which skips them where the engine cannot run."""
-
-
 TWO = {"responses": ["Yes.", "No."]}
 LENGTH = ("--max-tokens", 8)
 STEPS = {
@@ -83,6 +61,30 @@ STEPS = {
     "eval compare": Step({"response": "Hi."}, shards=False),
     "constitution diff": Step({"response": "Hi."}, ("--few-shot", 0, *LENGTH), shards=False),
 }
+
+
+@dataclass
+class Engine:
+    """An engine, and what runs are compared by."""
+
+    flags: tuple[object, ...]
+    scoring: tuple[object, ...] | None = None
+    """The flags of a step that runs a preference model; None if the engine has none."""
+    digits: int | None = None
+    """The digits to which probabilities are equal; None: all, so that files are equal byte for byte."""
+    modules: tuple[str, ...] = ()
+    """What a process imports before it starts to fork."""
+    variables: tuple[tuple[str, str], ...] = ()
+    serve: Callable[[str], AbstractContextManager[tuple[object, ...]]] = lambda model: nullcontext(())
+    """Starts what the engine needs, for a model; gives further flags."""
+    shards: int = 0
+    """How many shards a run has, which `cai join` then joins."""
+    steps: tuple[str, ...] = tuple(STEPS)
+    """The steps that it is tested with."""
+    waits: bool = False
+    """Whether records wait on disk for one before them."""
+    mark: str | None = None
+    """The marker of its tests; there is a fixture `needs_MARK`, which skips them where the engine cannot run."""
 
 
 @contextmanager
@@ -115,7 +117,9 @@ EAGER = ("--engine", "vllm", "--dtype", "float32", "--vllm", "enforce_eager=true
 ENGINES = {
     "transformers": Engine(TRANSFORMERS, ALONE),
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
-    "little window": Engine(TRANSFORMERS, variables=(("TEST_WINDOW", "2"),), steps=("sample --turns",)),
+    "little window": Engine(TRANSFORMERS, variables=(("TEST_WINDOW", "2"),), steps=("sample --turns",), waits=True),
+    # the others are forks, because a process of the tests has one thread
+    "new processes": Engine((*TRANSFORMERS, "--replicas", 2), variables=(("OMP_NUM_THREADS", "2"),), steps=("sample", "label")),
     "replicas": Engine((*TRANSFORMERS, "--replicas", 2), (*ALONE, "--replicas", 2)),
     "server": Engine(("--engine", "server"), serve=server),
     "ray": Engine(
@@ -134,11 +138,7 @@ def cases(*short_steps: str) -> Iterator[Any]:
     """Every step on every engine. The short form has these steps, on the transformers engine, and one that is sharded."""
     for engine, made in ENGINES.items():
         for step, found in STEPS.items():
-            if (
-                (made.steps and step not in made.steps)
-                or (made.shards and not found.shards)
-                or (found.scores and made.scoring is None)
-            ):
+            if step not in made.steps or (made.shards and not found.shards) or (found.scores and made.scoring is None):
                 continue
             short = (engine == "transformers" and step in short_steps) or (engine, step) in (
                 ("shards", "label"),
@@ -257,19 +257,46 @@ def test_a_run_killed_at_any_moment_ends_as_an_undisturbed_one(
     kills, waited, draw = 0, 0, random.Random(f"{step} {engine}")
     with made.serve(tiny) as more:
         plain = commands(step, "transformers" if made.shards else engine, source, tiny, tiny_pm, whole, more)
-        end = (killers("transformers") if made.steps else kill)(Order(plain[0], log))
+        end = (killers("transformers") if made.waits else kill)(Order(plain[0], log))
         assert end.code == 0, Path(log).read_text()
         expected = compared(whole, made.digits)
-        while kills < wanted or (made.steps and not waited and kills < 300):
+        while kills < wanted or (made.waits and not waited and kills < 300):
             shutil.rmtree(out.parent, ignore_errors=True)
             for command in commands(step, engine, source, tiny, tiny_pm, out, more):
                 some, there = killed_until_done(kill, command, end.seconds, draw, log)
                 kills, waited = kills + some, waited + there
             assert compared(out, made.digits) == expected
             assert not [path for path in out.parent.iterdir() if path.name.startswith(".") or ".partial" in path.name]
-    assert waited or not made.steps
+    assert waited or not made.waits
     print(f"\n{step}, {engine}: {kills} kills" + (f", {waited} with records that waited on disk" if waited else ""))
     assert count_lines(out) == count_lines(whole) > 0
+
+
+@pytest.mark.soak
+def test_an_inference_killed_at_any_moment_continues(killers: Callable[[str], Killer], tiny: str, tmp_path: Path) -> None:
+    """`cai constitution infer` has several stages, each with a file. The rules of a random model predict nothing, so it ends with 1."""
+    kill, log, draw = killers("transformers"), str(tmp_path / "log"), random.Random("infer")
+    source = write_jsonl(tmp_path / "in.jsonl", preferences(RECORDS))
+
+    def made(out: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir() if "manifest" not in path.name}
+
+    def command(out: Path) -> Order:
+        return Order(
+            ["constitution", "infer", source, "-m", tiny, *map(str, TRANSFORMERS), "--few-shot", "0", "-o", str(out)], log
+        )
+
+    whole, out, kills = tmp_path / "whole", tmp_path / "killed", 0
+    seconds = kill(command(whole)).seconds
+    assert "no rule predicts the choices" in Path(log).read_text()
+    assert {"proposals.jsonl", "candidates.jsonl", "candidates.yaml", "votes.jsonl", "principles.jsonl"} <= made(whole).keys()
+    while kills < int(os.environ.get("CAI_KILLS", 3)):
+        shutil.rmtree(out, ignore_errors=True)
+        while (end := kill(replace(command(out), **moment(draw, str(out), seconds) | {"lines": None}))).code == -signal.SIGKILL:
+            kills += 1
+        assert end.code == 1, Path(log).read_text()
+        assert made(out) == made(whole)
+    print(f"\nconstitution infer, transformers: {kills} kills")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

