@@ -25,12 +25,17 @@ from cai_cli.commands.eval_scores import in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import Grade, by_principle, label_of, shape_error
+from cai_cli.data.records import Grade, by_principle, label_of, preference_error, shape_error
 from cai_cli.errors import InputError
 from cai_cli.evaluation.agreement import agreement
 from cai_cli.pipeline.outputs import source, write_file
 
 LABEL = "label"
+
+
+def labelled_error(record: Record) -> str | None:
+    """What is wrong with a record of a judge, or None. One with a label is a preference."""
+    return shape_error(record) or (preference_error(record) if label_of(record) else None)
 
 
 def joint_label(records: dict[str, Record]) -> Record:
@@ -100,7 +105,7 @@ def app(
     paths = named(files)
     if len(paths) < 2:
         raise InputError("give the files of at least two judges")
-    found = {name: {record["id"]: record for record in read_with_ids(path, check=shape_error)} for name, path in paths.items()}
+    found = {name: {record["id"]: record for record in read_with_ids(path, check=labelled_error)} for name, path in paths.items()}
     made, said = [], dict[str, list[list[str]]]()
     for identity in in_all(list(found.values())):
         records = {name: each[identity] for name, each in found.items()}

@@ -57,3 +57,9 @@ def test_grades_become_their_mean_per_class(here: Here, tmp_path: Path) -> None:
 def test_agreement_of_three_judges_is_the_mean_of_their_pairs() -> None:
     found = agreement([list("aabb"), list("aabb"), list("abab")])
     assert found == {"answers": 4, "all_agree": 0.5, "kappa": pytest.approx((1 + 0 + 0) / 3)}
+
+
+def test_a_label_without_its_answers_is_named(here: Here, tmp_path: Path) -> None:
+    rows = [{key: value for key, value in preference(0, 0.9).items() if key != "rejected"}]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert "a.jsonl:1: no 'rejected' field" in here("combine", f"one={path}", f"two={path}", "-o", tmp_path / "out", code=2).err
