@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, TypeVar
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.protocol import is_renderable
 from rich.segment import Segment
 from rich.table import Table
 
@@ -45,12 +47,20 @@ class Terminal(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts, tables and other things."""
-        super().print(*(visible(shown) if isinstance(shown, str) else _Visible(shown) for shown in objects), **options)
+        super().print(
+            *(_Visible(each) if is_renderable(each) and not isinstance(each, str) else visible(str(each)) for each in objects),
+            **options,
+        )
 
 
 console = Terminal(stderr=True, highlight=False, soft_wrap=True)
 process = int(os.environ.get("RANK", 0))
 """The number of this process, if a trainer runs in several. Only process 0 prints; the others print only errors."""
+
+
+def echo(text: str = "") -> None:
+    """Print a line on standard output."""
+    typer.echo(visible(text))
 
 
 def say(message: str, quiet: bool = False) -> None:

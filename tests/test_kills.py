@@ -81,6 +81,8 @@ class Engine:
     """How many shards a run has, which `cai join` then joins."""
     steps: tuple[str, ...] = tuple(STEPS)
     """The steps that it is tested with."""
+    records: int = 40
+    """How many an interrupted run has, so that it is not done before."""
     waits: bool = False
     """Whether records wait on disk for one before them."""
     mark: str | None = None
@@ -119,7 +121,7 @@ ENGINES = {
     "shards": Engine(TRANSFORMERS, ALONE, shards=2),
     "little window": Engine(TRANSFORMERS, variables=(("TEST_WINDOW", "2"),), steps=("sample --turns",), waits=True),
     # the others are forks, because a process of the tests has one thread
-    "new processes": Engine((*TRANSFORMERS, "--replicas", 2), variables=(("OMP_NUM_THREADS", "2"),), steps=("sample", "label")),
+    "new processes": Engine((*TRANSFORMERS, "--replicas", 2), variables=(("OMP_NUM_THREADS", "2"),), steps=("sample", "label"), records=400),
     "replicas": Engine((*TRANSFORMERS, "--replicas", 2), (*ALONE, "--replicas", 2)),
     "server": Engine(("--engine", "server"), serve=server),
     "ray": Engine(
@@ -308,7 +310,7 @@ def test_a_signal_ends_a_run_with_130_and_the_same_command_continues(
     if mark := ENGINES[engine].mark:
         request.getfixturevalue(f"needs_{mark}")
     kill, log, out = killers(engine), str(tmp_path / "log"), tmp_path / "out.jsonl"
-    source = write_jsonl(tmp_path / "in.jsonl", records(step, asks(40)))
+    source = write_jsonl(tmp_path / "in.jsonl", records(step, asks(ENGINES[engine].records)))
     with ENGINES[engine].serve(tiny) as more:
         command = commands(step, engine, source, tiny, tiny_pm, out, more)[0]
         for when in ({"after": 0.05}, {"lines": (f"{command[-1]}.partial.journal", 2), "after": 0.0}):

@@ -60,6 +60,12 @@ def test_no_message_changes_the_terminal(tiny: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [*asks(2), {"id": escape, "prompt": "word " * 9000}])
     said = cai("sample", source, "-m", tiny, *EXACT, "--max-tokens", 4, "-o", tmp_path / "out.jsonl").stderr
     assert "skipped \\x1b]0;pwned\\x07\\x1b[2J" in said
+    write_jsonl(tmp_path / "kind.jsonl", [{"id": "a", "prompt": "Hi", "kind": escape}])
+    (tmp_path / "config.yaml").write_text('"k\\e[2Jx": 1')
+    for words in (("stats", tmp_path / "kind.jsonl"), ("stats", tmp_path / "kind.jsonl", "--config", tmp_path / "config.yaml")):
+        done = cai(*words, code=2 if "--config" in words else 0)
+        assert "\x1b[2J" not in done.stdout + done.stderr, words
+        assert "\\x1b[2J" in done.stdout + done.stderr, words
     made = manifest.read(tmp_path / "out.jsonl.manifest.json")
     manifest.write(tmp_path / "out.jsonl.manifest.json", {**made, "model": {**made["model"], "name": escape}})
     for command in (

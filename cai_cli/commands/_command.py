@@ -66,6 +66,13 @@ def read_config_file(ctx: typer.Context, value: str | None) -> str | None:
 
     The command line and the environment win.
     """
+    try:
+        return _read_config_file(ctx, value)
+    except typer.BadParameter as problem:
+        raise typer.BadParameter(streams.visible(problem.message)) from None
+
+
+def _read_config_file(ctx: typer.Context, value: str | None) -> str | None:
     if value is None:
         return None
     from cai_cli.data import strict_yaml

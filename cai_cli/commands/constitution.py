@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 import yaml
 from rich.text import Text
-from typer import Argument, Option, echo
+from typer import Argument, Option
 
 from cai_cli import streams
 from cai_cli.commands._command import add_command, group_app
@@ -67,7 +67,7 @@ def list_() -> None:
         if terminal:
             table.add_row(*row[:-1], Text(row[-1], no_wrap=True, overflow="ellipsis"))
         else:
-            echo("\t".join(row))
+            streams.echo("\t".join(row))
     if terminal:
         print_table(table)
 
@@ -118,11 +118,11 @@ def check(names: Annotated[list[str], Argument(metavar="NAME...", help=f"{WHAT};
     """Check each file."""
     for name in names:
         found = constitutions.load(name, bare=True)
-        echo(f"{name}: {summary(found)}")
+        streams.echo(f"{name}: {summary(found)}")
         for text in TEXTS:
             without = [p.id for p in found.principles if getattr(p, text) is None]
             if without and len(without) < len(found.principles):
-                echo(f"{name}: without a '{text}' text: {', '.join(without)}")
+                streams.echo(f"{name}: without a '{text}' text: {', '.join(without)}")
 
 
 @add_command(

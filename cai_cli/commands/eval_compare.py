@@ -38,7 +38,7 @@ from cai_cli.commands.eval_scores import has_ratings, in_all, named
 from cai_cli.data import jsonl
 from cai_cli.data.ids import read_with_ids
 from cai_cli.data.jsonl import Line, Record, as_object
-from cai_cli.data.records import current_answer, rounds_error
+from cai_cli.data.records import current_answer, rounds_error, shape_error
 from cai_cli.engines.base import Steps
 from cai_cli.errors import InputError, Skipped
 from cai_cli.evaluation import elo
@@ -69,7 +69,10 @@ class CompareIO(ChoiceIO):
 
 def read_answers(paths: dict[str, str], limit: int | None) -> dict[str, dict[str, Record]]:
     """{model: {id: record}}. The records have no scores if those of a file predict ratings: they are no second opinion."""
-    found = {name: {r["id"]: r for r in read_with_ids(path, limit, rounds_error)} for name, path in paths.items()}
+    found = {
+        name: {record["id"]: record for record in read_with_ids(path, limit, lambda r: rounds_error(r) or shape_error(r))}
+        for name, path in paths.items()
+    }
     if rated := [path for path in paths.values() if has_ratings(path)]:
         streams.warn(f"{rated[0]}: its scores predict ratings, so there is no second opinion by a preference model")
         return {name: {i: {**record, "scores": None} for i, record in each.items()} for name, each in found.items()}

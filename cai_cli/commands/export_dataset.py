@@ -61,6 +61,8 @@ def column(name: str, value: Any) -> Any:
             raise ValueError(f"'{name}' must be a text, or messages with 'role' and 'content'")
         return [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
     if name == "p_chosen":
+        if not isinstance(value, int | float) or not abs(value) <= 1:
+            raise ValueError("'p_chosen' must be a probability")
         return float(value)
     if name not in FIXED:
         return value

@@ -26,7 +26,8 @@ from cai_cli.commands._flags import AnswerPrompting, Model, Principles, Sampling
 from cai_cli.commands._judging import Grading
 from cai_cli.commands._session import Session
 from cai_cli.data.jsonl import Record
-from cai_cli.data.records import rounds_error, texts_error
+from cai_cli.data.records import Grades, rounds_error, texts_error
+from cai_cli.data.shapes import type_error
 from cai_cli.engines.base import Steps
 from cai_cli.errors import InputError
 from cai_cli.method import rubrics
@@ -39,7 +40,7 @@ def check(record: Record) -> str | None:
     if not record["responses"] if "responses" in record else "response" not in record:
         return "nothing to grade: no 'response' or 'responses'"
     answers = texts_error(record.get("responses", []), "responses") or rounds_error({"response": "", **record})
-    return rubrics.own_error(record) or answers
+    return rubrics.own_error(record) or answers or type_error(record.get("grades", {}), Grades, "grades")
 
 
 class Means:
@@ -52,7 +53,8 @@ class Means:
         """Collect a record's grades."""
         for criterion, found in record["grades"].items():
             each = found if isinstance(found, list) else [found]
-            self.grades[criterion] += [next(iter(grade.values())) for grade in each]
+            if values := [next(iter(grade.values())) for grade in each if grade]:
+                self.grades[criterion] += values
 
     def summary(self) -> Record:
         """The mean of each criterion, for the manifest."""

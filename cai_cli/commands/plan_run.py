@@ -14,7 +14,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.filesize import decimal
 from rich.text import Text
 from typer import Argument, Option
@@ -122,8 +121,8 @@ def app(
     for row in [*rows, total(rows)]:
         table.add_row(*map(Text, cells(row, gpus)), style="bold" if row.name == "all" else None)
     streams.print_table(table)
-    typer.echo("\nassumed:")
+    streams.echo("\nassumed:")
     for line in assumed(steps, sources, rates, gpus):
-        typer.echo(streams.visible(f"- {line}"))
+        streams.echo(f"- {line}")
     if left := [step.name for step in found if not step.finished]:
         streams.warn(f"left out, because they are not finished: {', '.join(left)}")

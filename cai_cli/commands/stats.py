@@ -16,7 +16,6 @@ from statistics import fmean, median, quantiles
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
-from typer import echo
 
 from cai_cli import streams
 from cai_cli.commands._command import command, require_input
@@ -143,11 +142,11 @@ def print_labels(stats: Stats) -> None:
     p, labels = stats.p_chosen, stats.labels
     if p:
         near = sum(x < 0.55 for x in p)
-        echo(f"\np_chosen: mean {sum(p) / len(p):.3f}, max {max(p):.3f}; {near} of {len(p)} below 0.55")
+        streams.echo(f"\np_chosen: mean {sum(p) / len(p):.3f}, max {max(p):.3f}; {near} of {len(p)} below 0.55")
     if labels.masses:
-        echo(f"letters: both together have {fmean(labels.masses):.1%} of the probability on average")
+        streams.echo(f"letters: both together have {fmean(labels.masses):.1%} of the probability on average")
     if sentence := labels.sentence():
-        echo(sentence)
+        streams.echo(sentence)
 
 
 def warnings(stats: Stats) -> list[str]:
@@ -186,18 +185,18 @@ def app(input: Input = "-", limit: Limit = None) -> None:
     require_input(input)
     stats = collect(read_with_ids(input, limit, shape_error))
     kinds = ", ".join(f"{name} {count}" for name, count in stats.kinds.items() if name)
-    echo(f"{streams.plural(stats.records, 'record')}{f' ({kinds})' if kinds else ''}")
+    streams.echo(f"{streams.plural(stats.records, 'record')}{f' ({kinds})' if kinds else ''}")
     if stats.texts:
-        echo()
+        streams.echo()
         print_table(lengths(stats))
     if stats.rounds:
-        echo()
+        streams.echo()
         print_table(by_round("principle", stats.principles, stats.rounds))
-        echo()
+        streams.echo()
         print_table(by_round("flag", stats.flags, stats.rounds) if stats.flags else Text("no flags"))
     print_labels(stats)
     if input != "-":
-        echo()
+        streams.echo()
         print_table(origin(input, Path(input)))
     for warning in warnings(stats):
         streams.warn(f"stats: {warning}")

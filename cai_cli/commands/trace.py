@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from cai_cli import streams
@@ -132,10 +131,6 @@ def verified(place: Place, old: Place | None) -> Iterator[tuple[str, bool]]:
     yield from draws(place, old, constitution_of(made, place.path))
 
 
-def _tell(text: str) -> None:
-    typer.echo(streams.visible(text))
-
-
 @command(
     "Follow a record back through every step that made it, to the file and the line of its prompt.",
     "cai trace runs/demo/preferences.jsonl red-001/0-1\ncai trace runs/demo/preferences.jsonl red-001/0-1 --verify",
@@ -156,21 +151,23 @@ def app(
     while place:
         seen.add((place.path.resolve(), place.line))
         old, made = before(place), place.made
-        _tell(f"{place.path}:{place.line}  {place.record['id']}")
+        streams.echo(f"{place.path}:{place.line}  {place.record['id']}")
         if made:
             model, seed = (made.get("model") or {}).get("name", ""), f"seed {made['seed']}" if "seed" in made else ""
-            _tell("  " + "  ".join(filter(None, [f"cai {made.get('step')}", made.get("finished", ""), str(model), seed])))
-            _tell(f"  {shlex.join(made.get('command', []))}")
+            streams.echo("  " + "  ".join(filter(None, [f"cai {made.get('step')}", made.get("finished", ""), str(model), seed])))
+            streams.echo(f"  {shlex.join(made.get('command', []))}")
         for text in added(place.record, old.record if old else None):
-            _tell(f"  {text}")
+            streams.echo(f"  {text}")
         for what, right in verified(place, old) if verify else ():
             checked += 1
             wrong += [] if right else [what]
-            _tell(f"  {'the same' if right else 'DIFFERENT'}: {what}")
+            streams.echo(f"  {'the same' if right else 'DIFFERENT'}: {what}")
         if old is None and made.get("inputs"):
             streams.warn(f"trace: no input of {place.path} has the record; was a file moved, or is it not here?")
         if old and (old.path.resolve(), old.line) in seen:
-            raise CaiError(f"{place.path}: its manifest says that it was made from {old.path}, and that was made from it")
+            checked += 1
+            wrong.append(f"{place.path}: its manifest says that it was made from {old.path}, and that was made from it")
+            break
         place = old
     if wrong:
         raise CaiError(f"{len(wrong)} of {checked} differ: {'; '.join(wrong)}")

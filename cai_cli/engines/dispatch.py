@@ -23,7 +23,7 @@ POLL = 0.05
 PATIENCE = 1800.0
 """Seconds to wait for a worker on another machine when all are lost. One on this machine starts or fails."""
 SILENCE = 900.0
-"""Seconds without a result after which a worker that has requests is named."""
+"""Seconds after which a worker that has requests and gave no result is named, and the wait for a worker."""
 
 SUSPECT, TOO_OFTEN = 2, 5
 """Workers that were lost with a request before it may be what ends them, and before it is given up, where others replace them."""
@@ -104,8 +104,9 @@ class Dispatcher:
         self.away: list[Future[Worker]] = []
         """The workers that are being started."""
         self.since = time.monotonic()  # when the last one was lost
-        self.heard: dict[Worker, float] = {}
-        """When each worker last had no request, or gave a result; infinity once its silence was said."""
+        self.silence = SILENCE
+        self.heard: dict[Worker | None, float] = {}
+        """When each worker last had no request, or gave a result; infinity once its silence was said. None: all of them."""
 
     @property
     def most(self) -> int:
@@ -187,10 +188,13 @@ class Dispatcher:
     def _name_silent(self) -> None:
         """Say once which workers have requests and give no results. They may compute long texts, or never end."""
         for worker, has in self.busy.items():
-            if has and time.monotonic() - self.heard[worker] > SILENCE:
+            if has and time.monotonic() - self.heard[worker] > self.silence:
                 self.heard[worker] = float("inf")
-                what = f"has given no result for {SILENCE / 60:.0f} minutes, and has {streams.plural(has, 'request')}"
+                what = f"has given no result for {self.silence / 60:.0f} minutes, and has {streams.plural(has, 'request')}"
                 streams.warn(f"{worker.name} {what}; if its GPU is idle, end it, and its requests are computed again")
+        if not self.busy and time.monotonic() - self.heard.setdefault(None, self.since) > self.silence:
+            self.heard[None] = float("inf")
+            streams.warn(f"no worker has started for {self.silence / 60:.0f} minutes; still waiting for one")
 
     def _welcome(self) -> None:
         """Take the workers that have started. CaiError if there is none, and none to wait for."""
@@ -208,7 +212,7 @@ class Dispatcher:
         """Give a worker no more requests, with one message."""
         del self.busy[worker]
         self.away += [lost.replace()] if lost.replace else []
-        self.since = time.monotonic()
+        self.since = self.heard[None] = time.monotonic()
         if not self.busy and not self.away:
             raise CaiError(f"{worker.name} was lost ({lost}), and no other is left; the same command continues")
         rest = f"the other {len(self.busy)} continue with its requests" if self.busy else "waiting until another has started"

@@ -65,7 +65,8 @@ class Server:
         self.model, self.context = "", 0
         self.busy, self.answered, self.lost = 0, 0.0, 0.0
         """Its requests now; when it last answered; when it was lost."""
-        self.checking = asyncio.Lock()
+        self.checking, self.patient = asyncio.Lock(), False
+        """Held while it is inspected; whether the library then repeats what is refused because the server is busy."""
         self.breaks, self.inspected = 0, 0
         """How often it may have become another server (a connection broke, or it was idle); of these, before it was inspected."""
         self.client = http_client.client(url, self.key, self.broke)
@@ -75,14 +76,15 @@ class Server:
         self.breaks += 1
 
     async def post(self, request: Request, can: Abilities, tokenizer: Any, probe: bool = False) -> Result:
-        """The result of a request, or of a small one that is tried once."""
+        """The result of a request, or of a small one, which is tried once unless the server has just answered."""
         path, body = http_api.body(request, can)
-        options: Any = {"max_retries": 0 if probe else RETRIES}
+        options: Any = {"max_retries": RETRIES if not probe or self.patient else 0}
         async with asyncio.timeout(PROBE if probe else TIMEOUT + PER_TOKEN * body["max_tokens"]):
             reply = await self.client.post(path, body={"model": self.model, **body}, cast_to=object, options=options)
         found = http_api.result(request, reply, can, tokenizer)
         missing = isinstance(found, Failure) or (isinstance(found, Choice) and found.outside)
-        return await self._choice_by_echo(request, can, tokenizer) if can.echo and missing and request.options else found
+        fits = not self.context or len(request.ids) + 2 <= self.context  # the letter, and the token that is generated
+        return await self._choice_by_echo(request, can, tokenizer) if can.echo and missing and request.options and fits else found
 
     async def _choice_by_echo(self, request: Request, can: Abilities, tokenizer: Any) -> Result:
         """Exact log probabilities of options outside the most likely tokens: each as the last token of a prompt."""
@@ -98,9 +100,9 @@ class Server:
 
         `wanted`: what it must be able to do; None: find the most.
         """
-        breaks = self.breaks
         async with asyncio.timeout(PROBE):
-            reply: Any = await self.client.get("/models", cast_to=object, options={"max_retries": 0})
+            options: Any = {"max_retries": RETRIES if self.patient else 0}
+            reply: Any = await self.client.get("/models", cast_to=object, options=options)
         try:
             served = {str(entry["id"]): dict(entry) for entry in reply["data"]}
         except (LookupError, TypeError, ValueError):
@@ -113,7 +115,8 @@ class Server:
         found = await self._climb((wanted,) if wanted else LADDER, tokenizer)
         if wanted and not wanted.within(found):
             raise Garbage("it can do less than the run's first server, and servers of one run must be alike")
-        self.can, self.inspected = wanted or found, breaks
+        # also after a break during the inspection: a busy server's own refusals are some
+        self.can, self.inspected = wanted or found, self.breaks
 
     async def _climb(self, ladder: Sequence[Abilities], tokenizer: Any) -> Abilities:
         """The first of `ladder` that the server can do, and what else it can. The last problem if it can do none of them."""
@@ -191,6 +194,6 @@ def reason_of(problem: Exception, server: Server) -> str:
     else:
         text = str(cause or problem) or type(cause or problem).__name__
     if isinstance(problem, TimeoutError) or type(problem).__name__ == "APITimeoutError":
-        text = "no answer in time; with a smaller --batch-size a server answers each request sooner"
+        text = "no answer in time"
     text = " ".join(text.split())
     return (text.replace(server.key, "***") if server.key else text)[:300]

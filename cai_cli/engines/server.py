@@ -36,7 +36,7 @@ WAIT = 600.0
 """Seconds to wait until one of the servers answers."""
 TRIES = 3
 """Failures of a request before its record is skipped. Each is the last of `RETRIES` + 1 attempts of the library."""
-IDLE = 5.0
+IDLE = 20.0
 """Seconds without an answer or a request after which a server may be another one, without a connection that broke."""
 LATER = (429, 502, 503, 504)
 """Status codes of a server that is busy, or of a proxy whose server is starting."""
@@ -56,8 +56,8 @@ class ServerEngine:
         """
         self.name, self.tokenizer = name, models.load_tokenizer(folder, trust_remote_code)
         self.served, self.each = "", each or EACH
-        self.first: tuple[str, Abilities, int] | None = None
-        """URL, abilities and context of the server that answered first. All must be able to do the same, also later."""
+        self.first: tuple[Abilities, int] | None = None
+        """Abilities and context of the server that answered first. All must be able to do the same, also later."""
         self.losses = Losses()
         self.ending: CaiError | None = None
         self.recovering: set[asyncio.Task[None]] = set()
@@ -69,7 +69,7 @@ class ServerEngine:
         lengths = [server.context for server in self.servers if server.context]
         self.context = min([models.context_length(folder), *lengths])
         assert self.first is not None
-        can = self.first[1]
+        can = self.first[0]
         self.prompts: str = "tokens" if can.tokens else "messages"
         """What they take. To messages they apply their own chat template."""
         self.letters: str = "exact" if can.exact or can.echo else f"top {can.top}"
@@ -96,7 +96,9 @@ class ServerEngine:
     def run(self, feed: Feed) -> Iterator[tuple[Key, Result]]:
         """Yield each request's result as it finishes."""
         try:
-            yield from Dispatcher([self], self.context, self.most).run(feed)
+            dispatcher = Dispatcher([self], self.context, self.most)
+            dispatcher.silence = float("inf")  # requests have a time limit of their own
+            yield from dispatcher.run(feed)
         finally:  # the caller may stop early: nothing needs what is still computed
             self.loop.call_soon_threadsafe(self._cancel)
 
@@ -119,7 +121,8 @@ class ServerEngine:
             try:
                 assert server.can
                 result = await server.post(request, server.can, self.tokenizer)
-                if server.breaks > server.inspected and not await self._works(server, self.loop.time()):
+                self.losses.take(server, key)
+                if server.breaks > server.inspected and not await self._is_the_same(server):
                     continue  # the answer may be of another model
                 server.answered = self.loop.time()
                 return result
@@ -187,18 +190,38 @@ class ServerEngine:
                 self._lose(server, problem)
             return server.can is not None
 
+    async def _is_the_same(self, server: Server) -> bool:
+        """Whether a server that has just answered is still the one that was inspected. It may be too busy to say so at once."""
+        async with server.checking:
+            begun = self.loop.time()
+            while server.can and server.breaks > server.inspected:
+                server.patient = True
+                try:
+                    await self._inspect(server)
+                except Exception as problem:
+                    busy = isinstance(problem, TimeoutError) or getattr(problem, "status_code", 0) in LATER
+                    if not busy or self.loop.time() - begun > WAIT:
+                        self._lose(server, problem)
+                    await asyncio.sleep(random.uniform(1, 5) if busy else 0)
+                finally:
+                    server.patient = False
+            return server.can is not None
+
     async def _inspect(self, server: Server) -> None:
         """Ask a server what it serves and can do. It must be the run's model, and do what the first server could at first.
 
         Otherwise its numbers, and even its prompts, would be of another kind than those before it.
         """
-        url, wanted, context = self.first or ("", None, 0)
+        wanted, context = self.first or (None, 0)
         await server.inspect(self.name, self.served, wanted, self.tokenizer)
         assert server.can
+        if self.first and not wanted:  # another one was the first meanwhile
+            server.can = None
+            return await self._inspect(server)
         if server.context and server.context < context:
             server.can = None
-            raise Garbage(f"its context of {server.context} tokens is smaller than that of {url}, {context}")
-        self.first = self.first or (server.url, server.can, server.context)
+            raise Garbage(f"its context of {server.context} tokens is smaller than the {context} of the run's first server")
+        self.first = self.first or (server.can, server.context)
         self.served, server.answered = server.model, self.loop.time()
 
     def _lose(self, server: Server, problem: Exception) -> None:
@@ -227,7 +250,8 @@ class ServerEngine:
                     streams.warn(f"{server.url} cannot be used now ({reason})")
                 dark = not any(one.can for one in self.servers)
                 if self.ending or (dark and self.loop.time() - max(one.lost for one in self.servers) > WAIT):
-                    return await self._end(f"{server.url} has not answered for {WAIT / 60:.0f} minutes ({reason})")
+                    what = "could not be used" if _unfit(problem) else "has not answered"
+                    return await self._end(f"{server.url} {what} for {WAIT / 60:.0f} minutes ({reason})")
         streams.say(f"{server.url} answers again")
         async with self.changed:
             self.changed.notify_all()
@@ -249,7 +273,7 @@ class ServerEngine:
         for server, why in lost:
             self._lose(server, why)
         for server in self.servers:
-            if (can := server.can) and not can.exact:
+            if (can := server.can) and not can.exact and not can.echo:
                 prompts = "takes token ids" if can.tokens else "takes no token ids, so it applies its own chat template"
                 streams.say(f"{server.url} {prompts}; it shows the {can.top} most likely tokens where letters are asked for")
         async with self.changed:

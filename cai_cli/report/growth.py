@@ -139,8 +139,13 @@ class Growth:
             generated=generated * work,
             reused=reused * work,
             seconds=seconds * work,
-            disk=sum(map(_size, step.parts or (step.path,))) * (1 if step.path.is_dir() else work),  # a model keeps its size
+            disk=self._disk(key) * (1 if step.path.is_dir() else work),  # a model keeps its size
         )
+
+    def _disk(self, key: str) -> int:
+        """The bytes of a step's output, with those of all its shards, or of a source."""
+        parts = self.steps[key].parts if key in self.steps else ()
+        return sum(map(_size, parts or (Path(key),)))
 
     def rows(self, rounds: int, rates: Mapping[str, float]) -> list[Row]:
         """The steps that count something or grow. More rounds repeat the last critique and revision, each with a larger file."""
@@ -153,7 +158,7 @@ class Growth:
                 pair = [half for half in self.inputs[key] if half in rows and rows[half].kind == "critique"] + [key]
                 before = next(iter(self.inputs[pair[0]]), "")
                 here = self.rounds_of(key)
-                wider = (row.disk - _size(Path(before)) * self.factor(before)) / here
+                wider = (row.disk - self._disk(before) * self.factor(before)) / here
                 for number in range(1, rounds - self.rounds + 1):
                     for half in pair:
                         disk = wider if here > 1 else rows[half].disk + number * wider  # one file for all rounds, or one each

@@ -68,7 +68,15 @@ def test_a_prompt_in_both_sides_becomes_the_prompt(here: Here, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "field", [{"prompt": [{"role": "assistant", "tool_calls": []}]}, {"responses": 5}, {"rounds": {"principle": "x"}}]
+    "field",
+    [
+        {"prompt": [{"role": "assistant", "tool_calls": []}]},
+        {"responses": 5},
+        {"rounds": {"principle": "x"}},
+        {"p_chosen": [0.5]},
+        {"p_chosen": "a"},
+        {"p_chosen": 2},
+    ],
 )
 def test_a_field_of_another_shape_is_named(here: Here, field: dict[str, Any], tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "odd.jsonl", [{"id": "q7", "prompt": "Hello?", **field}])

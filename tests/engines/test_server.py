@@ -256,7 +256,7 @@ def test_a_server_that_fails_every_request_ends_the_run(
     with (
         site(api, lambda n, path, body: (200, {}, b"{}") if n > 4 else None) as one,
         pytest.raises(
-            CaiError, match=r"has not answered for .* minutes \(its list of models cannot be read.*the same command continues"
+            CaiError, match=r"could not be used for .* minutes \(its list of models cannot be read.*the same command continues"
         ),
     ):
         ask(one, texts(asking, 40), tiny)
@@ -342,7 +342,7 @@ def test_another_model_after_a_restart_is_not_asked(api: TinyApi, asking: Render
         one.close()
         one.api = TinyApi(tiny, name="another")
         one.open()
-        with pytest.raises(CaiError, match=r"has not answered for .* \(serves 'another', not "):
+        with pytest.raises(CaiError, match=r"could not be used for .* \(serves 'another', not "):
             list(engine.run(feed(texts(asking, 3))))
 
 
@@ -359,7 +359,7 @@ def changed(less: str, tiny: str) -> TinyApi:
         ("draws", False, "it can do less than the run's first server"),
         ("draws", True, "it can do less than the run's first server"),
         ("letters", False, "unknown: "),
-        ("context", False, "its context of 64 tokens is smaller than that of"),
+        ("context", False, "its context of 64 tokens is smaller than the 4096 of"),
     ],
 )
 def test_a_server_that_can_do_less_after_a_restart_is_not_asked(
@@ -407,6 +407,36 @@ def test_a_server_that_can_do_less_after_a_restart_is_not_asked(
     )
     assert results == {key: expected[key] for key in results}
     assert f"{one.url} cannot be used now (" in capfd.readouterr().err
+
+
+def test_servers_that_start_together_are_compared(tiny: str, asking: Renderer, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither is there when the command begins, so both are inspected at one time."""
+    api, other = TinyApi(tiny), TinyApi(tiny, "plain", name="another")
+    with site(api) as one, site(other, slow=0.3) as two:
+        one.close()
+        two.close()
+        for each in (one, two):
+            threading.Timer(0.7, each.open).start()
+        engine = ServerEngine([one.url, two.url], tiny, Path(tiny))
+        assert len(by_number(engine.run(feed(texts(asking, 20))))) == 20
+        threading.Event().wait(3)
+        assert [bool(each.can) for each in engine.servers] == [True, False]
+        assert (engine.served, engine.letters) == (tiny, "exact")
+    assert f"{two.url} cannot be used now (serves 'another', not '{tiny}')" in capfd.readouterr().err
+
+
+def test_a_busy_gateway_is_still_the_same_server(
+    api: TinyApi, asking: Renderer, tiny: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It refuses every third request, also the small ones by which the server shows that it is the same."""
+    with site(api) as one:
+        expected = ask(one, texts(asking, 60), tiny)
+    busy = (503, {"retry-after": "0.01"}, b'{"error": {"message": "overloaded"}}')
+    with site(api) as one:
+        engine = ServerEngine([one.url], tiny, Path(tiny))
+        one.trouble = lambda number, path, body: busy if number % 3 == 0 else None
+        assert by_number(engine.run(feed(texts(asking, 60)))) == expected
+    assert not capfd.readouterr().err
 
 
 def test_a_request_that_ends_its_servers_is_given_up(api: TinyApi, asking: Renderer, tiny: str) -> None:
