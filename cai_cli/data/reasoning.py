@@ -96,8 +96,10 @@ def _separate_answers(record: dict[str, Any], field: str) -> None:
     record.setdefault("reasoning", reasons[0] if one else reasons)
     meta = record.setdefault("meta", {}) if any(parts.cut for parts in each) else None
     if isinstance(meta, dict):
-        found = meta.setdefault(field, {} if one else [{} for _ in each])
-        for parts, entry in zip(each, [found] if one else found, strict=False):
+        if meta.get(field) is None:
+            meta[field] = {} if one else [{} for _ in each]
+        entries = [meta[field]] if one else meta[field] if isinstance(meta[field], list) else []
+        for parts, entry in zip(each, entries, strict=False):
             if parts.cut and isinstance(entry, dict):
                 entry["reasoning"] = "cut"
 

@@ -101,3 +101,12 @@ def test_reasoning_in_another_shape_is_left_alone(other: Any) -> None:
     prompts = {key: record[key] for key in ("id", "prompt", "responses", "reasoning")}
     assert [answer.text for answer in examples.answers(prompts, "all")] == ["x", "y"]
     assert [answer.text for answer in examples.answers({"prompt": "q", "response": "x", "rounds": rounds}, "all")] == ["r"]
+
+
+@pytest.mark.parametrize("meta", [{}, {"responses": None}, {"responses": {"x": 1}}, {"responses": [None]}])
+def test_a_cut_answer_is_marked_whatever_another_tool_left_in_the_meta(meta: dict[str, Any]) -> None:
+    record = {"id": "a", "prompt": "Hi", "responses": ["Yes.", "<think>\nno"], "meta": meta}
+    reasoning.separate(record)
+    assert record["responses"] == ["Yes.", ""]
+    if not meta.get("responses"):
+        assert record["meta"] == {"responses": [{}, {"reasoning": "cut"}]}
