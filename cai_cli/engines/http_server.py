@@ -66,9 +66,9 @@ class Server:
         self.busy, self.answered, self.lost = 0, 0.0, 0.0
         """Its requests now; when it last answered; when it was lost."""
         self.checking, self.patient = asyncio.Lock(), False
-        """Held while it is inspected; whether the library then repeats what is refused because the server is busy."""
+        """Held while it is inspected; whether the library repeats small requests that a busy server refuses."""
         self.breaks, self.inspected = 0, 0
-        """How often it may have become another server (a connection broke, or it was idle); of these, before it was inspected."""
+        """How often it may have become another server (a connection broke, or it was idle), and how often by its inspection."""
         self.client = http_client.client(url, self.key, self.broke)
 
     def broke(self) -> None:
@@ -76,7 +76,7 @@ class Server:
         self.breaks += 1
 
     async def post(self, request: Request, can: Abilities, tokenizer: Any, probe: bool = False) -> Result:
-        """The result of a request, or of a small one, which is tried once unless the server has just answered."""
+        """The result of a request. `probe`: it is a small one, with a short time limit, and is repeated only if `patient`."""
         path, body = http_api.body(request, can)
         options: Any = {"max_retries": RETRIES if not probe or self.patient else 0}
         async with asyncio.timeout(PROBE if probe else TIMEOUT + PER_TOKEN * body["max_tokens"]):

@@ -24,7 +24,7 @@ def beside(path: Path) -> Manifest:
 
 
 def impossible(path: Path) -> bool:
-    """Whether no file can have this name, or none beside it a longer one. To ask for such a file is an error of its own."""
+    """Whether a file, or its manifest beside it, cannot have this name (too long, or with NUL): to look for it is an error."""
     try:
         os.stat(f"{path}.manifest.json")
     except OSError as problem:

@@ -102,14 +102,21 @@ def test_answers_end_at_every_stop_string_although_servers_take_four(api: TinyAp
     assert {result.finish for result in there} == {"stop"}
 
 
+def choices(api: TinyApi, renderer: Renderer, count: int) -> list[Request]:
+    """Letters of which both, one, or none is among the most likely tokens, in turn."""
+    made = []
+    for i, request in enumerate(texts(renderer, count)):
+        likely = [token for token, _ in api._most_likely(request.ids, 400) if str(renderer.tokenizer.decode([token])).isascii()]
+        first, second = [(0, 1), (0, -1), (-1, -2)][i % 3]
+        made.append(Request("choose", request.ids, "", options={"A": likely[first], "B": likely[second]}))
+    return made
+
+
 def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
     tiny: str, asking: Renderer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    api, asked = TinyApi(tiny, "plain"), []
-    for i, request in enumerate(texts(asking, 24)):
-        likely = [token for token, _ in api._most_likely(request.ids, 400) if str(asking.tokenizer.decode([token])).isascii()]
-        first, second = [(0, 1), (0, -1), (-1, -2)][i % 3]
-        asked.append(Request("choose", request.ids, "", options={"A": likely[first], "B": likely[second]}))
+    api = TinyApi(tiny, "plain")
+    asked = choices(api, asking, 24)
     exact = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
     with site(api) as one:
         engine = ServerEngine([one.url], tiny, Path(tiny))
@@ -131,11 +138,8 @@ def test_plain_servers_take_tokens_and_letters_outside_the_top_get_their_bound(
 
 
 def test_letters_outside_the_top_are_exact_where_a_server_gives_likelihoods(tiny: str, asking: Renderer) -> None:
-    api, asked = TinyApi(tiny, "vllm-old"), []
-    for i, request in enumerate(texts(asking, 6)):
-        likely = [token for token, _ in api._most_likely(request.ids, 400)]
-        first, second = [(0, 1), (0, -1), (-1, -2)][i % 3]
-        asked.append(Request("choose", request.ids, "", options={"A": likely[first], "B": likely[second]}))
+    api = TinyApi(tiny, "vllm-old")
+    asked = choices(api, asking, 6)
     exact = by_number(TransformersEngine(Path(tiny), asking.tokenizer, torch.float32, 1).run(feed(asked)))
     with site(api) as one:
         engine = ServerEngine([one.url], tiny, Path(tiny))
